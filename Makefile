@@ -1,0 +1,44 @@
+# `make help` lists the targets. Everything is installed into .venv; nothing is written outside this folder by set-up.
+SHELL := /bin/bash
+PYTHON ?= python3
+UV_VERSION := 0.13.8
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+.DEFAULT_GOAL := help
+
+$(VENV)/.installed: requirements.lock
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(f"Python 3.11 or 3.12 is needed, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=python3.11 …" if not (3, 11) <= v < (3, 13) else 0)'
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Python's venv module is incomplete: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --no-cache-dir --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip install --python $(BIN)/python --no-cache --require-hashes -r requirements.lock
+	@touch $@
+
+.PHONY: help setup repro test test-fast lint lock ui clean
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed  ## Make .venv from the hashed requirements.lock (once)
+
+repro: setup  ## Run the whole pipeline: generate, prepare, train, evaluate
+	dvc repro
+
+test: setup  ## Run all tests: the fast ones first, then those on real Ray, DVC and MLflow
+	pytest -m "not slow"
+	pytest -m slow
+
+test-fast: setup  ## Run the tests that take under a minute together
+	pytest -m "not slow"
+
+lint: setup  ## Check style and format
+	ruff check . && ruff format --check .
+
+lock: setup  ## Write requirements.lock anew from pyproject.toml
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --extra dev pyproject.toml -o requirements.lock
+
+ui: setup  ## Open MLflow on the runs that `dvc repro` made
+	python -m pipelines.ui
+
+clean:  ## Remove the outputs and the runs (not .venv)
+	rm -rf artifacts runs

@@ -1,0 +1,145 @@
+"""`params.yaml`, read strictly: every error names the file, the key and the fix."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ssd.augmentation import AugmentConfig
+from ssd.detection import DetectConfig
+from ssd.losses import LossConfig
+from ssd.model import ModelConfig
+from ssd.presets import PRESETS
+from ssd.training import TrainConfig
+
+PARAMS_FILE = Path("params.yaml")
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class ParamsError(ValueError):
+    """`params.yaml` cannot be used; the message says which key and why."""
+
+
+class Section(BaseModel):
+    """A part of params.yaml: unknown keys are errors, and so is a string where a number is due."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class GenerateParams(Section):
+    """Size of the generated data set."""
+
+    train: Positive
+    val: Positive
+    image_size: Annotated[int, Field(ge=96)]
+
+
+class PrepareParams(Section):
+    """How raw data becomes shards."""
+
+    layout: Literal["auto", "bananas", "voc"] = "auto"
+    classes: list[str] = []
+    train: list[str] = []
+    val: list[str] = []
+    val_share: Share = 0.1
+    test: list[str] = []
+    test_share: Share = 0.2
+    quarantine_limit: Annotated[float, Field(ge=0, le=1)] = 0.02
+    shard_mib: Annotated[float, Field(gt=0)] = 16
+
+
+class EvaluateParams(Section):
+    """How the registered model is measured."""
+
+    batch_size: Positive = 32
+    score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+
+class RegistryParams(Section):
+    """Where the model is registered."""
+
+    name: Annotated[str, Field(min_length=1, pattern=r"^[^/:]+$")] = "ssd"
+
+
+class Params(Section):
+    """All of params.yaml, with the preset's values filled in."""
+
+    seed: int
+    generate: GenerateParams
+    prepare: PrepareParams
+    model: ModelConfig
+    loss: LossConfig
+    detect: DetectConfig
+    augment: AugmentConfig
+    train: TrainConfig
+    evaluate: EvaluateParams
+    registry: RegistryParams
+
+
+def merge(base: dict, override: dict) -> dict:
+    """`base` with the values of `override`, mapping by mapping; neither is changed."""
+    merged = dict(base)
+    for key, value in override.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def load_params(path: Path | str = PARAMS_FILE, overrides: dict | None = None) -> Params:
+    """Read params.yaml.
+
+    Args:
+        path: of the file.
+        overrides: dotted names and the values that replace those of the file, {"train.lr": 1.0e-3}.
+
+    Raises:
+        ParamsError: the file is missing or not YAML, or a key is unknown, missing, or of the wrong type.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file; run from the project's folder") from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path}: not YAML: {error}") from None
+    for name, value in (overrides or {}).items():
+        for key in reversed(name.split(".")):
+            value = {key: value}
+        raw = merge(raw, value)
+    raw = _fill_in_preset(raw, path)
+    try:  # as JSON: strict about types, but a list may become a tuple
+        return Params.model_validate_json(json.dumps(raw), strict=True)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_explain(e)}" for e in error.errors())
+        raise ParamsError(f"{path}:\n{problems}") from None
+
+
+def _fill_in_preset(raw: Any, path: Path | str) -> dict:
+    model = raw.get("model") if isinstance(raw, dict) else None
+    name = model.get("preset") if isinstance(model, dict) else None
+    if name not in PRESETS:
+        raise ParamsError(
+            f"{path}:\n  model.preset: there is no preset {name!r}; there are {', '.join(sorted(PRESETS))}"
+        )
+    return merge(PRESETS[name], {**raw, "model": {k: v for k, v in model.items() if k != "preset"}})
+
+
+def _explain(error: dict) -> str:
+    """One line for one of pydantic's errors: the dotted key, what is wrong and what to write."""
+    key = ".".join(str(part) for part in error["loc"])
+    value = error.get("input")
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"{key}: unknown key; remove it or mend its spelling"
+    if error["type"].startswith(("float", "int")) and isinstance(value, str):
+        try:
+            return f"{key}: {value!r} is a string, a number is due; write {float(value)!r} or {float(value):.1e}"
+        except ValueError:
+            return f"{key}: {value!r} is a string, a number is due"
+    message = error["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(value, dict) or error["type"] == "missing" else f" (it is {value!r})"
+    return f"{key}: {message}{shown}"

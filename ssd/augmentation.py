@@ -1,0 +1,87 @@
+"""Augmentation of one training image with its boxes, by torchvision.transforms.v2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Which transforms, and how likely each is.
+
+    Attributes:
+        horizontal_flip, vertical_flip: probabilities.
+        photometric: probability of each of brightness, contrast, saturation and hue changing (SSD, Sec. 2.2, "Data
+            augmentation", after Howard 2013).
+        zoom_out: probability of placing the image on a canvas of its mean colour up to `zoom_out_most` as large a
+            side (SSD, Sec. 3.6).
+        iou_crop: whether to cut out a patch by the rule of minimum overlaps (SSD, Sec. 2.2).
+    """
+
+    horizontal_flip: float = 0.0
+    vertical_flip: float = 0.0
+    photometric: float = 0.0
+    zoom_out: float = 0.0
+    zoom_out_most: float = 4.0
+    iou_crop: bool = False
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    def __post_init__(self):
+        for name in ("horizontal_flip", "vertical_flip", "photometric", "zoom_out"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"augment: {name} is a probability, in [0, 1]: {getattr(self, name)}")
+        if self.zoom_out_most < 1:
+            raise ValueError(f"augment: zoom_out_most is at least 1: {self.zoom_out_most}")
+
+
+class Augmentation:
+    """The transforms of a config as one function of an image, its boxes and a seed."""
+
+    def __init__(self, config: AugmentConfig, mean: tuple[float, float, float] = (0.0, 0.0, 0.0)):
+        steps: list[v2.Transform] = []
+        if config.photometric:
+            steps.append(v2.RandomPhotometricDistort(p=config.photometric))
+        if config.zoom_out:
+            fill = [int(m) for m in mean]
+            steps.append(v2.RandomZoomOut(fill=fill, side_range=(1.0, config.zoom_out_most), p=config.zoom_out))
+        if config.iou_crop:
+            steps.append(v2.RandomIoUCrop())
+        if config.horizontal_flip:
+            steps.append(v2.RandomHorizontalFlip(config.horizontal_flip))
+        if config.vertical_flip:
+            steps.append(v2.RandomVerticalFlip(config.vertical_flip))
+        if config.zoom_out or config.iou_crop:
+            steps.append(v2.SanitizeBoundingBoxes(min_size=1))
+        self.steps = steps
+
+    def __call__(self, image: Tensor, boxes: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Transform one sample; the same seed gives the same result, and no other generator is touched.
+
+        Args:
+            image: uint8 [3, H, W]. boxes: float32 [N, 4] xyxy in pixels of this image. labels: int64 [N].
+            seed: any 63-bit integer.
+
+        Returns:
+            image uint8 [3, H, W] of the same height and width; boxes and labels of what is still visible.
+        """
+        if not self.steps:
+            return image, boxes, labels
+        height, width = image.shape[-2:]
+        sample = {
+            "image": tv_tensors.Image(image),
+            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
+            "labels": labels,
+        }
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for step in self.steps:
+                sample = step(sample)
+            if sample["image"].shape[-2:] != (height, width):
+                sample = v2.Resize((height, width), antialias=True)(sample)
+        return sample["image"].as_subclass(Tensor), sample["boxes"].as_subclass(Tensor), sample["labels"]

@@ -1,0 +1,60 @@
+"""Self-describing files: a model with its config and class names, or a whole training state. Never a pickle."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssd.anchors import AnchorConfig
+from ssd.model import SSD, ModelConfig
+
+
+def save(state: dict[str, Any], path: Path | str) -> None:
+    """Write tensors, numbers, strings and containers of them, whole or not at all.
+
+    The bytes depend on `state` alone: equal states give equal files.
+    """
+    buffer = io.BytesIO()  # the archive inside is named after the file otherwise
+    torch.save(state, buffer)
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with open(partial, "wb") as file:
+        file.write(buffer.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def load(path: Path | str) -> dict[str, Any]:
+    """Read what `save` wrote, onto the CPU, refusing anything that would run code.
+
+    Raises:
+        FileNotFoundError; ValueError: the file is damaged or holds more than plain values.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path}: not a checkpoint of this project, or damaged: {error}") from error
+
+
+def model_state(model: SSD, class_names: list[str], detect: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What makes a model usable elsewhere: config, class names, settings of detection, weights."""
+    config = asdict(model.config)
+    weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    return {"config": config, "class_names": list(class_names), "detect": detect or {}, "weights": weights}
+
+
+def build_model(state: dict[str, Any]) -> SSD:
+    """The model, in evaluation mode, from what `model_state` returned or `load` read."""
+    config = dict(state["config"])
+    config["anchors"] = AnchorConfig(**config["anchors"])
+    model = SSD(ModelConfig(**config), len(state["class_names"]))
+    model.load_state_dict(state["weights"])
+    return model.eval()

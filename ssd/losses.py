@@ -1,0 +1,120 @@
+"""Losses: what the logits and the offsets of a batch cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssd.boxes import encode
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What is summed, and with which weight.
+
+    Attributes:
+        class_loss: `softmax_mining`, cross-entropy over the positives and the hardest negatives (SSD, Sec. 2.2, "Hard
+            negative mining"), or `softmax`, over all anchors (d2l.ai 14.7).
+        negatives_per_positive: 3 in the paper.
+        least_negatives: mined in an image however few positives it has (the paper: 0, so that an image without boxes
+            teaches nothing).
+        box_loss: `smooth_l1` with its β, or `l1` (d2l.ai 14.7).
+        class_weight, box_weight: weights of the two parts in their sum (SSD, eq. 1: 1 and α = 1).
+        iou_threshold: overlap above which an anchor is positive.
+    """
+
+    class_loss: Literal["softmax_mining", "softmax"] = "softmax_mining"
+    negatives_per_positive: float = 3.0
+    least_negatives: int = 0
+    box_loss: Literal["smooth_l1", "l1"] = "smooth_l1"
+    beta: float = 1.0
+    class_weight: float = 1.0
+    box_weight: float = 1.0
+    iou_threshold: float = 0.5
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    def __post_init__(self):
+        for name in ("negatives_per_positive", "least_negatives", "class_weight", "box_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"loss: {name} is negative: {getattr(self, name)}")
+        if not 0 < self.iou_threshold <= 1:
+            raise ValueError(f"loss: iou_threshold is not in (0, 1]: {self.iou_threshold}")
+        if self.beta <= 0:
+            raise ValueError(f"loss: beta is not positive: {self.beta} (use box_loss: l1)")
+
+
+class LossSums(NamedTuple):
+    """Sums over a batch, each a scalar; who trains divides by the number of positives of all workers."""
+
+    class_sum: Tensor
+    box_sum: Tensor
+    positives: Tensor
+
+
+def targets(anchors: Tensor, boxes: Tensor, labels: Tensor, matched: Tensor, variances) -> tuple[Tensor, Tensor]:
+    """What the network should say.
+
+    Args:
+        anchors: [A, 4] xyxy. boxes: [B, M, 4] xyxy. labels: [B, M]. matched: [B, A] from `match`.
+        variances: of the coder.
+
+    Returns:
+        classes int64 [B, A], 0 is background; offsets [B, A, 4], zero where the class is background.
+    """
+    if boxes.shape[1] == 0:
+        return torch.zeros_like(matched), anchors.new_zeros(*matched.shape, 4)
+    positive = matched >= 0
+    index = matched.clamp(min=0)
+    classes = labels.gather(1, index).where(positive, 0)
+    # The anchor itself stands in for the box of a background anchor: its offsets are 0, where a padded box has log 0.
+    box = boxes.gather(1, index[..., None].expand(-1, -1, 4)).where(positive[..., None], anchors)
+    return classes, encode(box, anchors, variances)
+
+
+def hard_negative_mask(loss: Tensor, positive: Tensor, per_positive: float = 3.0, least: int = 0) -> Tensor:
+    """The negatives with the highest loss, `per_positive` for each positive of the same image, at least `least`.
+
+    Args:
+        loss: [B, A]. positive: bool [B, A].
+
+    Returns:
+        bool [B, A], false on every positive.
+
+    Source: SSD, Sec. 2.2, "Hard negative mining".
+    """
+    count = (positive.sum(dim=1) * per_positive).clamp(min=least)
+    count = torch.minimum(count, (~positive).sum(dim=1).to(count.dtype))
+    order = loss.detach().masked_fill(positive, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    taken = torch.arange(loss.shape[1], device=loss.device) < count[:, None]
+    return torch.zeros_like(positive).scatter(1, order, taken)
+
+
+def detection_loss(logits: Tensor, offsets: Tensor, classes: Tensor, offset_targets: Tensor, config: LossConfig):
+    """Class and box loss of a batch, as sums.
+
+    Args:
+        logits: [B, A, C+1]. offsets: [B, A, 4]. classes: int64 [B, A]. offset_targets: [B, A, 4].
+
+    Returns:
+        LossSums in float32, whatever the precision of the logits; zero and differentiable without any positive.
+
+    Source: SSD, Sec. 2.2, eq. 1.
+    """
+    logits, offsets = logits.float(), offsets.float()
+    positive = classes > 0
+    class_loss = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none").view_as(classes)
+    if config.class_loss == "softmax_mining":
+        counted = positive | hard_negative_mask(
+            class_loss, positive, config.negatives_per_positive, config.least_negatives
+        )
+        class_loss = class_loss.where(counted, 0)
+    if config.box_loss == "l1":
+        box_loss = F.l1_loss(offsets, offset_targets, reduction="none")
+    else:
+        box_loss = F.smooth_l1_loss(offsets, offset_targets, reduction="none", beta=config.beta)
+    return LossSums(class_loss.sum(), box_loss.where(positive[..., None], 0).sum(), positive.sum())

@@ -1,0 +1,70 @@
+"""A trained detector in use: images in, boxes in their own pixels out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssd.checkpoint import build_model
+from ssd.detection import DetectConfig, detect
+from ssd.images import resize
+
+
+class Prediction(NamedTuple):
+    """What was found in one image, by falling score.
+
+    Attributes:
+        boxes: float32 [N, 4] xyxy, 0-based pixels of the image as it was given.
+        labels: int64 [N], 1..C. scores: float32 [N].
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+
+
+class Detector:
+    """A model with its class names and settings, on one device.
+
+    Attributes:
+        class_names: of the labels 1..C.
+        detect: a `DetectConfig`; the file's own, overridden by what the caller gave.
+    """
+
+    def __init__(self, state: dict[str, Any], device: torch.device | str = "cpu", **detect_overrides):
+        """Build from what `ssd.checkpoint.load` read."""
+        self.model = build_model(state).to(device)
+        self.device = torch.device(device)
+        self.class_names = list(state["class_names"])
+        self.detect = replace(DetectConfig(**state["detect"]), **detect_overrides)
+
+    @torch.inference_mode()
+    def predict(self, images: Sequence[Tensor], score_threshold: float | None = None) -> list[Prediction]:
+        """Detect in one batch of images.
+
+        Args:
+            images: uint8 [3, H, W] each, as `ssd.images.decode` returns them; their sizes may differ.
+            score_threshold: in place of that in `detect`.
+        """
+        if not images:
+            return []
+        config = self.detect if score_threshold is None else replace(self.detect, score_threshold=score_threshold)
+        batch = torch.stack([resize(image, self.model.config.image_size) for image in images]).to(self.device)
+        logits, offsets = self.model(batch)
+        found = detect(logits, offsets, self.model.anchors, config, self.model.config.variances)
+        return [_to_pixels(one, image) for one, image in zip(found, images)]
+
+    def names(self, labels: np.ndarray) -> list[str]:
+        """Class names [N] of labels [N] in 1..C."""
+        return [self.class_names[label - 1] for label in labels]
+
+
+def _to_pixels(found, image: Tensor) -> Prediction:
+    height, width = image.shape[-2:]
+    boxes = found.boxes * found.boxes.new_tensor([width, height, width, height])
+    return Prediction(*(column.cpu().numpy() for column in (boxes, found.labels, found.scores)))

@@ -141,7 +141,7 @@ def test_the_gate(store):
         client.create_model_version("gate", "file:///nowhere", run)
 
     def champion():
-        return client.get_model_version_by_alias("gate", "champion").version
+        return int(client.get_model_version_by_alias("gate", "champion").version)
 
     assert promote(client, "gate", 1, "test-a", None) == (
         False,
@@ -150,12 +150,12 @@ def test_the_gate(store):
     assert promote(client, "gate", 1, "test-a", 0.5) == (True, "is the first champion")
     assert promote(client, "gate", 1, "test-a", 0.4) == (True, "stays champion")
     assert promote(client, "gate", 2, "test-a", 0.3) == (False, "not promoted: champion v1 has AP 0.4000")
-    assert champion() == "1"
+    assert champion() == 1
     assert promote(client, "gate", 3, "test-a", 0.4) == (True, "replaces champion v1 (AP 0.4)")
     promoted, why = promote(client, "gate", 4, "test-b", 0.9)
     assert not promoted
     assert why.startswith("not promoted: champion v3 was measured on another test split (test-a,")
-    assert champion() == "3"
+    assert champion() == 3
 
 
 def test_passwords_are_blotted_out():

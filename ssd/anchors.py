@@ -1,8 +1,9 @@
-"""Anchors: the reference boxes that every prediction is an offset from (SSD says default boxes, the Caffe code priors)."""
+"""Anchors: the boxes that every prediction is an offset from (SSD says default boxes, the Caffe code priors)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -58,7 +59,7 @@ class AnchorConfig:
         if self.scale_min is not None:
             step = (self.scale_max - self.scale_min) / max(maps - 1, 1)
             scales = [self.scale_min + step * k for k in range(maps + 1)]
-            return [(s, (s * t) ** 0.5) for s, t in zip(scales, scales[1:], strict=False)]
+            return [(s, (s * t) ** 0.5) for s, t in pairwise(scales)]
         return _one_per_map(self.sizes, maps, "sizes")
 
     def shapes(self, maps: int) -> list[list[tuple[float, float]]]:

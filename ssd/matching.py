@@ -43,23 +43,18 @@ def match(anchors: Tensor, boxes: Tensor, labels: Tensor, iou_threshold: float =
 def _own_anchor(iou: Tensor, present: Tensor) -> Tensor:
     """Give each ground truth an anchor of its own by falling IoU: int64 [B, M] from [B, M, A]; A means none.
 
-    Taking the pairs one by one by falling IoU gives the one stable assignment of both sides' common preference, so
-    all ground truths may ask at once: each asks for its best anchor still open to it, an anchor keeps the best that
-    asks, and whoever is turned away asks for the next. A round settles all but those who collided.
+    Taking the pairs one by one by falling IoU gives the one assignment in which nobody would rather swap, so all
+    ground truths may ask at once: each asks for its best anchor, an anchor keeps the best that asks, and whoever is
+    turned away asks for the next best. A round settles all but those who collided. Overwrites `iou`.
     """
-    batch, most, count = iou.shape
-    # One candidate would do where no two collide; M candidates do always.
-    values, candidates = iou.topk(min(most, count), dim=2) if most > 1 else iou.max(dim=2, keepdim=True)
-    truth = torch.arange(most, device=iou.device).expand(batch, -1)
-    turn = torch.zeros_like(truth)
+    most, count = iou.shape[1:]
+    earlier = torch.ones(most, most, dtype=torch.bool, device=iou.device).tril(-1)  # [asker, rival]
     for _ in range(most):
-        anchor = candidates.gather(2, turn[..., None]).squeeze(2)
-        value = values.gather(2, turn[..., None]).squeeze(2)
-        same = present[:, :, None] & present[:, None] & (anchor[:, :, None] == anchor[:, None])  # [B, asker, rival]
-        rival_better = value[:, None] > value[:, :, None]
-        rival_earlier = (value[:, None] == value[:, :, None]) & (truth[:, None] < truth[:, :, None])
-        lost = (same & (rival_better | rival_earlier)).any(dim=2)
+        value, anchor = iou.max(dim=2)
+        same = present[:, None] & (anchor[:, :, None] == anchor[:, None])  # [B, asker, rival]
+        better = (value[:, None] > value[:, :, None]) | ((value[:, None] == value[:, :, None]) & earlier)
+        lost = present & (same & better).any(dim=2)
         if lost.device.type == "cpu" and not lost.any():  # elsewhere asking would wait for the device
             break
-        turn = (turn + lost).clamp(max=candidates.shape[2] - 1)
+        iou.scatter_(2, anchor[..., None], torch.where(lost, -1.0, value)[..., None])
     return torch.where(present & ~lost, anchor, count)

@@ -1,0 +1,133 @@
+"""Ray: a local cluster of our own, or the one that RAY_ADDRESS names; and what runs on it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Ray reads these when it is imported or when its processes start; what the user has set stays.
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # each print would appear twice
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an error line on clusters without preemption
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+    "PYTHONWARNINGS": "ignore::FutureWarning",
+}
+
+
+class ClusterError(RuntimeError):
+    """The cluster is not there, or has not what was asked for."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How training is spread: a fact of the place it runs at, hence of the environment.
+
+    Attributes:
+        count: SSD_WORKERS; by default one a GPU, or one.
+        use_gpu: SSD_USE_GPU (0 or 1); by default whether the cluster has GPUs.
+        cpus: SSD_CPUS_PER_WORKER; by default an equal share of the cluster's.
+        loader_workers: SSD_LOADER_WORKERS; processes that augment ahead, by default 0 on CPUs and up to 8 beside a GPU.
+        max_failures: SSD_MAX_FAILURES; how often a lost worker is replaced, by default 3.
+    """
+
+    count: int
+    use_gpu: bool
+    cpus: int
+    loader_workers: int
+    max_failures: int
+
+
+def root() -> Path:
+    """The project's folder."""
+    return Path(__file__).resolve().parent.parent
+
+
+@contextmanager
+def ray_cluster() -> Iterator[dict[str, float]]:
+    """Join the cluster at RAY_ADDRESS, or start one here, never joining another that happens to run; yields resources.
+
+    Raises:
+        ClusterError: RAY_ADDRESS does not answer.
+    """
+    for key, value in QUIET.items():
+        os.environ.setdefault(key, value)
+    paths = [str(root()), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))  # a local cluster's processes inherit it
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    try:
+        ray.init(address=address, logging_level="ERROR", log_to_driver=bool(os.environ.get("SSD_RAY_LOGS")))
+    except Exception as error:
+        raise ClusterError(f"RAY_ADDRESS={address}: cannot connect: {error}") from error
+    try:
+        yield ray.cluster_resources()
+    finally:
+        ray.shutdown()
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return default
+    if not text.isdigit():
+        raise ClusterError(f"{name}={text}: a whole number is due")
+    return int(text)
+
+
+def workers(resources: dict[str, float]) -> Workers:
+    """What the environment asks for, checked against the cluster's resources.
+
+    Raises:
+        ClusterError: a variable is no number, or the cluster is too small for it.
+    """
+    gpus, all_cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+    use_gpu = bool(_number("SSD_USE_GPU", 1 if gpus else 0))
+    count = max(_number("SSD_WORKERS", gpus if use_gpu else 1), 1)
+    cpus = _number("SSD_CPUS_PER_WORKER", max(all_cpus // count, 1))
+    if use_gpu and count > gpus:
+        raise ClusterError(f"SSD_WORKERS={count} with a GPU each, but the cluster has {gpus} (SSD_USE_GPU=0: no GPU)")
+    if count * cpus > all_cpus:
+        raise ClusterError(
+            f"{count} workers with {cpus} CPUs each, but the cluster has {all_cpus} CPUs: "
+            "lower SSD_WORKERS or SSD_CPUS_PER_WORKER"
+        )
+    loaders = _number("SSD_LOADER_WORKERS", min(8, cpus) if use_gpu else 0)
+    return Workers(count, use_gpu, cpus, loaders, _number("SSD_MAX_FAILURES", 3))
+
+
+@contextmanager
+def messages(handle: Callable[[dict[str, Any]], None]) -> Iterator[Any]:
+    """A queue whose items `handle` is given, in a thread of this process; yields its sending side."""
+    from ray.util.queue import Empty, Queue
+
+    queue = Queue(actor_options={"num_cpus": 0})
+    stop = threading.Event()
+
+    def listen() -> None:
+        while True:
+            try:
+                for item in queue.get_nowait_batch(min(max(queue.qsize(), 1), 100)):
+                    handle(item)
+            except Empty:
+                if stop.wait(0.2):
+                    return
+            except Exception:  # the cluster is gone, and with it the queue
+                return
+
+    thread = threading.Thread(target=listen, name="messages", daemon=True)
+    thread.start()
+    try:
+        yield queue
+    finally:
+        stop.set()
+        thread.join(5)
+        queue.shutdown(force=True)

@@ -1,0 +1,192 @@
+"""MLflow runs: where they are kept, and one writer that never stops training and never logs a step twice."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+
+logger = logging.getLogger(__name__)
+
+EXPERIMENT = "ssd"
+FINGERPRINT = "ssd.fingerprint"
+WITNESS = "train/loss"  # logged with every epoch: its steps tell which epochs MLflow has
+
+
+def home() -> Path:
+    """Folder of runs, caches and the default tracking store; outside what `dvc exp run --temp` throws away."""
+    chosen = os.environ.get("SSD_HOME")
+    return Path(chosen) if chosen else Path(os.environ.get("DVC_ROOT") or ".").resolve() / "runs"
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI, or the SQLite file under `home()`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def be_brief() -> None:
+    """Have MLflow's client give up within seconds instead of minutes, where the user has not chosen otherwise."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+
+
+def connect() -> MlflowClient:
+    """A client of the tracking store; the default store is created here, once, under a lock.
+
+    Four processes that create one SQLite store at once leave it broken, hence the lock.
+    """
+    be_brief()
+    uri = tracking_uri()
+    if not uri.startswith("sqlite:///"):
+        return MlflowClient(uri)
+    home().mkdir(parents=True, exist_ok=True)
+    with FileLock(home() / "mlflow.db.lock"):
+        client = MlflowClient(uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+def experiment_id(client: MlflowClient) -> str:
+    """The project's experiment (MLFLOW_EXPERIMENT_NAME, by default `ssd`), made where it does not exist."""
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return found.experiment_id
+    local = (home() / "mlartifacts").as_uri() if tracking_uri().startswith("sqlite:///") else None
+    return client.create_experiment(name, artifact_location=local)
+
+
+@dataclass
+class RunSpec:
+    """What identifies and describes one MLflow run.
+
+    Attributes:
+        fingerprint: of parameters, data and code; one run has it, however often the work is interrupted.
+        name: shown in the UI.
+        params: flat, logged once.
+        tags: logged once.
+    """
+
+    fingerprint: str
+    name: str
+    params: dict[str, Any] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+def open_run(client: MlflowClient, spec: RunSpec) -> str:
+    """Id of the spec's run, set RUNNING: the one that has its fingerprint, or a new one."""
+    experiment = experiment_id(client)
+    known = client.search_runs([experiment], f"tags.`{FINGERPRINT}` = '{spec.fingerprint}'", max_results=1)
+    if known:
+        run_id = known[0].info.run_id
+        client.update_run(run_id, status="RUNNING")
+    else:
+        tags = {FINGERPRINT: spec.fingerprint, "mlflow.user": os.environ.get("USER", "unknown")}
+        run_id = client.create_run(experiment, run_name=spec.name, tags=tags | spec.tags).info.run_id
+    params = [Param(key, str(value)[:6000]) for key, value in spec.params.items()]
+    for start in range(0, len(params), 100):
+        client.log_batch(run_id, params=params[start : start + 100])
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in spec.tags.items()])
+    return run_id
+
+
+def log_history(client: MlflowClient, run_id: str, history: list[dict[str, float]]) -> int:
+    """Log the epochs that the run lacks, each in one transaction, and return how many they were."""
+    have = {metric.step for metric in client.get_metric_history(run_id, WITNESS)}
+    missing = [epoch for epoch in history if int(epoch["epoch"]) not in have]
+    for epoch in missing:
+        now, step = int(time.time() * 1000), int(epoch["epoch"])
+        values = [Metric(key, float(value), now, step) for key, value in epoch.items() if value is not None]
+        client.log_batch(run_id, metrics=values)
+    return len(missing)
+
+
+class TrackerAway(RuntimeError):  # noqa: N818  named after what happened
+    """MLflow does not answer where its answer is needed."""
+
+
+def close_quietly(spec: RunSpec, status: str) -> None:
+    """Set the end state of a run that went wrong, if MLflow knows the run and answers."""
+    try:
+        client = connect()
+        known = client.search_runs([experiment_id(client)], f"tags.`{FINGERPRINT}` = '{spec.fingerprint}'")
+        for run in known:
+            close_run(client, run.info.run_id, status)
+    except Exception as error:  # the error that brought us here matters more
+        logger.warning("MLflow at %s does not answer, the run's state there is not updated: %s", tracking_uri(), error)
+
+
+def close_run(client: MlflowClient, run_id: str, status: str) -> None:
+    """Set the run's end state: FINISHED, FAILED or KILLED."""
+    client.set_terminated(run_id, status)
+
+
+class Writer:
+    """Keeps an MLflow run up to date from a thread of its own: training never waits for the tracker.
+
+    Every `update` hands over the whole history so far; what MLflow lacks of it is logged, so that a tracker which was
+    away catches up with the next epoch, and a restarted run repeats nothing.
+    """
+
+    def __init__(self, spec: RunSpec, say: Callable[[str], None] = logger.warning):
+        self.spec, self.say = spec, say
+        self._history: list[dict[str, float]] = []
+        self._wake, self._stop = threading.Event(), threading.Event()
+        self._away = False
+        self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
+        self._thread.start()
+
+    def update(self, history: list[dict[str, float]]) -> None:
+        """Have `history` logged soon; returns at once."""
+        self._history = list(history)
+        self._wake.set()
+
+    def close(self, patience: float = 30.0) -> None:
+        """Log what is still missing, for at most `patience` seconds."""
+        self._stop.set()
+        self._wake.set()
+        self._thread.join(patience)
+
+    def _work(self) -> None:
+        client = run_id = monitor = None
+        while not self._stop.is_set():
+            self._wake.wait()
+            self._wake.clear()
+            try:
+                client = client or connect()
+                run_id = run_id or open_run(client, self.spec)
+                monitor = monitor or _watch_system(run_id)
+                logged = log_history(client, run_id, self._history)
+                if self._away:
+                    self.say(f"MLflow at {tracking_uri()} is back: {logged} epochs caught up")
+                self._away = False
+            except Exception as error:  # whatever the tracker's trouble, training goes on
+                monitor = None  # it ends by itself when the tracker is away
+                if not self._away:
+                    reason = str(error).splitlines()[0][:200]
+                    self.say(f"MLflow at {tracking_uri()} does not answer, training goes on: {reason}")
+                self._away = True
+        if monitor is not None:
+            monitor.finish()
+
+
+def _watch_system(run_id: str):
+    """Log CPU, memory, disk, network and GPU use into the run, every 10 s, until finished."""
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
+    monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=tracking_uri())
+    monitor.start()
+    return monitor

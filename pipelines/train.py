@@ -1,0 +1,253 @@
+"""Train on Ray Train, register the best epoch in MLflow: `python -m pipelines.train`, the DVC stage `train`."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pipelines import provenance, tracking
+from pipelines.batches import steps_an_epoch
+from pipelines.cluster import ClusterError, Workers, messages, ray_cluster, root, workers
+from pipelines.fit import Job, fit
+from pipelines.params import Params, ParamsError, load_params
+from pipelines.progress import Progress
+from pipelines.publish import publish
+from pipelines.shards import Manifest, read_manifest
+from pipelines.storage import Checkpoints
+from ssd.training import NonFiniteLoss
+
+
+class TrainingFailed(RuntimeError):  # noqa: N818  named after what happened
+    """Training ended before its last step; the message says why and what to do."""
+
+
+class Killed(BaseException):
+    """SIGTERM arrived."""
+
+
+def run_name(params: Params, manifest: Manifest) -> str:
+    """Name of the run that these parameters, data and code make: the same inputs resume, others start anew."""
+    decisive = params.model_dump(mode="json", include={"seed", "model", "loss", "detect", "augment", "train"})
+    code = provenance.code_digest([root() / "ssd", *(root() / "pipelines" / f"{m}.py" for m in ("fit", "batches"))])
+    inputs = json.dumps([decisive, manifest.digest, code], sort_keys=True)
+    return f"train-{hashlib.sha256(inputs.encode()).hexdigest()[:12]}"
+
+
+def check(params: Params, manifest: Manifest, path: Path) -> None:
+    """Refuse what cannot be trained, before anything starts.
+
+    Raises:
+        TrainingFailed: naming the fix.
+    """
+    split = manifest.splits.get("train")
+    if split is None or split.images == 0:
+        raise TrainingFailed(f"{path / 'manifest.json'}: the training split is empty; see prepare.train in params.yaml")
+    if sum(split.boxes_per_class.values()) == 0:
+        raise TrainingFailed(f"{path / 'manifest.json'}: no image of the training split has a box")
+    if params.train.batch_size > split.images:
+        raise TrainingFailed(
+            f"params.yaml: train.batch_size is {params.train.batch_size}, but the training split has only "
+            f"{split.images} images; lower it"
+        )
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Hold the run's folder: two processes never work on one run. Waits while another does, and says so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "driver.lock")
+    try:
+        lock.acquire(timeout=0.5)
+    except Timeout:
+        print(f"{folder.name}: another process is training this run; waiting for it to end", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def work(config: dict[str, Any]) -> None:
+    """What each Ray Train worker does: find the newest checkpoint, train on, report."""
+    import ray.train
+    import ray.train.torch
+    import torch
+
+    folder, queue = config["folder"], config["queue"]
+    rank = ray.train.get_context().get_world_rank()
+    torch.set_num_threads(config["cpus"])
+    checkpoints = Checkpoints(folder)
+    # A worker that outlived its driver may still be writing: whoever comes next waits until it is gone.
+    lock = FileLock(folder / "writer.lock")
+    if rank == 0:
+        lock.acquire(timeout=300)
+    state = _newest(checkpoints, rank)
+    history = state["history"] if state else []
+    ray.train.report({"history": history})
+
+    def report(metrics: dict[str, Any], state: dict[str, Any] | None) -> None:
+        if state is not None:
+            checkpoints.save(state, state["trainer"]["steps"])
+            if metrics:
+                queue.put({"epoch": metrics})
+        ray.train.report({"history": state["history"]} if state is not None else {})
+
+    progress = Progress(queue.put) if rank == 0 else (lambda _: None)
+    try:
+        fit(config["job"], report, state, ray.train.torch.get_device(), progress)
+    except NonFiniteLoss as error:  # by all workers at once: a restart would only meet it again
+        queue.put({"failure": f"worker {rank}: {error}"})
+    finally:
+        lock.release()
+
+
+def _newest(checkpoints: Checkpoints, rank: int) -> dict[str, Any] | None:
+    """The newest state, the same on all workers: rank 0 chooses."""
+    import torch.distributed as dist
+
+    found = checkpoints.latest() if rank == 0 else None
+    if not dist.is_initialized():
+        return found[1] if found else None
+    step = [found[0] if found else None]
+    dist.broadcast_object_list(step)
+    if rank == 0 or step[0] is None:
+        return found[1] if found else None
+    return checkpoints.at(step[0])
+
+
+def run_on_ray(job: Job, folder: Path, spec: tracking.RunSpec, place: Workers, show) -> None:
+    """Train on the cluster that this process is connected to, until the last step.
+
+    Raises:
+        TrainingFailed: the loss was not finite, or workers were lost more often than allowed.
+    """
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    from pipelines.callback import MlflowCallback
+
+    failures: list[str] = []
+
+    def handle(message: dict[str, Any]) -> None:
+        if "failure" in message:
+            failures.append(message["failure"])
+        else:
+            show(message)
+
+    with messages(handle) as queue:
+        trainer = TorchTrainer(
+            work,
+            train_loop_config={"job": job, "folder": folder, "queue": queue, "cpus": place.cpus},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=place.count, use_gpu=place.use_gpu, resources_per_worker={"CPU": place.cpus}
+            ),
+            run_config=ray.train.RunConfig(
+                name=folder.name,
+                storage_path=str(folder.parent / "ray"),
+                failure_config=ray.train.FailureConfig(max_failures=place.max_failures),
+                callbacks=[MlflowCallback(spec, queue)],
+            ),
+        )
+        try:
+            trainer.fit()
+        except Exception as error:
+            raise TrainingFailed(f"training was lost: {str(error).strip().splitlines()[-1]}") from error
+    if failures:
+        raise TrainingFailed("\n".join([*failures, "the weights before it are kept; lower train.lr or mend the data"]))
+
+
+def describe(params: Params, manifest: Manifest, name: str) -> tracking.RunSpec:
+    """Parameters and tags of the MLflow run."""
+    shown = provenance.flatten(params.model_dump(mode="json", exclude={"generate", "prepare", "registry"}))
+    shown |= {"data.digest": manifest.digest, "data.classes": ", ".join(manifest.classes)}
+    return tracking.RunSpec(name, f"{params.model.backbone}-{name.removeprefix('train-')}", shown, provenance.tags())
+
+
+def train(params: Params, prepared: Path, out: Path) -> None:
+    """Train what the parameters and shards say, unless that is done already, and publish the best epoch."""
+    manifest = read_manifest(prepared)
+    check(params, manifest, prepared)
+    home = tracking.home()
+    name = run_name(params, manifest)
+    folder = home / name
+    total = params.train.epochs * steps_an_epoch(manifest.splits["train"].images, params.train.batch_size)
+    job_paths = {"prepared": prepared.resolve(), "cache": home / "cache"}
+    spec = describe(params, manifest, name)
+    checkpoints = Checkpoints(folder)
+    with claim(folder), _mlflow_state(spec):
+        found = checkpoints.latest()
+        if found is None or found[0] < total:
+            _begin(name, found, total, params, manifest)
+            with ray_cluster() as resources:
+                place = workers(resources)
+                if place.count > params.train.batch_size:
+                    raise TrainingFailed(f"{place.count} workers cannot share a batch of {params.train.batch_size}")
+                job = Job(params=params, loader_workers=place.loader_workers, **job_paths)
+                run_on_ray(job, folder, spec, place, Progress.printer(params.train.epochs))
+            found = checkpoints.latest()
+            if found is None or found[0] < total:
+                raise TrainingFailed(f"{name}: training ended at step {found[0] if found else 0} of {total}")
+        else:
+            print(
+                f"{name}: trained before with these parameters, data and code; publishing (remove {folder} to retrain)"
+            )
+        publish(found[1], manifest, prepared, spec, params, out)
+
+
+def _begin(name: str, found: tuple | None, total: int, params: Params, manifest: Manifest) -> None:
+    split = manifest.splits["train"]
+    where = f"goes on at step {found[0]} of {total}" if found else f"{total} steps"
+    print(
+        f"{name}: {params.model.backbone} at {params.model.image_size[0]}×{params.model.image_size[1]} on {split.images}"
+        f" images, {params.train.epochs} epochs, {where}",
+        flush=True,
+    )
+
+
+@contextmanager
+def _mlflow_state(spec: tracking.RunSpec) -> Iterator[None]:
+    """Close the MLflow run as what it was: FINISHED, FAILED, or KILLED by ctrl-C or SIGTERM."""
+    try:
+        yield
+    except BaseException as error:
+        status = "KILLED" if isinstance(error, KeyboardInterrupt | Killed) else "FAILED"
+        tracking.close_quietly(spec, status)
+        raise
+
+
+def main() -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.train", description=__doc__)
+    parser.add_argument("--prepared", type=Path, default=Path("artifacts/prepared"), help="folder of the shards")
+    parser.add_argument("--out", type=Path, default=Path("artifacts/train"), help="folder of model.pt, model.json …")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    args = parser.parse_args()
+
+    def on_sigterm(*_: Any) -> None:
+        raise Killed
+
+    signal.signal(signal.SIGTERM, on_sigterm)
+    try:
+        train(load_params(args.params), args.prepared, args.out)
+    except (ParamsError, ClusterError, TrainingFailed, FileNotFoundError, tracking.TrackerAway) as error:
+        sys.exit(f"train: {error}")
+    except Killed:
+        sys.exit(128 + signal.SIGTERM)
+    except KeyboardInterrupt:
+        print("train: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    main()

@@ -1,0 +1,63 @@
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ssd.augmentation import Augmentation, AugmentConfig
+
+EVERYTHING = AugmentConfig(horizontal_flip=0.5, vertical_flip=0.5, photometric=0.5, zoom_out=0.5, iou_crop=True)
+
+
+def painted(boxes, height=60, width=80):
+    """A black image in which box k is filled with value 50·(k+1)."""
+    image = torch.zeros(3, height, width, dtype=torch.uint8)
+    for k, (left, top, right, bottom) in enumerate(boxes.int().tolist()):
+        image[:, top:bottom, left:right] = 50 * (k + 1)
+    return image
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**62), count=st.integers(0, 4))
+def test_boxes_stay_valid(seed, count):
+    generator = torch.Generator().manual_seed(seed % 1000)
+    low = torch.rand(count, 2, generator=generator) * 40
+    boxes = torch.cat([low, low + 4 + torch.rand(count, 2, generator=generator) * 15], dim=1)
+    labels = torch.arange(1, count + 1)
+    image, moved, kept = Augmentation(EVERYTHING)(painted(boxes), boxes, labels, seed)
+    assert image.shape == (3, 60, 80)
+    assert image.dtype == torch.uint8
+    assert moved.shape == (len(kept), 4)
+    assert set(kept.tolist()) <= set(labels.tolist())
+    if len(kept):
+        assert (moved[:, 2:] > moved[:, :2]).all()
+        assert (moved >= 0).all()
+        assert (moved <= torch.tensor([80, 60, 80, 60])).all()
+
+
+def test_boxes_move_with_the_pixels():
+    boxes = torch.tensor([[10.0, 5.0, 30.0, 25.0]])
+    both = AugmentConfig(horizontal_flip=1.0, vertical_flip=1.0)
+    image, moved, _ = Augmentation(both)(painted(boxes), boxes, torch.tensor([1]), 0)
+    assert moved.tolist() == [[50.0, 35.0, 70.0, 55.0]]  # 80 - 30, 60 - 25, 80 - 10, 60 - 5
+    assert image[0, 35:55, 50:70].eq(50).all()
+    assert image.count_nonzero() == 3 * 20 * 20
+
+
+def test_the_seed_decides_and_the_global_generator_is_left_alone():
+    boxes, labels = torch.tensor([[10.0, 5.0, 30.0, 25.0]]), torch.tensor([1])
+    augmentation = Augmentation(EVERYTHING)
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    first = augmentation(painted(boxes), boxes, labels, 3)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(5)
+    again = augmentation(painted(boxes), boxes, labels, 3)
+    assert all(torch.equal(a, b) for a, b in zip(first, again))
+    others = [augmentation(painted(boxes), boxes, labels, seed)[0] for seed in range(4, 12)]
+    assert any(not torch.equal(first[0], other) for other in others)
+
+
+def test_no_config_changes_nothing():
+    boxes = torch.tensor([[10.0, 5.0, 30.0, 25.0]])
+    image = painted(boxes)
+    same = Augmentation(AugmentConfig())(image, boxes, torch.tensor([1]), 0)
+    assert same[0] is image

@@ -1,0 +1,62 @@
+import torch
+from torchvision.ops import batched_nms
+
+from ssd.boxes import encode
+from ssd.detection import DetectConfig, detect
+
+ANCHORS = torch.tensor([[0.1, 0.1, 0.4, 0.5], [0.12, 0.1, 0.42, 0.5], [0.6, 0.5, 0.9, 0.9], [0.6, 0.1, 0.9, 0.4]])
+
+
+def logits_of(scores):
+    """Logits whose softmax is `scores` with the rest on background."""
+    scores = torch.tensor(scores)
+    return torch.cat([1 - scores.sum(-1, keepdim=True), scores], dim=-1).log()[None]
+
+
+def test_suppresses_within_a_class_but_not_between_classes():
+    # anchors 0 and 1 overlap with IoU (0.28·0.4)/(2·0.12 - 0.112) = 0.875
+    logits = logits_of([[0.8, 0.15], [0.6, 0.3], [0.02, 0.9], [0.005, 0.005]])
+    (found,) = detect(logits, torch.zeros(1, 4, 4), ANCHORS, DetectConfig())
+    triples = [(int(lab), round(float(s), 3)) for lab, s in zip(found.labels, found.scores)]
+    # class 1: 0.8 suppresses 0.6; 0.02 stands elsewhere; class 2: 0.9, 0.3 suppresses 0.15; 0.005 is below 0.01
+    assert triples == [(2, 0.9), (1, 0.8), (2, 0.3), (1, 0.02)]
+    torch.testing.assert_close(found.boxes[1], ANCHORS[0])
+
+
+def test_limits_and_threshold():
+    logits = logits_of([[0.8, 0.15], [0.6, 0.3], [0.02, 0.9], [0.005, 0.005]])
+    (found,) = detect(logits, torch.zeros(1, 4, 4), ANCHORS, DetectConfig(max_detections=2))
+    assert len(found.scores) == 2
+    (found,) = detect(logits, torch.zeros(1, 4, 4), ANCHORS, DetectConfig(score_threshold=0.85))
+    assert found.scores.tolist() == [logits.softmax(-1)[0, 2, 2].item()]
+    (found,) = detect(logits, torch.zeros(1, 4, 4), ANCHORS, DetectConfig(score_threshold=1.0))
+    assert found.boxes.shape == (0, 4)
+
+
+def test_boxes_are_cut_at_the_border_and_follow_the_offsets():
+    wanted = torch.tensor([[-0.1, 0.2, 0.3, 0.6]])
+    offsets = encode(wanted, ANCHORS[:1])[None]
+    (found,) = detect(logits_of([[0.9]]), offsets, ANCHORS[:1], DetectConfig())
+    torch.testing.assert_close(found.boxes, torch.tensor([[0.0, 0.2, 0.3, 0.6]]), atol=1e-6, rtol=0)
+
+
+def test_equals_a_loop_over_images_and_classes():
+    generator = torch.Generator().manual_seed(0)
+    low = torch.rand(500, 2, generator=generator) * 0.7
+    anchors = torch.cat([low, low + 0.1 + 0.2 * torch.rand(500, 2, generator=generator)], dim=1)
+    logits = torch.randn(3, 500, 5, generator=generator) * 3
+    config = DetectConfig(candidates_per_class=100, max_detections=50)
+    for image, found in enumerate(detect(logits, torch.zeros(3, 500, 4), anchors, config)):
+        scores, boxes, labels = [], [], []
+        for label in range(1, 5):
+            of_class = logits[image].softmax(-1)[:, label]
+            kept = (of_class > config.score_threshold).nonzero()[:, 0]
+            kept = kept[of_class[kept].argsort(descending=True, stable=True)][:100]
+            scores.append(of_class[kept])
+            boxes.append(anchors[kept].clamp(0, 1))
+            labels.append(torch.full((len(kept),), label))
+        scores, boxes, labels = torch.cat(scores), torch.cat(boxes), torch.cat(labels)
+        keep = batched_nms(boxes, scores, labels, 0.45)[:50]
+        torch.testing.assert_close(found.scores, scores[keep])
+        assert found.labels.tolist() == labels[keep].tolist()
+        torch.testing.assert_close(found.boxes, boxes[keep])

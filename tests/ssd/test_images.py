@@ -1,0 +1,61 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ssd.images import decode, resize
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+
+
+def encoded(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK"])
+def test_modes_become_the_rgb_that_pillow_makes_of_them(mode):
+    image = Image.fromarray(PIXELS).convert(mode)
+    kind = "TIFF" if mode == "CMYK" else "PNG"
+    got = decode(encoded(image, kind))
+    assert got.shape == (3, 20, 30)
+    assert got.dtype == torch.uint8
+    np.testing.assert_array_equal(got.permute(1, 2, 0).numpy(), np.array(image.convert("RGB")))
+
+
+def test_cmyk_jpeg():
+    got = decode(encoded(Image.new("CMYK", (30, 20), (0, 255, 255, 0)), "JPEG", quality=95))
+    red, green, blue = got.float().mean(dim=(1, 2)).tolist()
+    assert red > 200
+    assert max(green, blue) < 60
+
+
+def test_sixteen_bits_keep_their_upper_eight():
+    grey = np.linspace(0, 65535, 600).astype(np.uint16).reshape(20, 30)
+    got = decode(encoded(Image.fromarray(grey), "PNG"))
+    np.testing.assert_array_equal(got[1].numpy(), (grey >> 8).astype(np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_alpha_is_laid_over_black(mode):
+    image = Image.new(mode, (30, 20), (200, 100, 50, 0) if mode == "RGBA" else (200, 0))
+    assert decode(encoded(image, "PNG")).max() == 0
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"no image at all"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_what_is_no_whole_image_is_refused(kind, damage):
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        decode(damage(encoded(Image.fromarray(PIXELS), kind)))
+
+
+def test_decompression_bombs_are_refused():
+    with pytest.raises(ValueError, match="decompression bomb|exceeds limit"):
+        decode(encoded(Image.new("1", (20000, 20000)), "PNG"))
+
+
+def test_resize_height_and_width():
+    assert resize(torch.zeros(3, 20, 30, dtype=torch.uint8), (64, 96)).shape == (3, 64, 96)

@@ -1,0 +1,86 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ssd.losses import LossConfig, detection_loss, hard_negative_mask
+
+
+def test_hard_negatives_by_hand():
+    loss = torch.tensor([[5.0, 1.0, 3.0, 2.0, 9.0], [1.0, 4.0, 2.0, 3.0, 5.0]])
+    positive = torch.tensor([[True, False, False, False, False], [False] * 5])
+    # one positive, two negatives for it: the 9 and the 3; the image without positives gives none
+    expected = [[False, False, True, False, True], [False] * 5]
+    assert hard_negative_mask(loss, positive, per_positive=2).tolist() == expected
+    # at least one an image: the 5 of the second
+    assert hard_negative_mask(loss, positive, per_positive=2, least=1)[1].tolist() == [False] * 4 + [True]
+
+
+def test_never_more_negatives_than_there_are():
+    positive = torch.tensor([[True, True, False]])
+    assert hard_negative_mask(torch.ones(1, 3), positive, per_positive=3).tolist() == [[False, False, True]]
+
+
+def test_sums_by_hand():
+    # two anchors, one class: anchor 0 positive with logits (0, 0), anchor 1 negative with logits (1, 0)
+    logits = torch.tensor([[[0.0, 0.0], [1.0, 0.0]]])
+    offsets = torch.tensor([[[0.5, 0.0, 0.0, 2.0], [9.0, 9.0, 9.0, 9.0]]])
+    classes = torch.tensor([[1, 0]])
+    sums = detection_loss(logits, offsets, classes, torch.zeros(1, 2, 4), LossConfig())
+    # ln 2 + ln(1 + e^-1); smooth L1 with β = 1: 0.5·0.5² + (2 - 0.5) = 1.625; the negative's offsets cost nothing
+    assert sums.class_sum.item() == pytest.approx(math.log(2) + math.log(1 + math.exp(-1)), rel=1e-6)
+    assert sums.box_sum.item() == pytest.approx(1.625)
+    assert sums.positives.item() == 1
+    l1 = detection_loss(logits, offsets, classes, torch.zeros(1, 2, 4), LossConfig(box_loss="l1"))
+    assert l1.box_sum.item() == pytest.approx(2.5)
+
+
+def reference(logits, offsets, classes, offset_targets):
+    """SSD's loss as torchvision's `SSD.compute_loss` computes it from matched anchors, in its own words."""
+    foreground = classes > 0
+    box = F.smooth_l1_loss(offsets[foreground], offset_targets[foreground], reduction="sum")
+    class_loss = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), classes.view(-1), reduction="none")
+    class_loss = class_loss.view(classes.shape)
+    negatives = class_loss.clone()
+    negatives[foreground] = -float("inf")
+    rank = negatives.sort(1, descending=True)[1].sort(1)[1]
+    background = rank < (3 * foreground.sum(1, keepdim=True))
+    return class_loss[foreground].sum() + class_loss[background].sum(), box
+
+
+def test_equals_the_reference_on_random_batches():
+    generator = torch.Generator().manual_seed(0)
+    logits, offsets = torch.randn(4, 300, 6, generator=generator), torch.randn(4, 300, 4, generator=generator)
+    classes = torch.randint(0, 6, (4, 300), generator=generator)
+    classes = classes.where(torch.rand(4, 300, generator=generator) < 0.05, 0)
+    wanted = torch.randn(4, 300, 4, generator=generator)
+    sums = detection_loss(logits, offsets, classes, wanted, LossConfig())
+    class_sum, box_sum = reference(logits, offsets, classes, wanted)
+    torch.testing.assert_close(sums.class_sum, class_sum)
+    torch.testing.assert_close(sums.box_sum, box_sum)
+
+
+@pytest.mark.parametrize("class_loss", ["softmax", "softmax_mining"])
+def test_a_batch_without_boxes_has_finite_gradients(class_loss):
+    logits = torch.randn(2, 50, 3, requires_grad=True)
+    offsets = torch.randn(2, 50, 4, requires_grad=True)
+    sums = detection_loss(
+        logits, offsets, torch.zeros(2, 50, dtype=torch.int64), torch.zeros(2, 50, 4), LossConfig(class_loss=class_loss)
+    )
+    (sums.class_sum + sums.box_sum).backward()
+    assert sums.positives.item() == 0
+    assert logits.grad.isfinite().all()
+    assert offsets.grad.count_nonzero() == 0
+
+
+def test_half_precision_logits_are_summed_in_float32():
+    logits = torch.full((1, 70000, 2), 0.0, dtype=torch.float16)
+    sums = detection_loss(
+        logits,
+        torch.zeros(1, 70000, 4, dtype=torch.float16),
+        torch.zeros(1, 70000, dtype=torch.int64),
+        torch.zeros(1, 70000, 4),
+        LossConfig(class_loss="softmax"),
+    )
+    assert sums.class_sum.item() == pytest.approx(70000 * math.log(2), rel=1e-4)

@@ -1,0 +1,105 @@
+import json
+from pathlib import Path
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.models.detection._utils import SSDMatcher
+from torchvision.ops import box_iou
+
+from ssd.anchors import AnchorConfig, make_anchors
+from ssd.losses import targets
+from ssd.matching import match
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "d2l.json").read_text())["multibox_target"]
+
+
+def one_by_one(iou, threshold):
+    """The book's loop: the best pair of all that are left, its row and column struck out, until all rows are gone."""
+    matched = torch.full((iou.shape[1],), -1)
+    best, truth = iou.max(dim=0)
+    matched[best >= threshold] = truth[best >= threshold]
+    left = iou.clone()
+    for _ in range(min(iou.shape)):
+        row, column = divmod(int(left.argmax()), iou.shape[1])
+        matched[column] = row
+        left[row], left[:, column] = -1, -1
+    return matched
+
+
+def random_boxes(count, generator):
+    low = torch.rand(count, 2, generator=generator) * 0.7
+    return torch.cat([low, low + 0.05 + torch.rand(count, 2, generator=generator) * 0.3], dim=1)
+
+
+def test_d2l_targets():
+    config = AnchorConfig(sizes=(tuple(GOLDEN["sizes"]),), ratios=(tuple(GOLDEN["ratios"]),), square=True)
+    anchors = make_anchors(config, [tuple(GOLDEN["feature_map_hw"])], (256, 256))
+    truth = torch.tensor(GOLDEN["ground_truth_label_xyxy"])
+    boxes, labels = truth[None, :, 1:], truth[None, :, 0].long() + 1
+    matched = match(anchors, boxes, labels, GOLDEN["iou_threshold"])
+    classes, offsets = targets(anchors, boxes, labels, matched, (0.1, 0.2))
+    assert classes[0].tolist() == GOLDEN["class_labels_background_is_0"]
+    positive = GOLDEN["positive_anchor_index"]
+    expected = torch.tensor(GOLDEN["offsets_of_positive_anchors"])
+    torch.testing.assert_close(offsets[0, positive], expected, atol=2e-4, rtol=1e-4)
+    assert offsets[0].abs().sum(dim=1).count_nonzero() == len(positive)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**31), truths=st.integers(1, 12), side=st.integers(2, 6))
+def test_equals_taking_the_best_pair_one_by_one(seed, truths, side):
+    generator = torch.Generator().manual_seed(seed)
+    # large anchors, so that every truth overlaps enough of them to find one of its own
+    config = AnchorConfig(sizes=((0.9, 1.2),), ratios=((1.0, 2.0, 0.5),))
+    anchors, boxes = make_anchors(config, [(side, side)], (64, 64)), random_boxes(truths, generator)
+    labels = torch.ones(1, truths, dtype=torch.int64)
+    expected = one_by_one(box_iou(boxes, anchors), 0.5)
+    assert match(anchors, boxes[None], labels)[0].tolist() == expected.tolist()
+
+
+def test_equals_torchvisions_matcher_where_no_two_truths_want_one_anchor():
+    generator = torch.Generator().manual_seed(0)
+    anchors, boxes = random_boxes(2000, generator), random_boxes(5, generator)
+    iou = box_iou(boxes, anchors)
+    assert len(set(iou.argmax(dim=1).tolist())) == 5
+    expected = SSDMatcher(0.5)(iou)
+    assert match(anchors, boxes[None], torch.ones(1, 5, dtype=torch.int64))[0].tolist() == expected.tolist()
+
+
+def test_identical_truths_each_get_an_anchor():
+    anchors = random_boxes(30, torch.Generator().manual_seed(1))
+    boxes = torch.tensor([[0.2, 0.2, 0.5, 0.6]]).expand(6, 4)[None]
+    matched = match(anchors, boxes, torch.ones(1, 6, dtype=torch.int64), iou_threshold=1.0)
+    assert sorted(matched[matched >= 0].tolist()) == [0, 1, 2, 3, 4, 5]
+
+
+def test_padding_and_images_without_boxes_match_nothing():
+    anchors = random_boxes(40, torch.Generator().manual_seed(2))
+    boxes = torch.zeros(3, 4, 4)
+    boxes[0, 0] = torch.tensor([0.1, 0.1, 0.4, 0.5])
+    labels = torch.zeros(3, 4, dtype=torch.int64)
+    labels[0, 0] = 2
+    matched = match(anchors, boxes, labels)
+    assert (matched[0] >= 0).any()
+    assert set(matched[0].tolist()) == {-1, 0}
+    assert (matched[1:] == -1).all()
+
+
+def test_a_batch_without_any_column():
+    anchors = random_boxes(7, torch.Generator().manual_seed(2))
+    matched = match(anchors, torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64))
+    assert (matched == -1).all()
+    classes, offsets = targets(anchors, torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), matched, (0.1, 0.2))
+    assert classes.shape == (2, 7)
+    assert offsets.shape == (2, 7, 4)
+
+
+def test_the_batch_does_not_matter():
+    generator = torch.Generator().manual_seed(5)
+    anchors = random_boxes(100, generator)
+    boxes = torch.stack([random_boxes(6, generator) for _ in range(4)])
+    labels = torch.randint(0, 3, (4, 6), generator=generator)
+    together = match(anchors, boxes, labels)
+    alone = torch.cat([match(anchors, boxes[i : i + 1], labels[i : i + 1]) for i in range(4)])
+    assert together.tolist() == alone.tolist()

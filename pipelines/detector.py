@@ -6,7 +6,10 @@ model.predict([{"image": Path("photo.jpg").read_bytes()}], params={"score_thresh
 
 from __future__ import annotations
 
+from typing import Any
+
 import mlflow.pyfunc
+import pandas as pd
 import torch
 from mlflow.models import ModelSignature, set_model
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -45,7 +48,7 @@ class RegisteredDetector(mlflow.pyfunc.PythonModel):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.detector = Detector(load(context.artifacts["weights"]), device)
 
-    def predict(self, context, model_input, params=None):
+    def predict(self, context, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """Detect.
 
         Args:

@@ -1,0 +1,194 @@
+"""Measure the registered model on the test split: `python -m pipelines.evaluate`, the DVC stage `evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+
+from pipelines import provenance, registry, tracking
+from pipelines.cluster import ClusterError
+from pipelines.inference import detect_split
+from pipelines.measure import BACKGROUND, Measured, measure
+from pipelines.params import Params, ParamsError, load_params
+from pipelines.report import render
+from pipelines.shards import Manifest, ShardError, digest, read_boxes, read_manifest, split_of
+
+SPLIT = "test"
+
+
+class EvaluationError(RuntimeError):
+    """The evaluation cannot be done; the message says what to do."""
+
+
+def evaluate(params: Params, prepared: Path, model_json: Path, out: Path) -> str:
+    """Measure the model that model.json names and write everything below `out`; the closing line is returned.
+
+    Raises:
+        EvaluationError: model and data don't fit together, or MLflow could not be told; the results are kept.
+    """
+    entry, manifest = registry.read_model_json(model_json), read_manifest(prepared)
+    client = _connect()
+    state = registry.load_detector(entry, client)
+    check_classes(state["class_names"], manifest, entry)
+    images = split_of(manifest, SPLIT).images
+    print(f"{entry['name']} version {entry['version']} on {images} images of {SPLIT}", flush=True)
+    predictions = detect_split(prepared, manifest, SPLIT, state, params.detect, params.evaluate.batch_size)
+    truths = sorted(read_boxes(prepared, manifest, SPLIT), key=lambda row: row["image_id"])
+    measured = measure(predictions.to_pylist(), truths, manifest.classes, params.evaluate.score_threshold)
+    metrics = measured.metrics | {"test": describe_test(manifest), "settings": describe_settings(params)}
+    out.mkdir(parents=True, exist_ok=True)
+    write_results(out, predictions, metrics, measured, manifest.classes)
+    lineage = describe_lineage(entry, manifest, state)
+    page = render(measured, metrics, predictions.to_pylist(), truths, manifest, prepared, lineage)
+    (out / "report.html").write_text(page, encoding="utf-8")
+    return f"{out / 'report.html'}: {summary(metrics)}; {_publish(client, entry, metrics, out)}"
+
+
+def check_classes(class_names: Sequence[str], manifest: Manifest, entry: dict[str, Any]) -> None:
+    """Refuse a model of other classes.
+
+    Raises:
+        EvaluationError: naming both lists.
+    """
+    if list(class_names) != list(manifest.classes):
+        raise EvaluationError(
+            f"{entry['name']} version {entry['version']} knows the classes {', '.join(class_names)}; the prepared data "
+            f"has {', '.join(manifest.classes)}: run `dvc repro train`"
+        )
+
+
+def describe_test(manifest: Manifest) -> dict[str, Any]:
+    """Digest and counts of the test split; the digest changes with its shards and the classes, not with `train`."""
+    split = split_of(manifest, SPLIT)
+    counts = {name: getattr(split, name) for name in ("images", "boxes", "difficult", "images_without_boxes")}
+    return {"digest": digest(manifest.classes, {SPLIT: split}), **counts}
+
+
+def describe_settings(params: Params) -> dict[str, Any]:
+    """What the numbers depend on beside model and data."""
+    return {
+        **{f"detect_{name}": value for name, value in asdict(params.detect).items()},
+        "report_score_threshold": params.evaluate.score_threshold,
+        "difficult": "VOC: neither right nor missed; COCO: as crowd",
+        "coco_max_detections": 100,
+    }
+
+
+def describe_lineage(entry: dict[str, Any], manifest: Manifest, state: dict[str, Any]) -> dict[str, str]:
+    """Where the model and the numbers come from, for the report."""
+    tags = provenance.tags()
+    commit = tags.get("mlflow.source.git.commit", "")
+    dirty = " with uncommitted changes" if tags.get("git.dirty") == "true" else ""
+    config = state["config"]
+    return {
+        "Model": f"{entry['name']} version {entry['version']}",
+        "MLflow run": entry["run_id"],
+        "Weights (SHA-256)": entry["sha256"],
+        "Architecture": f"{config['backbone']}, {config['image_size'][0]}×{config['image_size'][1]} pixels",
+        "Data (digest)": manifest.digest,
+        "Test split (digest)": describe_test(manifest)["digest"],
+        "Evaluated at commit": f"{commit[:12]}{dirty}" if commit else "not in git",
+        "torch": tags["torch.version"],
+    }
+
+
+def write_results(
+    out: Path, predictions: pa.Table, metrics: dict[str, Any], measured: Measured, class_names: Sequence[str]
+) -> None:
+    """Write predictions.parquet, metrics.json, precision_recall.csv and confusion.csv."""
+    pq.write_table(predictions, out / "predictions.parquet")
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write_csv(out / "precision_recall.csv", ["class", "recall", "precision", "score"], measured.curves)
+    names = [*class_names, BACKGROUND]
+    cells = [
+        {"actual": names[row], "predicted": names[column]}
+        for row, column in np.argwhere(measured.confusion)
+        for _ in range(measured.confusion[row, column])  # DVC's confusion plot counts rows
+    ]
+    _write_csv(out / "confusion.csv", ["actual", "predicted"], cells)
+
+
+def _write_csv(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def summary(metrics: dict[str, Any]) -> str:
+    """The numbers that matter, in a few words."""
+    images = f"{metrics['test']['images']} test images"
+    if metrics["map"] is None:
+        return f"nothing to measure: {images} with {metrics['test']['boxes']} boxes (prepare.test in params.yaml)"
+    return f"AP {metrics['map']:.3f}, AP50 {metrics['map50']:.3f} (VOC07 {metrics['voc07']:.3f}) on {images}"
+
+
+def _connect() -> MlflowClient:
+    try:
+        return tracking.connect()
+    except Exception as error:
+        reason = str(error).splitlines()[0][:200]
+        raise EvaluationError(f"MLflow at {tracking.tracking_uri()} does not answer: {reason}") from error
+
+
+def _publish(client: MlflowClient, entry: dict[str, Any], metrics: dict[str, Any], out: Path) -> str:
+    """Tell MLflow, and pass the gate; returns the gate's words."""
+    name, version = entry["name"], str(entry["version"])
+    now = int(time.time() * 1000)
+    numbers = {key: value for key, value in provenance.flatten(metrics).items() if is_metric(key, value)}
+    try:
+        logged = [Metric(mlflow_name(f"test/{key}"), float(value), now, 0) for key, value in numbers.items()]
+        for start in range(0, len(logged), 500):
+            client.log_batch(entry["run_id"], metrics=logged[start : start + 500])
+        for key in ("map", "map50", "voc07"):
+            client.set_model_version_tag(name, version, f"test.{key}", str(metrics[key]))
+        for file in ("report.html", "metrics.json"):
+            client.log_artifact(entry["run_id"], str(out / file), "evaluate")
+        _, verdict = registry.promote(client, name, entry["version"], metrics["test"]["digest"], metrics["map"])
+        return f"{name} v{version} {verdict}"
+    except Exception as error:
+        raise EvaluationError(
+            f"measured and written to {out}: {summary(metrics)}; but MLflow at {tracking.tracking_uri()} could not be "
+            f"told: {str(error).splitlines()[0][:200]}\nStart the tracker and run `dvc repro evaluate` again."
+        ) from error
+
+
+def is_metric(key: str, value: Any) -> bool:
+    """Whether a value of metrics.json is a number to log in MLflow; settings and counts of the data are not."""
+    return isinstance(value, int | float) and not key.startswith(("settings.", "test."))
+
+
+def mlflow_name(key: str) -> str:
+    """`key` with folders by slashes, and with MLflow's allowed characters only."""
+    return "".join(c if c.isalnum() or c in "_-. /" else "_" for c in key.replace(".", "/"))
+
+
+def main() -> None:
+    """Read the command line and evaluate."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.evaluate", description=__doc__)
+    parser.add_argument("--prepared", type=Path, default=Path("artifacts/prepared"), help="folder of the shards")
+    parser.add_argument("--model", type=Path, default=Path("artifacts/train/model.json"), help="what train registered")
+    parser.add_argument("--out", type=Path, default=Path("artifacts/evaluate"), help="folder of metrics.json …")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    args = parser.parse_args()
+    try:
+        print(evaluate(load_params(args.params), args.prepared, args.model, args.out))
+    except (ParamsError, ShardError, ClusterError, EvaluationError, registry.RegistryError) as error:
+        sys.exit(f"evaluate: {error}")
+
+
+if __name__ == "__main__":
+    main()

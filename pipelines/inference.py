@@ -1,0 +1,126 @@
+"""A detector over a whole split: Ray Data actors that read shards and answer with boxes."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.cluster import ClusterError, ray_cluster
+from pipelines.shards import Manifest, split_of
+from ssd.detection import DetectConfig
+from ssd.images import decode
+from ssd.prediction import Detector
+
+PREDICTIONS = pa.schema(
+    {
+        "image_id": pa.string(),
+        "height": pa.int32(),
+        "width": pa.int32(),
+        "boxes": pa.list_(pa.list_(pa.float32(), 4)),
+        "labels": pa.list_(pa.int64()),
+        "scores": pa.list_(pa.float32()),
+    }
+)
+COLUMNS = ["image_id", "image", "height", "width"]
+
+
+class DetectBatch:
+    """What each actor does: keep one detector, and answer batches of shard rows with rows of PREDICTIONS."""
+
+    def __init__(self, state: Any, detect: dict[str, Any], threads: int):
+        """Build the detector from a reference to the weights' state, on the actor's GPU where it has one."""
+        import ray
+        import torch
+
+        torch.set_num_threads(threads)
+        device = "cuda" if ray.get_gpu_ids() else "cpu"
+        self.detector = Detector(ray.get(state), device, **detect)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Detect in a batch, a table with the columns COLUMNS."""
+        return detect_rows(self.detector, rows)
+
+
+def detect_rows(detector: Detector, rows: pa.Table) -> pa.Table:
+    """Rows of PREDICTIONS for shard rows: boxes xyxy in 0-based pixels of the image as it is stored.
+
+    Raises:
+        ValueError: an image cannot be decoded, naming it.
+    """
+    images = []
+    for image_id, image in zip(rows["image_id"].to_pylist(), rows["image"].to_pylist()):
+        try:
+            images.append(decode(image["bytes"]))
+        except ValueError as error:
+            raise ValueError(f"image {image_id}: {error}; run `dvc repro -f prepare`") from None
+    found = detector.predict(images)
+    columns = {name: rows[name].to_pylist() for name in ("image_id", "height", "width")}
+    columns |= {name: [getattr(one, name).tolist() for one in found] for name in ("boxes", "labels", "scores")}
+    return pa.table(columns, schema=PREDICTIONS)
+
+
+def detect_split(
+    prepared: Path, manifest: Manifest, split: str, state: dict[str, Any], config: DetectConfig, batch_size: int
+) -> pa.Table:
+    """Run the detector over a split.
+
+    Args:
+        prepared: folder of the manifest; every node of the cluster reads it.
+        state: of `ssd.checkpoint.load`.
+        batch_size: images a step of one actor.
+
+    Returns:
+        PREDICTIONS by image_id: the same order however many actors there are.
+    """
+    wanted = split_of(manifest, split)
+    if wanted.images == 0:
+        return PREDICTIONS.empty_table()
+    paths = [str((prepared / shard.path).resolve()) for shard in wanted.shards]
+    with ray_cluster() as resources:
+        tables = _run(paths, state, config, batch_size, _actors(resources), wanted.images)
+    table = pa.concat_tables(tables).sort_by("image_id")
+    if len(table) != wanted.images:
+        raise ClusterError(f"{split}: {len(table)} of {wanted.images} images came back; run the stage again")
+    return table
+
+
+def _actors(resources: dict[str, float]) -> dict[str, Any]:
+    """How many actors, and what each gets. SSD_ACTORS by default: one a GPU, or one for every four CPUs."""
+    cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+    use_gpu = gpus > 0 and os.environ.get("SSD_USE_GPU", "1") != "0"
+    count = os.environ.get("SSD_ACTORS", "").strip() or str(gpus if use_gpu else max(cpus // 4, 1))
+    if not count.isdigit() or int(count) < 1:
+        raise ClusterError(f"SSD_ACTORS={count}: a positive whole number is due")
+    count = min(int(count), gpus if use_gpu else cpus)
+    return {"count": count, "gpu": int(use_gpu), "threads": max(cpus // count, 1)}
+
+
+def _run(paths: list[str], state: dict, config: DetectConfig, batch_size: int, actors: dict, total: int) -> list:
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # Actors hold a whole share of CPUs' threads but book a fraction: readers must find a free CPU beside them.
+    rows = ray.data.read_parquet(paths, columns=COLUMNS).map_batches(
+        DetectBatch,
+        fn_constructor_kwargs={"state": ray.put(state), "detect": asdict(config), "threads": actors["threads"]},
+        batch_format="pyarrow",
+        batch_size=batch_size,
+        compute=ray.data.ActorPoolStrategy(size=actors["count"]),
+        num_cpus=0.5,
+        num_gpus=actors["gpu"],
+    )
+    tables, done, started, shown = [], 0, time.monotonic(), time.monotonic()
+    for table in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
+        tables.append(table.cast(PREDICTIONS))
+        done += len(table)
+        if time.monotonic() - shown > 10 or done == total:
+            shown = time.monotonic()
+            print(f"  {done}/{total} images, {done / (shown - started):.1f} images/s", flush=True)
+    return tables

@@ -1,0 +1,174 @@
+"""Detect objects in images and draw them: `python -m pipelines.predict photo.jpg`."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mlflow.exceptions import MlflowException
+from torch import Tensor
+
+from pipelines import registry, tracking
+from pipelines.drawing import draw
+from pipelines.params import PARAMS_FILE, ParamsError, load_params
+from pipelines.records import is_image
+from ssd.checkpoint import load
+from ssd.images import decode
+from ssd.prediction import Detector, Prediction
+
+BATCH = 16
+EXAMPLES = """examples:
+  python -m pipelines.predict photo.jpg
+  python -m pipelines.predict 'holiday/*.jpg' scans/ --threshold 0.7 --out found
+  python -m pipelines.predict photo.jpg --model models:/ssd/3
+  python -m pipelines.predict photo.jpg --model artifacts/train/model.pt
+
+writes OUT/<image>.jpg with the boxes drawn and OUT/predictions.json; boxes are [xmin, ymin, xmax, ymax] in pixels of
+the image, from 0. The registry is the one at MLFLOW_TRACKING_URI, by default the one under runs/."""
+
+
+class PredictError(RuntimeError):
+    """There is nothing to predict with or on; the message says what to do."""
+
+
+def find_images(patterns: Iterable[str]) -> list[Path]:
+    """Files, the images in folders (and below), and what globs match; each once, in the order given.
+
+    Raises:
+        PredictError: a pattern leads to nothing.
+    """
+    found: list[Path] = []
+    for pattern in patterns:
+        path = Path(pattern)
+        if path.is_dir():
+            here = sorted(p for p in path.rglob("*") if p.is_file() and is_image(p.name) and p.name[0] != ".")
+        elif path.exists():
+            here = [path]
+        else:
+            here = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_file()]
+        if not here:
+            raise PredictError(f"{pattern}: no such file, or a folder without images")
+        found += here
+    return list(dict.fromkeys(found))
+
+
+def load_model(model: str | None, name: str) -> tuple[Detector, str]:
+    """The detector and what it is called.
+
+    Args:
+        model: a weights file, or a `models:/…` address; None: the registry's champion, or else its candidate.
+        name: of the registered model, where `model` is None.
+
+    Raises:
+        PredictError: it is not there, or is not a model of this project.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if model and not model.startswith("models:/"):
+        try:
+            return Detector(load(model), device), model
+        except FileNotFoundError:
+            raise PredictError(f"{model}: no such file; the registry's models are models:/NAME/VERSION") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise PredictError(f"{model}: not a weights file of this project: {error}") from None
+    client = tracking.connect()
+    tried = [model] if model else [f"models:/{name}@{alias}" for alias in (registry.CHAMPION, registry.CANDIDATE)]
+    for uri in tried:
+        try:
+            return Detector(registry.load_weights(uri, client), device), uri
+        except MlflowException as error:
+            reason = error.message.splitlines()[0]
+    where = registry.without_password(client.tracking_uri)
+    raise PredictError(f"{' and '.join(tried)} cannot be read at {where}: {reason}; run `dvc repro`, or give --model")
+
+
+def predict(
+    detector: Detector, paths: Sequence[Path], threshold: float, out: Path
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Detect, draw, and write below `out`.
+
+    Returns:
+        a row for each image that could be read: file, drawn, height, width, objects; and what was wrong with others.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    names = drawn_names(paths)
+    rows, failures = [], []
+    for start in range(0, len(paths), BATCH):
+        readable: list[tuple[Path, Tensor]] = []
+        for path in paths[start : start + BATCH]:
+            try:
+                readable.append((path, decode(path.read_bytes())))
+            except (OSError, ValueError) as error:
+                failures.append(f"{path}: {getattr(error, 'strerror', None) or error}")
+        for (path, image), found in zip(readable, detector.predict([i for _, i in readable], threshold)):
+            rows.append(_write(detector, path, image, found, out / names[path]))
+    return rows, failures
+
+
+def drawn_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """A file name for each path's drawing; where two would be the same, they are numbered."""
+    taken: dict[str, int] = {}
+    names = {}
+    for path in paths:
+        again = taken[path.stem] = taken.get(path.stem, 0) + 1
+        names[path] = f"{path.stem}.jpg" if again == 1 else f"{path.stem}~{again}.jpg"
+    return names
+
+
+def _write(detector: Detector, path: Path, image: Tensor, found: Prediction, drawn: Path) -> dict[str, Any]:
+    names = detector.names(found.labels)
+    draw(image, found, names, drawn)
+    objects = [
+        {"class": name, "score": round(float(score), 4), "box": [round(float(side), 1) for side in box]}
+        for name, score, box in zip(names, found.scores, found.boxes)
+    ]
+    said = ", ".join(f"{o['class']} {o['score']:.2f}" for o in objects) or "nothing found"
+    print(f"{path}: {said}", flush=True)
+    height, width = image.shape[-2:]
+    return {"file": str(path), "drawn": drawn.name, "height": height, "width": width, "objects": objects}
+
+
+def _threshold(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Read the command line and predict; 1 if any image could not be read."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.predict",
+        description="Detect objects in images and draw them.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders (searched below) and globs")
+    parser.add_argument("--model", help="weights file, models:/NAME/VERSION or models:/NAME@ALIAS (default: champion)")
+    parser.add_argument("--threshold", type=_threshold, default=0.5, help="lowest score drawn (default: 0.5)")
+    parser.add_argument("--out", type=Path, default=Path("artifacts/predict"), help="default: artifacts/predict")
+    args = parser.parse_args(words)
+    try:
+        paths = find_images(args.images)
+        detector, called = load_model(args.model, load_params().registry.name if PARAMS_FILE.exists() else "ssd")
+        rows, failures = predict(detector, paths, args.threshold, args.out)
+    except (PredictError, ParamsError) as error:
+        sys.exit(f"predict: {error}")
+    report = {"model": called, "threshold": args.threshold, "images": rows}
+    file = args.out / "predictions.json"
+    file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for failure in failures:
+        print(f"predict: {failure}", file=sys.stderr)
+    objects = sum(len(row["objects"]) for row in rows)
+    unread = f", {len(failures)} could not be read" if failures else ""
+    print(f"{file}: {objects} objects in {len(rows)} images by {called}{unread}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -129,24 +129,28 @@ def prepare(data: Path, out: Path, params: PrepareParams, seed: int) -> tuple[Ma
         try:
             records = sum(len(ids) for ids in splits.values()) + len(listing.rejected)
             check_share(len(rejected), records, params.quarantine_limit, out / REPORT)
-            if not written["train"].images:
+            if "train" not in written or not written["train"].images:
                 raise DataError(f"{data}: nothing is left to train on; see {out / REPORT}")
         except ValueError:
             shutil.rmtree(partial)
             write_report(out, rejected)
             raise
         write_report(partial, rejected)
-        manifest = Manifest(
-            version=VERSION,
-            layout=listing.layout,
-            classes=classes,
-            digest=digest(classes, written),
-            quarantined=len(rejected),
-            splits=written,
-        )
+        manifest = _describe(listing.layout, classes, written, len(rejected))
         (partial / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         partial.rename(out)
     return manifest, rejected
+
+
+def _describe(layout: str, classes: list[str], splits: dict[str, Split], quarantined: int) -> Manifest:
+    return Manifest(
+        version=VERSION,
+        layout=layout,
+        classes=classes,
+        digest=digest(classes, splits),
+        quarantined=quarantined,
+        splits=splits,
+    )
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pipelines.records import Record
 from pipelines.shards import Shard, Split, schema
 
-GROUP_BYTES = 4 << 20  # of encoded images in a row group, about: what a streaming reader holds
+GROUP_BYTES = 2 << 20  # of encoded images in a row group, about: what a streaming reader holds
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 NUMBERS = ("boxes.list.element.list.element", "labels.list.element", "difficult.list.element")
 COMPRESSED = ("image_id", "image.path", "height", "width", *NUMBERS)  # the images' bytes are already
@@ -36,45 +36,59 @@ def write_split(folder: Path, split: str, records: Iterable[Record], classes: li
     """
     (folder / split).mkdir(parents=True)
     statistics = Statistics(classes)
-    shards = []
-    for rows in _gather(records, shard_bytes):
+    own = schema(classes)
+    shards: list[Shard] = []
+    groups: list[pa.Table] = []
+    content, size = hashlib.sha256(), 0
+
+    def finish() -> None:
+        name = f"{split}/{split}-{len(shards):05d}"
+        shards.append(_write_shard(folder, name, groups, content.hexdigest()))
+
+    for rows in _gather(records, min(GROUP_BYTES, shard_bytes)):
         for record in rows:
             statistics.add(record)
-        shards.append(_write_shard(folder, f"{split}/{split}-{len(shards):05d}", rows, classes))
+            content.update(fingerprint(record))
+            size += len(record.encoded)
+        groups.append(to_table(rows, own))
+        if size >= shard_bytes:
+            finish()
+            groups, content, size = [], hashlib.sha256(), 0
+    if groups:
+        finish()
     return statistics.describe(shards)
 
 
-def _gather(records: Iterable[Record], shard_bytes: int) -> Iterator[list[Record]]:
+def _gather(records: Iterable[Record], group_bytes: int) -> Iterator[list[Record]]:
     rows, size = [], 0
     for record in records:
         rows.append(record)
         size += len(record.encoded)
-        if size >= shard_bytes:
+        if size >= group_bytes:
             yield rows
             rows, size = [], 0
     if rows:
         yield rows
 
 
-def _write_shard(folder: Path, name: str, rows: list[Record], classes: list[str]) -> Shard:
-    content = hashlib.sha256(b"".join(fingerprint(record) for record in rows)).hexdigest()
-    own = schema(classes)
-    table = to_table(rows, own.with_metadata({**own.metadata, "digest": content}))
-    size = sum(len(record.encoded) for record in rows)
+def _write_shard(folder: Path, name: str, groups: list[pa.Table], content: str) -> Shard:
+    own = groups[0].schema
     partial = folder / f"{name}.partial"
-    pq.write_table(
-        table,
+    with pq.ParquetWriter(
         partial,
-        row_group_size=max(1, len(rows) * GROUP_BYTES // max(size, 1)),
+        own.with_metadata({**own.metadata, "digest": content}),
         compression=dict.fromkeys(COMPRESSED, "zstd") | {"image.bytes": "NONE"},
         use_dictionary=False,
         write_statistics=["image_id", "height", "width"],
-    )
+    ) as file:
+        for group in groups:
+            file.write_table(group.replace_schema_metadata(file.schema.metadata))
     with open(partial, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     path = f"{name}-{sha256[:12]}.parquet"
     partial.rename(folder / path)
-    return Shard(path=path, rows=len(rows), bytes=(folder / path).stat().st_size, sha256=sha256)
+    rows = sum(group.num_rows for group in groups)
+    return Shard(path=path, rows=rows, bytes=(folder / path).stat().st_size, sha256=sha256)
 
 
 def fingerprint(record: Record) -> bytes:

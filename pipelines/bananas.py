@@ -34,14 +34,15 @@ def list_photos(folder: Path, classes: list[str]) -> Listing:
     for name, place in find_sets(folder).items():
         rows, missing = _read_csv(listing, folder, place / "label.csv", classes)
         images = place / "images"
-        files = [file for file in files_in(images) if is_image(file)] if images.is_dir() else []
+        files = dict.fromkeys(filter(is_image, files_in(images))) if images.is_dir() else {}
         at = images.relative_to(folder).as_posix()
         csv_file = (place / "label.csv").relative_to(folder).as_posix()
         for file in dict.fromkeys([*files, *rows]):
             boxes, problem = rows.get(file, ((), missing or f"no row in {csv_file}"))
+            image_id = Path(file).stem
             if file not in files:
-                problem = f"no such image; named in {csv_file}"
-            listing.add(Photo(f"{name}/{Path(file).stem}", f"{at}/{file}", (csv_file, *boxes), problem))
+                image_id, problem = file, f"no such image; named in {csv_file}"
+            listing.add(Photo(f"{name}/{image_id}", f"{at}/{file}", (csv_file, *boxes), problem))
         listing.sets[name] = [image_id for image_id in listing.photos if image_id.startswith(f"{name}/")]
     return listing
 

@@ -129,7 +129,7 @@ def prepare(data: Path, out: Path, params: PrepareParams, seed: int) -> tuple[Ma
         try:
             records = sum(len(ids) for ids in splits.values()) + len(listing.rejected)
             check_share(len(rejected), records, params.quarantine_limit, out / REPORT)
-            if "train" not in written or not written["train"].images:
+            if "train" not in written or not written["train"].images or not classes:
                 raise DataError(f"{data}: nothing is left to train on; see {out / REPORT}")
         except ValueError:
             shutil.rmtree(partial)
@@ -203,7 +203,7 @@ def main() -> None:
     try:
         params = load_params(args.params)
         manifest, rejected = prepare(args.data, args.out, params.prepare, params.seed)
-    except (ParamsError, DataError, SplitError, QuarantineError) as error:
+    except (ParamsError, DataError, SplitError, QuarantineError, OSError) as error:
         sys.exit(f"prepare: {error}")
     if rejected:
         print(describe(rejected, args.out / REPORT))

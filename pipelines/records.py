@@ -73,7 +73,12 @@ class Listing:
     rejected: list[Rejected] = field(default_factory=list)
 
     def add(self, photo: Photo) -> None:
-        """Add a photograph; one whose id is taken is rejected."""
+        """Add a photograph; one whose id is taken, or is no text, is rejected."""
+        names = f"{photo.image_id} {photo.image} {photo.annotation}"
+        if names.encode("utf-8", "ignore").decode() != names:  # a lone surrogate stands for a byte of no text
+            file = ascii(photo.image or photo.annotation or photo.image_id)
+            self.rejected.append(Rejected(file, "its name is not UTF-8; rename it"))
+            return
         first = self.photos.setdefault(photo.image_id, photo)
         if first is not photo:
             file = photo.image or str(photo.annotation)

@@ -66,7 +66,7 @@ def _list_year(listing: Listing, folder: Path, annotations: Path, images: Path) 
 def _list_beside(listing: Listing, folder: Path) -> None:
     """List photographs that lie beside their XML; the id is the path without its suffix."""
     found: dict[str, list[str]] = {}
-    for root, names, _ in os.walk(folder, followlinks=True):
+    for root, names, _ in os.walk(folder):
         names[:] = sorted(name for name in names if not name.startswith((".", "__")))
         at = PurePosixPath(Path(root).relative_to(folder).as_posix())
         for name in files_in(root):
@@ -124,7 +124,7 @@ def read_annotation(folder: Path, photo: Photo) -> Annotation:
         raise Rejected(file, f"cannot be read: {error.strerror}") from None
     except DefusedXmlException as error:
         raise Rejected(file, f"hostile XML: {type(error).__name__}") from None
-    except (ParseError, LookupError, ValueError) as error:
+    except (ParseError, LookupError, ValueError, OverflowError) as error:
         raise Rejected(file, f"not a VOC annotation: {error}") from None
 
 

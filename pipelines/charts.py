@@ -43,7 +43,7 @@ def sweep_chart(sweep: Sequence[dict[str, float]], threshold: float) -> str:
         label = "F1" if name == "f1" else name
         axes.plot(scores, [p[name] for p in sweep], style, color=colour(index), linewidth=2, label=label)
     axes.axvline(threshold, color=INK, linewidth=1, alpha=0.6)
-    return _svg(figure, axes, "Precision, recall and F1 over the score threshold at IoU 0.5", "lower center")
+    return _svg(figure, axes, "Precision, recall and F1 over the score threshold at IoU 0.5", "best")
 
 
 def calibration_chart(bins: Sequence[dict[str, float]]) -> str:

@@ -67,7 +67,7 @@ def measure(
     truth = flatten_truths(*([t[name] for t in truths] for name in ("boxes", "labels", "difficult")))
     verdicts = judge(found, truth, [0.5])[0]
     report = coco.measure(found, truth, [(t["height"], t["width"]) for t in truths], class_names, score_threshold)
-    ends = np.cumsum([len(p["labels"]) for p in predictions])[:-1] if predictions else []
+    ends = np.cumsum([len(p["labels"]) for p in predictions])
     return Measured(
         metrics=_metrics(found, truth, verdicts, report, class_names, score_threshold),
         curves=_curves(found, truth, verdicts, class_names),
@@ -76,7 +76,7 @@ def measure(
         tide=report.tide,
         calibration=report.calibration,
         images=report.images,
-        verdicts=np.split(verdicts, ends),
+        verdicts=np.split(verdicts, ends)[:-1],
     )
 
 

@@ -141,7 +141,8 @@ def _tracking(client: MlflowClient):
 
 @contextlib.contextmanager
 def _quiet():
-    """Hold back MLflow's advice; its errors are raised all the same."""
+    """Hold back MLflow's advice and progress bars; its errors are raised all the same."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logger = logging.getLogger("mlflow")
     level = logger.level
     logger.setLevel(logging.ERROR)

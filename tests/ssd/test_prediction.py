@@ -1,0 +1,49 @@
+"""A detector in use: images of any size in, boxes in their own pixels out."""
+
+import numpy as np
+import pytest
+import torch
+
+from ssd.boxes import encode
+from ssd.checkpoint import model_state
+from ssd.model import SSD, ModelConfig
+from ssd.prediction import Detector
+
+WANTED = torch.tensor([0.25, 0.5, 0.75, 1.0])  # unit xyxy
+
+
+@pytest.fixture
+def detector():
+    """A detector that finds a pear at WANTED in every image: all anchors but one say background."""
+    torch.manual_seed(0)
+    model = SSD(ModelConfig(image_size=(64, 64)), 2)
+    detector = Detector(model_state(model, ["apple", "pear"], {"score_threshold": 0.3}))
+    anchors = detector.model.anchors
+    logits = torch.zeros(len(anchors), 3)
+    logits[:, 0] = 9.0
+    logits[7] = torch.tensor([0.0, 0.0, 2.0])  # pear: e² / (1 + 1 + e²) = 0.787
+    offsets = torch.zeros(len(anchors), 4)
+    offsets[7] = encode(WANTED[None], anchors[7][None])[0]
+    detector.model.forward = lambda batch: (logits.expand(len(batch), -1, -1), offsets.expand(len(batch), -1, -1))
+    return detector
+
+
+def test_boxes_come_back_in_the_pixels_of_each_image(detector):
+    images = [torch.zeros(3, 100, 200, dtype=torch.uint8), torch.zeros(3, 60, 40, dtype=torch.uint8)]
+    wide, tall = detector.predict(images)
+    np.testing.assert_allclose(wide.boxes, [[50, 50, 150, 100]], atol=1e-2)
+    np.testing.assert_allclose(tall.boxes, [[10, 30, 30, 60]], atol=1e-2)
+    assert wide.scores == pytest.approx([np.e**2 / (2 + np.e**2)], abs=1e-5)
+    assert detector.names(wide.labels) == ["pear"]
+
+
+def test_the_files_settings_hold_until_overridden(detector):
+    image = [torch.zeros(3, 64, 64, dtype=torch.uint8)]
+    assert detector.detect.score_threshold == 0.3
+    assert len(detector.predict(image)[0].scores) == 1
+    assert len(detector.predict(image, score_threshold=0.8)[0].scores) == 0
+    assert detector.predict(image, score_threshold=0.8)[0].boxes.shape == (0, 4)
+
+
+def test_no_images_no_predictions(detector):
+    assert detector.predict([]) == []

@@ -27,7 +27,6 @@ PREDICTIONS = pa.schema(
         "scores": pa.list_(pa.float32()),
     }
 )
-COLUMNS = ["image_id", "image", "height", "width"]
 
 
 class DetectBatch:
@@ -43,7 +42,7 @@ class DetectBatch:
         self.detector = Detector(ray.get(state), device, **detect)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """Detect in a batch, a table with the columns COLUMNS."""
+        """Detect in a batch of shard rows."""
         return detect_rows(self.detector, rows)
 
 
@@ -111,15 +110,14 @@ def _run(paths: list[str], state: dict, config: DetectConfig, batch_size: int, a
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    rows = ray.data.read_parquet(paths, ray_remote_args={"num_cpus": 0.25}).select_columns(COLUMNS)
-    # Actors hold a whole share of CPUs' threads but book a fraction: readers must find room beside them, even on one CPU.
+    rows = ray.data.read_parquet(paths)
     found = rows.map_batches(
         DetectBatch,
         fn_constructor_kwargs={"state": ray.put(state), "detect": asdict(config), "threads": actors["threads"]},
         batch_format="pyarrow",
         batch_size=batch_size,
         compute=ray.data.ActorPoolStrategy(size=actors["count"]),
-        num_cpus=0.5,
+        num_cpus=0,  # what actors book, readers lack: on a single CPU, even half a one stops Ray Data for good
         num_gpus=actors["gpu"],
     )
     tables, done, started, shown = [], 0, time.monotonic(), time.monotonic()

@@ -46,12 +46,9 @@ def render(
     wanted = {truths[i]["image_id"] for i in worst + typical}
     thumbnails = dict(_thumbnails(prepared, manifest, wanted))
 
-    def pictures(chosen: list[int]) -> list[dict]:
-        return [
-            picture(predictions[i], truths[i], measured.verdicts[i], manifest.classes, threshold)
-            | {"src": thumbnails[truths[i]["image_id"]], **measured.images[i]}
-            for i in chosen
-        ]
+    def show(i: int) -> dict[str, Any]:
+        drawn = picture(predictions[i], truths[i], measured.verdicts[i], manifest.classes, threshold)
+        return drawn | {"src": thumbnails[truths[i]["image_id"]], **measured.images[i]}
 
     return (
         _environment()
@@ -69,11 +66,19 @@ def render(
                 "calibration": calibration_chart(measured.calibration["bins"]),
             },
             best=max(measured.sweep, key=lambda point: point["f1"], default=None),
-            worst=pictures(worst),
-            typical=pictures(typical),
+            worst=[show(i) for i in worst],
+            typical=[show(i) for i in typical],
             lineage=lineage,
         )
     )
+
+
+def _charts(measured: Measured, metrics: dict[str, Any], threshold: float) -> dict[str, str]:
+    return {
+        "precision_recall": precision_recall_chart(measured.curves, metrics),
+        "sweep": sweep_chart(measured.sweep, threshold),
+        "calibration": calibration_chart(measured.calibration["bins"]),
+    }
 
 
 def choose(images: Sequence[dict[str, float]], count: int = SHOWN) -> tuple[list[int], list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ QUIET = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # each print would appear twice
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an error line on clusters without preemption
     "RAY_DEDUP_LOGS": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # how often reports are looked for: 2 s an epoch otherwise
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
     "PYTHONWARNINGS": "ignore::FutureWarning",
@@ -64,10 +66,12 @@ def ray_cluster() -> Iterator[dict[str, float]]:
     import ray
 
     address = os.environ.get("RAY_ADDRESS") or "local"
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, logging_level="ERROR", log_to_driver=bool(os.environ.get("SSD_RAY_LOGS")))
     except Exception as error:
         raise ClusterError(f"RAY_ADDRESS={address}: cannot connect: {error}") from error
+    signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts a handler in its place that aborts
     try:
         yield ray.cluster_resources()
     finally:

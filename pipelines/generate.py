@@ -48,13 +48,13 @@ def generate_split(folder: Path, split: str, count: int, seed: int, size: int) -
         writer.writerows(rows)
 
 
-def generate(out: Path, params: GenerateParams, seed: int) -> None:
+def generate(out: Path, params: GenerateParams) -> None:
     """Write bananas_train and bananas_val to `out`; what was there is replaced only when all is written."""
     partial_out = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial_out, ignore_errors=True)
     for split in SPLITS:
         count = getattr(params, split)
-        generate_split(partial_out / f"bananas_{split}", split, count, seed, params.image_size)
+        generate_split(partial_out / f"bananas_{split}", split, count, params.seed, params.image_size)
     shutil.rmtree(out, ignore_errors=True)
     partial_out.rename(out)
 
@@ -67,7 +67,7 @@ def main() -> None:
     args = parser.parse_args()
     params = load_params(args.params)
     start = time.monotonic()
-    generate(args.out, params.generate, params.seed)
+    generate(args.out, params.generate)
     size, seconds = params.generate.image_size, time.monotonic() - start
     print(
         f"generate: {params.generate.train} + {params.generate.val} images of {size} × {size} pixels "

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ssd.augmentation import AugmentConfig
 from ssd.detection import DetectConfig
@@ -35,6 +35,7 @@ class Section(BaseModel):
 class GenerateParams(Section):
     """Size of the generated data set."""
 
+    seed: int
     train: Positive
     val: Positive
     image_size: Annotated[int, Field(ge=96)]
@@ -52,6 +53,13 @@ class PrepareParams(Section):
     test_share: Share = 0.2
     quarantine_limit: Annotated[float, Field(ge=0, le=1)] = 0.02
     shard_mib: Annotated[float, Field(gt=0)] = 16
+
+    @field_validator("classes")
+    @classmethod
+    def _each_once(cls, names: list[str]) -> list[str]:
+        if len(set(names)) < len(names):
+            raise ValueError("a class is named twice")
+        return names
 
 
 class EvaluateParams(Section):

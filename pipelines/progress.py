@@ -28,10 +28,8 @@ class Progress:
                 print(epoch_line(message["epoch"], epochs), flush=True)
             elif "step" in message:
                 step = message["step"]
-                print(
-                    f"  epoch {step['epoch']}: step {step['step']}/{step['steps']}, {step['images_per_s']:.1f} images/s",
-                    flush=True,
-                )
+                where = f"epoch {step['epoch']}: step {step['step']}/{step['steps']}"
+                print(f"  {where}, {step['images_per_s']:.1f} images/s", flush=True)
             else:
                 print(f"  {message['say']}", flush=True)
 

@@ -174,7 +174,7 @@ class Writer:
                     self.say(f"MLflow at {tracking_uri()} is back: {logged} epochs caught up")
                 self._away = False
             except Exception as error:  # whatever the tracker's trouble, training goes on
-                monitor = None  # it ends by itself when the tracker is away
+                client = monitor = None  # the monitor ends by itself when the tracker is away
                 if not self._away:
                     reason = str(error).splitlines()[0][:200]
                     self.say(f"MLflow at {tracking_uri()} does not answer, training goes on: {reason}")

@@ -8,7 +8,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -159,11 +160,32 @@ def run_on_ray(job: Job, folder: Path, spec: tracking.RunSpec, place: Workers, s
             ),
         )
         try:
-            trainer.fit()
+            _in_thread(trainer.fit)
         except Exception as error:
             raise TrainingFailed(f"training was lost: {str(error).strip().splitlines()[-1]}") from error
     if failures:
         raise TrainingFailed("\n".join([*failures, "the weights before it are kept; lower train.lr or mend the data"]))
+
+
+def _in_thread(function: Callable[[], Any]) -> None:
+    """Call `function` in a thread and wait: the main thread stays free for ctrl-C and SIGTERM.
+
+    In the main thread, Ray's `fit` handles ctrl-C in its own way and swallows what a handler of SIGTERM raises.
+    """
+    errors: list[Exception] = []
+
+    def call() -> None:
+        try:
+            function()
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call, name="fit", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.2)
+    if errors:
+        raise errors[0]
 
 
 def describe(params: Params, manifest: Manifest, name: str) -> tracking.RunSpec:
@@ -188,7 +210,9 @@ def train(params: Params, prepared: Path, out: Path) -> None:
         found = checkpoints.latest()
         if found is None or found[0] < total:
             _begin(name, found, total, params, manifest)
+            opening = _open_run(spec)  # while Ray starts
             with ray_cluster() as resources:
+                opening.join(20)
                 place = workers(resources)
                 if place.count > params.train.batch_size:
                     raise TrainingFailed(f"{place.count} workers cannot share a batch of {params.train.batch_size}")
@@ -207,11 +231,26 @@ def train(params: Params, prepared: Path, out: Path) -> None:
 def _begin(name: str, found: tuple | None, total: int, params: Params, manifest: Manifest) -> None:
     split = manifest.splits["train"]
     where = f"goes on at step {found[0]} of {total}" if found else f"{total} steps"
-    print(
-        f"{name}: {params.model.backbone} at {params.model.image_size[0]}×{params.model.image_size[1]} on {split.images}"
-        f" images, {params.train.epochs} epochs, {where}",
-        flush=True,
-    )
+    height, width = params.model.image_size
+    what = f"{params.model.backbone} at {height}×{width} on {split.images} images"
+    print(f"{name}: {what}, {params.train.epochs} epochs, {where}", flush=True)
+
+
+def _open_run(spec: tracking.RunSpec) -> threading.Thread:
+    """Show the run in MLflow from the start; without an answer the controller's writer tries again."""
+
+    def call() -> None:
+        try:
+            tracking.open_run(tracking.connect(), spec)
+        except Exception as error:
+            reason = str(error).splitlines()[0][:200]
+            print(
+                f"  MLflow at {tracking.tracking_uri()} does not answer, training starts anyway: {reason}", flush=True
+            )
+
+    thread = threading.Thread(target=call, name="open-run", daemon=True)
+    thread.start()
+    return thread
 
 
 @contextmanager

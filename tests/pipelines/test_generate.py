@@ -23,7 +23,7 @@ def contents(folder) -> dict[str, str]:
 
 
 def test_layout_is_that_of_d2l(tmp_path):
-    generate.generate(tmp_path / "bananas", GenerateParams(train=3, val=2, image_size=96), seed=5)
+    generate.generate(tmp_path / "bananas", GenerateParams(seed=5, train=3, val=2, image_size=96))
     assert set(contents(tmp_path)) == {
         *(f"bananas/bananas_train/{name}" for name in ("images/0.png", "images/1.png", "images/2.png", "label.csv")),
         *(f"bananas/bananas_val/{name}" for name in ("images/0.png", "images/1.png", "label.csv")),
@@ -38,7 +38,7 @@ def test_layout_is_that_of_d2l(tmp_path):
 
 def test_bytes_are_of_seed_split_and_number_alone(tmp_path):
     for name, seed, count in (("a", 5, 2), ("b", 5, 3), ("c", 6, 2)):
-        generate.generate(tmp_path / name, GenerateParams(train=count, val=1, image_size=96), seed)
+        generate.generate(tmp_path / name, GenerateParams(seed=seed, train=count, val=1, image_size=96))
     a, b, c = (contents(tmp_path / name) for name in "abc")
     images = [name for name in a if name.endswith(".png")]
     assert {name: b[name] for name in images} == {name: a[name] for name in images}
@@ -51,7 +51,7 @@ def test_earlier_output_is_replaced_and_a_killed_run_forgotten(tmp_path):
     for left in (out, tmp_path / ".bananas.partial"):
         left.mkdir()
         (left / "old").touch()
-    generate.generate(out, GenerateParams(train=1, val=1, image_size=96), seed=0)
+    generate.generate(out, GenerateParams(seed=0, train=1, val=1, image_size=96))
     assert sorted(path.name for path in out.iterdir()) == ["bananas_train", "bananas_val"]
     assert [path.name for path in tmp_path.iterdir()] == ["bananas"]
 
@@ -63,7 +63,7 @@ def test_failure_keeps_the_earlier_output(tmp_path, monkeypatch):
     (tmp_path / "bananas").mkdir()
     monkeypatch.setattr(generate, "generate_split", fail)
     with pytest.raises(RuntimeError):
-        generate.generate(tmp_path / "bananas", GenerateParams(train=1, val=1, image_size=96), seed=0)
+        generate.generate(tmp_path / "bananas", GenerateParams(seed=0, train=1, val=1, image_size=96))
     assert (tmp_path / "bananas").is_dir()
 
 

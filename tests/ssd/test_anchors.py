@@ -58,7 +58,14 @@ def test_authors_ssd300_priors_by_hand():
 def test_counts_of_the_papers_models():
     ssd300 = AnchorConfig(
         sizes=((0.1, 0.14),) * 6,
-        ratios=((1, 2, 0.5), (1, 2, 0.5, 3, 1 / 3), (1, 2, 0.5, 3, 1 / 3), (1, 2, 0.5, 3, 1 / 3), (1, 2, 0.5), (1, 2, 0.5)),
+        ratios=(
+            (1, 2, 0.5),
+            (1, 2, 0.5, 3, 1 / 3),
+            (1, 2, 0.5, 3, 1 / 3),
+            (1, 2, 0.5, 3, 1 / 3),
+            (1, 2, 0.5),
+            (1, 2, 0.5),
+        ),
     )
     assert len(make_anchors(ssd300, [(s, s) for s in (38, 19, 10, 5, 3, 1)], (300, 300))) == 8732
 

@@ -53,8 +53,8 @@ def test_what_is_no_whole_image_is_refused(kind, damage):
 
 
 def test_decompression_bombs_are_refused():
-    with pytest.raises(ValueError, match="decompression bomb|exceeds limit"):
-        decode(encoded(Image.new("1", (20000, 20000)), "PNG"))
+    with pytest.raises(ValueError, match="decompression bomb"):
+        decode(encoded(Image.new("1", (9500, 9500)), "PNG"))
 
 
 def test_resize_height_and_width():

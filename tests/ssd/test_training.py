@@ -1,6 +1,7 @@
 import copy
 import multiprocessing
 import socket
+from functools import partial
 
 import pytest
 import torch
@@ -157,14 +158,17 @@ def test_files_that_would_run_code_are_refused(tmp_path):
         load(tmp_path / "x.pt")
 
 
+def _stay(module, mode=True):
+    return module
+
+
 def _worker(rank, world, port, steps, out):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     trainer = make_trainer()
-    for module in trainer.network.modules():  # batch statistics differ between half and whole batches
+    for module in trainer.model.modules():  # batch statistics differ between half and whole batches
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.train = lambda *_: module
-            module.training = False
+            module.eval().train = partial(_stay, module)
     for step in range(steps):
         whole = batch(seed=step)
         mine = slice(4 * rank // world, 4 * (rank + 1) // world)

@@ -1,0 +1,94 @@
+"""Prepared data small enough for every test, and a home of its own for each test's runs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+
+
+def draw_voc(folder, count, seed=0, size=(60, 90)):
+    """VOC data of bright rectangles (class `bar`) and dark ones (`slot`) on grey; every tenth image is empty."""
+    rng = np.random.default_rng(seed)
+    for part in ("Annotations", "JPEGImages"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    height, width = size
+    for index in range(count):
+        pixels = rng.integers(90, 130, (height, width, 3), dtype=np.uint8)
+        objects = ""
+        for _ in range(0 if index % 10 == 9 else rng.integers(1, 3)):
+            name, value = ("bar", 240) if rng.random() < 0.5 else ("slot", 10)
+            h, w = rng.integers(15, 30, 2)
+            top, left = rng.integers(0, height - h), rng.integers(0, width - w)
+            pixels[top : top + h, left : left + w] = value
+            objects += (
+                f"<object><name>{name}</name><difficult>0</difficult><bndbox><xmin>{left + 1}</xmin>"
+                f"<ymin>{top + 1}</ymin><xmax>{left + w}</xmax><ymax>{top + h}</ymax></bndbox></object>"
+            )
+        Image.fromarray(pixels).save(folder / "JPEGImages" / f"{index:04d}.png")
+        (folder / "Annotations" / f"{index:04d}.xml").write_text(
+            f"<annotation><filename>{index:04d}.png</filename><size><width>{width}</width><height>{height}</height>"
+            f"<depth>3</depth></size>{objects}</annotation>"
+        )
+
+
+def write_params(path, changes):
+    """The repository's params.yaml with changes by dotted names."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for name, value in changes.items():
+        *parents, last = name.split(".")
+        section = params
+        for key in parents:
+            section = section.setdefault(key, {})
+        section[last] = value
+    path.write_text(yaml.safe_dump(params))
+    return path
+
+
+TINY = {
+    "model.image_size": [64, 96],
+    "model.anchors.scale_min": 0.2,
+    "model.anchors.scale_max": 0.6,
+    "prepare.val_share": 0.2,
+    "prepare.test_share": 0.2,
+    "train.epochs": 3,
+    "train.batch_size": 8,
+    "train.warmup_steps": 2,
+    "train.precision": "fp32",
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_prepared(tmp_path_factory):
+    """Prepared shards of 40 small photographs with train, val and test splits."""
+    from pipelines.params import load_params
+    from pipelines.prepare import prepare
+
+    folder = tmp_path_factory.mktemp("tiny")
+    draw_voc(folder / "raw", 40)
+    params = load_params(write_params(folder / "params.yaml", TINY))
+    prepare(folder / "raw", folder / "prepared", params.prepare, params.seed)
+    assert set(json.loads((folder / "prepared" / "manifest.json").read_text())["splits"]) == {"train", "val", "test"}
+    return folder / "prepared"
+
+
+@pytest.fixture
+def tiny_params(tmp_path):
+    """Parameters that train on `tiny_prepared` within seconds."""
+    from pipelines.params import load_params
+
+    return load_params(write_params(tmp_path / "params.yaml", TINY))
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory, monkeypatch):
+    """Runs, caches and the MLflow store of a test go into a folder of its own."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "RAY_ADDRESS", "SSD_WORKERS", "DVC_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("SSD_HOME", str(folder))
+    return folder

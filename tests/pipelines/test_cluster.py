@@ -1,0 +1,35 @@
+import pytest
+
+from pipelines.cluster import ClusterError, workers
+
+
+@pytest.mark.parametrize(
+    ("resources", "variables", "expected"),
+    [
+        ({"CPU": 2}, {}, (1, False, 2, 0)),
+        ({"CPU": 8}, {"SSD_WORKERS": "4"}, (4, False, 2, 0)),
+        ({"CPU": 32, "GPU": 4}, {}, (4, True, 8, 8)),
+        ({"CPU": 32, "GPU": 4}, {"SSD_USE_GPU": "0", "SSD_WORKERS": "2"}, (2, False, 16, 0)),
+        ({"CPU": 8}, {"SSD_WORKERS": "2", "SSD_CPUS_PER_WORKER": "1", "SSD_LOADER_WORKERS": "3"}, (2, False, 1, 3)),
+    ],
+)
+def test_defaults_and_wishes(monkeypatch, resources, variables, expected):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    place = workers(resources)
+    assert (place.count, place.use_gpu, place.cpus, place.loader_workers) == expected
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"SSD_WORKERS": "two"}, "SSD_WORKERS=two: a whole number is due"),
+        ({"SSD_WORKERS": "3", "SSD_CPUS_PER_WORKER": "1"}, "3 workers with 1 CPUs each, but the cluster has 2"),
+        ({"SSD_WORKERS": "1", "SSD_USE_GPU": "1"}, "SSD_WORKERS=1 with a GPU each, but the cluster has 0"),
+    ],
+)
+def test_wishes_that_cannot_be_met(monkeypatch, variables, says):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ClusterError, match=says):
+        workers({"CPU": 2})

@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.params import ParamsError, load_params, merge
+
+
+def test_the_repositorys_own_file_is_read():
+    params = load_params("params.yaml")
+    assert params.model.backbone == "tiny"
+    assert params.model.anchors.sizes[0] == (0.2, 0.272)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ({"train.lr": "1e-4"}, "train.lr: '1e-4' is a string, a number is due; write 0.0001"),
+        ({"train.epochs": 2.5}, "train.epochs"),
+        ({"train.lrr": 1}, "train.lrr: unknown key"),
+        ({"model.anchors.foo": 1}, "model.anchors.foo: unknown key"),
+        ({"model.preset": "ssd9000"}, "model.preset: there is no preset 'ssd9000'; there are"),
+        ({"model.anchors.scale_min": 0.1}, "scale_min and scale_max go together"),
+        ({"augment.horizontal_flip": 2}, "horizontal_flip is a probability"),
+        ({"train.batch_size": 0}, "batch_size is not positive"),
+        ({"seed": None}, "seed"),
+        ({"registry.name": "a/b"}, "registry.name"),
+        ({"nonsense": {}}, "nonsense: unknown key"),
+        ({"prepare": None}, "prepare"),
+        ({"model": "tiny"}, "model.preset"),
+    ],
+)
+def test_errors_name_the_file_and_the_key(overrides, says):
+    with pytest.raises(ParamsError) as error:
+        load_params("params.yaml", overrides)
+    assert str(error.value).startswith("params.yaml:")
+    assert says in str(error.value)
+
+
+def test_all_problems_at_once(tmp_path):
+    raw = yaml.safe_load(Path("params.yaml").read_text())
+    raw["train"] |= {"lr": "x", "epochs": "y"}
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(ParamsError, match=r"(?s)train\.epochs.*train\.lr|train\.lr.*train\.epochs"):
+        load_params(tmp_path / "p.yaml")
+
+
+def test_missing_and_broken_files(tmp_path):
+    with pytest.raises(ParamsError, match="no such file"):
+        load_params(tmp_path / "none.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [1")
+    with pytest.raises(ParamsError, match="not YAML"):
+        load_params(tmp_path / "broken.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(ParamsError, match=r"model\.preset"):
+        load_params(tmp_path / "list.yaml")
+
+
+def test_overrides_go_over_the_preset():
+    params = load_params("params.yaml", {"model.anchors.scale_min": 0.1, "model.anchors.scale_max": 0.5, "train.lr": 1})
+    assert params.model.anchors.scale_min == 0.1
+    assert params.model.anchors.square is True  # the preset's
+    assert params.train.lr == 1.0
+
+
+def test_merge_changes_nothing_given():
+    base, override = {"a": {"b": 1, "c": 2}}, {"a": {"b": 3}, "d": 4}
+    assert merge(base, override) == {"a": {"b": 3, "c": 2}, "d": 4}
+    assert base == {"a": {"b": 1, "c": 2}}

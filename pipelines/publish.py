@@ -63,7 +63,7 @@ def publish(
 
 def write_history(history: list[dict[str, float]], path: Path) -> None:
     """One row an epoch, for `dvc plots`."""
-    columns = list(dict.fromkeys(key for row in history for key in row))
+    columns = list(dict.fromkeys([key for row in history for key in row] + ["val/map50", "val/map"]))
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()

@@ -20,7 +20,7 @@ def test_the_repositorys_own_file_is_read():
         ({"train.lrr": 1}, "train.lrr: unknown key"),
         ({"model.anchors.foo": 1}, "model.anchors.foo: unknown key"),
         ({"model.preset": "ssd9000"}, "model.preset: there is no preset 'ssd9000'; there are"),
-        ({"model.anchors.scale_min": 0.1}, "scale_min and scale_max go together"),
+        ({"model.anchors.scale_min": None}, "scale_min and scale_max go together"),
         ({"augment.horizontal_flip": 2}, "horizontal_flip is a probability"),
         ({"train.batch_size": 0}, "batch_size is not positive"),
         ({"seed": None}, "seed"),

@@ -1,0 +1,91 @@
+"""`make ui` as a user has it: MLflow's pages on the default store, ended by ctrl-C."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipelines import tracking
+from pipelines.ui import UiError, choose_port
+
+ROOT = Path(__file__).parents[2]
+
+
+@contextmanager
+def started():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.ui"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def test_says_what_to_do_without_a_run_and_leaves_no_store_behind(own_home):
+    with started() as process:
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert output == f"ui: no run yet in sqlite:///{own_home}/mlflow.db: run `make repro` first\n"
+    assert not list(own_home.iterdir())
+
+
+def test_names_the_server_that_is_there_already_without_its_password(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@mlflow.example:5000")
+    with started() as process:
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert output == "MLflow: http://me:***@mlflow.example:5000\n"
+
+
+def test_takes_a_free_port_and_refuses_a_taken_one():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(UiError, match="is taken"):
+            choose_port(other.getsockname()[1])
+    assert choose_port(None) >= 5000
+
+
+@pytest.mark.slow
+def test_shows_runs_and_their_files_until_interrupted(own_home):
+    client = tracking.connect()
+    run_id = tracking.open_run(client, tracking.RunSpec("train-abc", "tiny-abc"))
+    client.log_text(run_id, "<h1>AP 0.9</h1>", "evaluate/report.html")
+    with started() as process:
+        address = re.fullmatch(
+            r"MLflow: (http://127\.0\.0\.1:\d+)/#/experiments/1/runs\S+ .*\n", process.stdout.readline()
+        )
+        assert address, process.stdout.read()
+        url = address[1]
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert family
+        with urllib.request.urlopen(url) as page:
+            assert "<title>MLflow</title>" in page.read().decode()
+        query = urllib.request.Request(
+            f"{url}/api/2.0/mlflow/runs/search",
+            json.dumps({"experiment_ids": ["1"]}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(query) as answer:
+            assert [run["info"]["run_id"] for run in json.load(answer)["runs"]] == [run_id]
+        with urllib.request.urlopen(f"{url}/get-artifact?path=evaluate/report.html&run_uuid={run_id}") as file:
+            assert file.read() == b"<h1>AP 0.9</h1>"
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert "Traceback" not in output
+        assert not psutil.wait_procs(family, timeout=20)[1]

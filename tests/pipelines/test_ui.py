@@ -35,6 +35,7 @@ def started():
             process.terminate()
 
 
+@pytest.mark.slow
 def test_says_what_to_do_without_a_run_and_leaves_no_store_behind(own_home):
     with started() as process:
         output, _ = process.communicate(timeout=120)
@@ -43,6 +44,7 @@ def test_says_what_to_do_without_a_run_and_leaves_no_store_behind(own_home):
     assert not list(own_home.iterdir())
 
 
+@pytest.mark.slow
 def test_names_the_server_that_is_there_already_without_its_password(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@mlflow.example:5000")
     with started() as process:

@@ -1,0 +1,204 @@
+"""Training beside a real MLflow server: through it, while it is away, and when it is gone for good."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from tests.conftest import TINY, write_params
+from tests.pipelines.test_train import Training
+
+pytestmark = pytest.mark.slow
+
+EPOCHS = 60
+PREDICT = """
+import sys, mlflow, pandas
+from pathlib import Path
+model = mlflow.pyfunc.load_model("models:/ssd@candidate")
+answers = model.predict(pandas.DataFrame({"image": [Path(p).read_bytes() for p in sys.argv[1:]]}))
+for answer in answers:
+    assert set(answer) == {"boxes", "labels", "scores"}, answer
+    assert len(answer["boxes"]) == len(answer["labels"]) == len(answer["scores"])
+print(len(answers), "answers")
+"""
+
+
+class Server:
+    """`mlflow server` on a SQLite store and a port of its own; both outlive its ends."""
+
+    def __init__(self, folder):
+        self.folder, self.process = folder, None
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def start(self):
+        store, files = f"sqlite:///{self.folder / 'server.db'}", (self.folder / "files").as_uri()
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--workers", "1", "--backend-store-uri", store, "--artifacts-destination", files]
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        with open(self.folder / "server.log", "ab") as log:
+            self.process = subprocess.Popen(
+                command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+        end = time.monotonic() + 120
+        while not self.answers():
+            assert self.process.poll() is None, (self.folder / "server.log").read_text()
+            assert time.monotonic() < end, "the server does not answer"
+            time.sleep(0.1)
+
+    def answers(self):
+        try:
+            with urllib.request.urlopen(f"{self.url}/health", timeout=5):
+                return True
+        except OSError:
+            return False
+
+    def kill(self):
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        end = time.monotonic() + 20
+        while self.answers():
+            assert time.monotonic() < end, "the server survives its end"
+            time.sleep(0.05)
+        self.process = None
+
+
+class Watched(Training):
+    """A training whose output is read while it works; it gives an MLflow that is away up at once."""
+
+    def __init__(self, home, prepared, params, url):
+        at_once = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+        super().__init__(home, prepared, params, MLFLOW_TRACKING_URI=url, **at_once)
+
+    def wait_for(self, text):
+        lines = []
+        while not lines or text not in lines[-1]:
+            lines.append(self.process.stdout.readline())
+            assert lines[-1], f"ended without {text!r}:\n{''.join(lines)}"
+
+    def end(self, code=0):
+        output = self.process.stdout.read()
+        assert self.process.wait(60) == code, output
+        return output
+
+    def last_step(self):
+        return max(int(path.stem[5:]) for path in self.checkpoints().paths())
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    if server.process is not None:
+        server.kill()
+
+
+@pytest.fixture
+def server(machine):
+    """The module's server, running, whatever the test before left."""
+    if machine.process is None:
+        machine.start()
+    return machine
+
+
+def training_of(folder, prepared, server, **changes):
+    """A training with inputs, hence a run, of its own on the server that all tests share."""
+    params = write_params(folder / "params.yaml", {**TINY, **changes})
+    return Watched(folder / "home", prepared, params, server.url)
+
+
+def run_of(server, training):
+    """The one MLflow run that the training has."""
+    client = MlflowClient(server.url)
+    experiment = client.get_experiment_by_name("ssd").experiment_id
+    (folder,) = training.home.glob("train-*")
+    (run,) = client.search_runs([experiment], f"tags.`ssd.fingerprint` = '{folder.name}'")
+    return client, run
+
+
+def check(server, training, epochs):
+    """One run, every step once, FINISHED, registered once."""
+    client, run = run_of(server, training)
+    for key in ("train/loss", "val/map"):
+        assert [m.step for m in client.get_metric_history(run.info.run_id, key)] == list(range(1, epochs + 1))
+    assert run.info.status == "FINISHED"
+    (version,) = client.search_model_versions(f"name = 'ssd' and run_id = '{run.info.run_id}'")
+    assert client.get_model_version_by_alias("ssd", "candidate").version == version.version
+
+
+def wait_until_logged(server, training, epoch):
+    """Return once the server has this epoch of the training."""
+    end = time.monotonic() + 240
+    while True:
+        if list(training.home.glob("train-*/step-*.pt")):
+            client, run = run_of(server, training)
+            if any(m.step >= epoch for m in client.get_metric_history(run.info.run_id, "train/loss")):
+                return
+        assert training.process.poll() is None, training.process.stdout.read()
+        assert time.monotonic() < end, f"epoch {epoch} was not logged"
+        time.sleep(0.05)
+
+
+def test_trains_and_registers_through_the_server(server, tiny_prepared, tmp_path):
+    training = training_of(tmp_path, tiny_prepared, server, **{"seed": 1}).start()
+    training.end()
+    check(server, training, TINY["train.epochs"])
+    client, run = run_of(server, training)
+    assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
+    assert "curves.png" in {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert not (training.home / "mlflow.db").exists()
+    photographs = sorted(map(str, (tiny_prepared.parent / "raw" / "JPEGImages").iterdir()))[:3]
+    done = subprocess.run(
+        [sys.executable, "-c", PREDICT, *photographs],
+        cwd=tmp_path,  # away from the repository: the model brings its code along
+        env={**os.environ, "MLFLOW_TRACKING_URI": server.url},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.stdout.strip() == "3 answers", done.stderr
+
+
+def test_a_server_killed_in_the_middle_stops_nothing_and_is_told_later(server, tiny_prepared, tmp_path):
+    training = training_of(tmp_path, tiny_prepared, server, **{"seed": 2, "train.epochs": EPOCHS}).start()
+    wait_until_logged(server, training, 2)
+    server.kill()
+    training.wait_for("does not answer, training goes on")
+    before = training.last_step()
+    training.wait_for_step(before + 6)
+    (worker,) = training.workers()
+    worker.suspend()  # so that training has an end to come back for, however long the server takes
+    server.start()
+    assert training.last_step() < EPOCHS * 3
+    worker.resume()
+    output = training.end()
+    assert "is back: " in output
+    assert "epochs caught up" in output
+    assert "was lost" not in output
+    check(server, training, EPOCHS)
+
+
+def test_a_server_gone_for_good_fails_the_stage_and_the_training_is_kept(server, tiny_prepared, tmp_path):
+    training = training_of(tmp_path, tiny_prepared, server, **{"seed": 3, "train.epochs": EPOCHS}).start()
+    wait_until_logged(server, training, 1)
+    server.kill()
+    output = training.end(code=1)
+    assert "training is complete and kept in" in output
+    assert "Start the tracker and run the same command again." in output
+    assert "Traceback" not in output
+    assert not (training.out / "model.json").exists()
+    assert not [p for p in psutil.process_iter() if str(training.home) in " ".join(p.cmdline())]
+    server.start()
+    output = training.start().end()
+    assert "trained before" in output
+    assert "epoch 1/" not in output
+    check(server, training, EPOCHS)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +37,8 @@ def draw_voc(folder, count, seed=0, size=(60, 90)):
 
 def write_params(path, changes):
     """The repository's params.yaml with changes by dotted names."""
+    import yaml  # the tests of ssd/ run where there is none
+
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     for name, value in changes.items():
         *parents, last = name.split(".")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from pipelines.cluster import root
 
@@ -39,9 +40,18 @@ def tags() -> dict[str, str]:
         "git.dirty": str(bool(_git("status", "--porcelain"))).lower() if commit else "",
         "dvc.stage": os.environ.get("DVC_STAGE", ""),
         "dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
+        "dvc.data": _data_hash(),
         "torch.version": torch.__version__,
     }
     return {key: value for key, value in found.items() if value}
+
+
+def _data_hash() -> str:
+    """DVC's hash of the raw data, from data.dvc."""
+    try:
+        return yaml.safe_load((root() / "data.dvc").read_text(encoding="utf-8"))["outs"][0]["md5"]
+    except (OSError, yaml.YAMLError, LookupError, TypeError):
+        return ""
 
 
 def _git(*words: str) -> str:

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,14 @@ from filelock import FileLock, Timeout
 
 from pipelines import provenance, tracking
 from pipelines.batches import steps_an_epoch
-from pipelines.cluster import ClusterError, Workers, messages, ray_cluster, root, workers
-from pipelines.fit import Job, fit
+from pipelines.cluster import ClusterError, ray_cluster, root, workers
+from pipelines.distributed import TrainingFailed, run_on_ray
+from pipelines.fit import Job
 from pipelines.params import Params, ParamsError, load_params
 from pipelines.progress import Progress
 from pipelines.publish import publish
-from pipelines.shards import Manifest, read_manifest
+from pipelines.shards import Manifest, ShardError, read_manifest
 from pipelines.storage import Checkpoints
-from ssd.training import NonFiniteLoss
-
-
-class TrainingFailed(RuntimeError):  # noqa: N818  named after what happened
-    """Training ended before its last step; the message says why and what to do."""
 
 
 class Killed(BaseException):
@@ -76,116 +72,6 @@ def claim(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def work(config: dict[str, Any]) -> None:
-    """What each Ray Train worker does: find the newest checkpoint, train on, report."""
-    import ray.train
-    import ray.train.torch
-    import torch
-
-    folder, queue = config["folder"], config["queue"]
-    rank = ray.train.get_context().get_world_rank()
-    torch.set_num_threads(config["cpus"])
-    checkpoints = Checkpoints(folder)
-    # A worker that outlived its driver may still be writing: whoever comes next waits until it is gone.
-    lock = FileLock(folder / "writer.lock")
-    if rank == 0:
-        lock.acquire(timeout=300)
-    state = _newest(checkpoints, rank)
-    history = state["history"] if state else []
-    ray.train.report({"history": history})
-
-    def report(metrics: dict[str, Any], state: dict[str, Any] | None) -> None:
-        if state is not None:
-            checkpoints.save(state, state["trainer"]["steps"])
-            if metrics:
-                queue.put({"epoch": metrics})
-        ray.train.report({"history": state["history"]} if state is not None else {})
-
-    progress = Progress(queue.put) if rank == 0 else (lambda _: None)
-    try:
-        fit(config["job"], report, state, ray.train.torch.get_device(), progress)
-    except NonFiniteLoss as error:  # by all workers at once: a restart would only meet it again
-        queue.put({"failure": f"worker {rank}: {error}"})
-    finally:
-        lock.release()
-
-
-def _newest(checkpoints: Checkpoints, rank: int) -> dict[str, Any] | None:
-    """The newest state, the same on all workers: rank 0 chooses."""
-    import torch.distributed as dist
-
-    found = checkpoints.latest() if rank == 0 else None
-    if not dist.is_initialized():
-        return found[1] if found else None
-    step = [found[0] if found else None]
-    dist.broadcast_object_list(step)
-    if rank == 0 or step[0] is None:
-        return found[1] if found else None
-    return checkpoints.at(step[0])
-
-
-def run_on_ray(job: Job, folder: Path, spec: tracking.RunSpec, place: Workers, show) -> None:
-    """Train on the cluster that this process is connected to, until the last step.
-
-    Raises:
-        TrainingFailed: the loss was not finite, or workers were lost more often than allowed.
-    """
-    import ray.train
-    from ray.train.torch import TorchTrainer
-
-    from pipelines.callback import MlflowCallback
-
-    failures: list[str] = []
-
-    def handle(message: dict[str, Any]) -> None:
-        if "failure" in message:
-            failures.append(message["failure"])
-        else:
-            show(message)
-
-    with messages(handle) as queue:
-        trainer = TorchTrainer(
-            work,
-            train_loop_config={"job": job, "folder": folder, "queue": queue, "cpus": place.cpus},
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=place.count, use_gpu=place.use_gpu, resources_per_worker={"CPU": place.cpus}
-            ),
-            run_config=ray.train.RunConfig(
-                name=folder.name,
-                storage_path=str(folder.parent / "ray"),
-                failure_config=ray.train.FailureConfig(max_failures=place.max_failures),
-                callbacks=[MlflowCallback(spec, queue)],
-            ),
-        )
-        try:
-            _in_thread(trainer.fit)
-        except Exception as error:
-            raise TrainingFailed(f"training was lost: {str(error).strip().splitlines()[-1]}") from error
-    if failures:
-        raise TrainingFailed("\n".join([*failures, "the weights before it are kept; lower train.lr or mend the data"]))
-
-
-def _in_thread(function: Callable[[], Any]) -> None:
-    """Call `function` in a thread and wait: the main thread stays free for ctrl-C and SIGTERM.
-
-    In the main thread, Ray's `fit` handles ctrl-C in its own way and swallows what a handler of SIGTERM raises.
-    """
-    errors: list[Exception] = []
-
-    def call() -> None:
-        try:
-            function()
-        except Exception as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=call, name="fit", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.2)
-    if errors:
-        raise errors[0]
 
 
 def describe(params: Params, manifest: Manifest, name: str) -> tracking.RunSpec:
@@ -278,7 +164,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, on_sigterm)
     try:
         train(load_params(args.params), args.prepared, args.out)
-    except (ParamsError, ClusterError, TrainingFailed, FileNotFoundError, tracking.TrackerAway) as error:
+    except (ParamsError, ShardError, ClusterError, TrainingFailed, tracking.TrackerAway) as error:
         sys.exit(f"train: {error}")
     except Killed:
         sys.exit(128 + signal.SIGTERM)

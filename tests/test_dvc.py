@@ -1,0 +1,240 @@
+"""`dvc repro` as a user has it: in a fresh clone of the repository, store and runs where they are by default.
+
+The generated data and the network's input are made small; everything else is the repository's own.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from tests.conftest import draw_voc, write_params
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+SMALL = {
+    "generate.train": 24,
+    "generate.val": 8,
+    "generate.image_size": 96,
+    "model.image_size": [64, 64],
+    "train.epochs": 2,
+    "train.batch_size": 8,
+    "train.lr": 0.002,
+    "train.warmup_steps": 2,
+    "train.precision": "fp32",
+}
+EPOCHS = 15  # of 3 steps: some seconds, in which training can be hit
+LOCKS = {"data.dvc", "dvc.lock", "pipelines/dvc.lock"}  # what DVC pins, the data set's size being another
+
+
+def environment():
+    """A user's: nothing chosen, the virtual environment's programs on the path."""
+    ours = ("SSD_", "DVC_", "MLFLOW_", "RAY_", "GIT_")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+    return kept | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+
+
+class Clone:
+    """A clone of the repository with its uncommitted changes, in which the parameters are made small."""
+
+    def __init__(self, folder):
+        self.folder, self.home = folder, folder / "runs"
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+        changes = subprocess.run(["git", "diff", "--binary", "HEAD"], cwd=ROOT, capture_output=True, check=True).stdout
+        if changes:
+            subprocess.run(["git", "apply", "-"], cwd=folder, input=changes, check=True)
+        self.run("git", "config", "user.name", "test")
+        self.run("git", "config", "user.email", "test@localhost")
+        self.set()
+        self.commit("small")
+
+    def set(self, **changes):
+        write_params(self.folder / "params.yaml", SMALL | changes)
+
+    def commit(self, name):
+        self.run("git", "add", "--all")
+        self.run("git", "commit", "--quiet", "--allow-empty", "--message", name)
+        self.run("git", "tag", name)
+
+    def go_back(self, name):
+        self.run("git", "reset", "--quiet", "--hard", name)
+        self.run("dvc", "checkout", "--quiet", "--force")
+
+    def run(self, *words, code=0):
+        done = subprocess.run(
+            words, cwd=self.folder, env=environment(), text=True, timeout=400, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        assert done.returncode == code, done.stdout
+        return done.stdout
+
+    def dvc(self, *words):
+        return self.run("dvc", *words)
+
+    def changed_files(self):
+        lines = self.run("git", "status", "--porcelain", "--untracked-files=all").splitlines()
+        return {line[3:] for line in lines}
+
+    def mlflow(self):
+        client = MlflowClient(f"sqlite:///{self.home / 'mlflow.db'}")
+        return client, client.search_runs([client.get_experiment_by_name("ssd").experiment_id])
+
+    def lrs(self):
+        return sorted(float(run.data.params["train.lr"]) for run in self.mlflow()[1])
+
+    def start(self, *words):
+        """A process that leads a group, with its output as a pipe."""
+        return subprocess.Popen(
+            words, cwd=self.folder, env=environment(), text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+    def train_until_epoch_3(self):
+        """`dvc repro` in the middle of training; its process, the stage's, and the run's folder."""
+        before = set(self.home.glob("train-*"))
+        process = self.start("dvc", "repro")
+        end = time.monotonic() + 240
+        while True:
+            started = set(self.home.glob("train-*")) - before
+            if any(int(path.stem[5:]) >= 9 for folder in started for path in folder.glob("step-*.pt")):
+                break
+            assert process.poll() is None, process.stdout.read()
+            assert time.monotonic() < end, "no epoch 3 within 240 s"
+            time.sleep(0.05)
+        children = psutil.Process(process.pid).children(recursive=True)
+        stage = next(p for p in children if p.cmdline()[1:3] == ["-m", "pipelines.train"])
+        return process, stage, started.pop()
+
+    def check_run(self, folder):
+        """One run, FINISHED, every step once, one version."""
+        client, runs = self.mlflow()
+        (run,) = [run for run in runs if run.data.tags["ssd.fingerprint"] == folder.name]
+        assert run.info.status == "FINISHED"
+        for key in ("train/loss", "val/map"):
+            steps = [m.step for m in client.get_metric_history(run.info.run_id, key)]
+            assert steps == list(range(1, EPOCHS + 1))
+        (version,) = client.search_model_versions(f"name = 'ssd' and run_id = '{run.info.run_id}'")
+        entry = json.loads((self.folder / "artifacts" / "train" / "model.json").read_text())
+        assert (entry["run_id"], str(entry["version"])) == (run.info.run_id, str(version.version))
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """A clone in which plain `dvc repro` was run once, what it printed, and what git says then."""
+    clone = Clone(tmp_path_factory.mktemp("dvc") / "clone")
+    output = clone.dvc("repro")
+    changed = clone.changed_files()
+    clone.commit("base")
+    return clone, output, changed
+
+
+@pytest.fixture
+def clone(first):
+    """The clone as the first `dvc repro` left it, whatever the test before did."""
+    first[0].go_back("base")
+    return first[0]
+
+
+def test_repro_on_a_fresh_clone_runs_everything_and_leaves_git_clean(first):
+    clone, output, changed = first
+    for stage in ("pipelines/dvc.yaml:generate", "prepare", "train", "evaluate"):
+        assert f"Running stage '{stage}'" in output
+    assert "Importing '" in output
+    metrics = json.loads((clone.folder / "artifacts" / "evaluate" / "metrics.json").read_text())
+    assert metrics["test"]["images"] == SMALL["generate.val"]
+    assert changed <= LOCKS
+    (run,) = clone.mlflow()[1]
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["test/map"] == metrics["map"]
+
+
+def test_a_second_repro_runs_nothing(clone):
+    output = clone.dvc("repro")
+    assert "Data and pipelines are up to date." in output
+    assert "Running stage" not in output
+    assert clone.changed_files() == set()
+
+
+def test_an_experiment_is_another_run_and_can_be_compared(clone):
+    clone.dvc("exp", "run", "--set-param", "train.lr=0.001")
+    assert 0.001 in clone.lrs()
+    (changed,) = json.loads(clone.dvc("params", "diff", "--json"))["params.yaml"].items()
+    assert changed[0] == "train.lr"
+    assert (changed[1]["old"], changed[1]["new"]) == (SMALL["train.lr"], 0.001)
+    assert "artifacts/evaluate/metrics.json" in clone.dvc("metrics", "show")
+    change = json.loads(clone.dvc("metrics", "diff", "--json"))["artifacts/evaluate/metrics.json"]
+    assert change  # and not of map50, necessarily: two epochs may find nothing at all
+    assert all({"old", "new"} <= set(values) for values in change.values())
+    clone.dvc("plots", "show", "--out", "dvc_plots")
+    page = (clone.folder / "dvc_plots" / "index.html").read_text()
+    for title in ("Training loss", "Validation mAP", "Precision and recall at IoU 0.5", "Confusion"):
+        assert title in page
+    assert list((clone.folder / "dvc_plots" / "static").glob("*curves.png"))
+    assert clone.changed_files() <= LOCKS | {"params.yaml"}
+
+
+def test_a_temporary_experiment_keeps_its_run_in_the_same_store(clone):
+    clone.dvc("exp", "run", "--temp", "--set-param", "train.lr=0.0005", "train")
+    assert 0.0005 in clone.lrs()
+    assert "0.0005" in clone.dvc("exp", "show", "--csv")
+    assert clone.changed_files() == set()
+
+
+def test_kill_9_of_dvc_and_repro_beside_the_stage_that_goes_on(clone):
+    clone.set(**{"train.epochs": EPOCHS, "train.lr": 0.003})
+    process, stage, folder = clone.train_until_epoch_3()
+    (worker,) = [p for p in stage.children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
+    worker.suspend()  # until the other has come, however fast this machine trains
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    second = clone.start("dvc", "repro")
+    output = ""
+    while "another process is training this run; waiting" not in output:
+        output += (line := second.stdout.readline())
+        assert line, output
+    assert stage.is_running()
+    worker.resume()
+    output += second.stdout.read()
+    assert second.wait(60) == 0, output
+    assert "trained before" in output
+    assert "epoch 1/" not in output
+    psutil.wait_procs([stage], timeout=30)
+    assert not stage.is_running()
+    clone.check_run(folder)
+
+
+def test_kill_9_of_dvc_and_the_stage_together(clone):
+    clone.set(**{"train.epochs": EPOCHS, "train.lr": 0.004})
+    process, stage, folder = clone.train_until_epoch_3()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    output = clone.dvc("repro")
+    assert "goes on at step" in output
+    assert "epoch 1/" not in output
+    assert not stage.is_running()
+    clone.check_run(folder)
+
+
+def test_ones_own_photographs_take_the_place_of_the_generated(clone, tmp_path):
+    draw_voc(tmp_path / "own", 30)
+    shutil.rmtree(clone.folder / "data")
+    shutil.rmtree(clone.folder / "artifacts" / "bananas")
+    clone.dvc("import-url", str(tmp_path / "own"), "data")
+    output = clone.dvc("repro")
+    assert "generate" not in output
+    assert not (clone.folder / "artifacts" / "bananas").exists()
+    manifest = json.loads((clone.folder / "artifacts" / "prepared" / "manifest.json").read_text())
+    assert manifest["classes"] == ["bar", "slot"]
+    metrics = json.loads((clone.folder / "artifacts" / "evaluate" / "metrics.json").read_text())
+    assert metrics["test"]["images"] == manifest["splits"]["test"]["images"] > 0
+    assert "Data and pipelines are up to date." in clone.dvc("repro")

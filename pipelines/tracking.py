@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
 import threading
@@ -94,7 +95,7 @@ def open_run(client: MlflowClient, spec: RunSpec) -> str:
         run_id = known[0].info.run_id
         client.update_run(run_id, status="RUNNING")
     else:
-        tags = {FINGERPRINT: spec.fingerprint, "mlflow.user": os.environ.get("USER", "unknown")}
+        tags = {FINGERPRINT: spec.fingerprint, "mlflow.user": getpass.getuser()}
         run_id = client.create_run(experiment, run_name=spec.name, tags=tags | spec.tags).info.run_id
     params = [Param(key, str(value)[:6000]) for key, value in spec.params.items()]
     for start in range(0, len(params), 100):
@@ -109,7 +110,8 @@ def log_history(client: MlflowClient, run_id: str, history: list[dict[str, float
     missing = [epoch for epoch in history if int(epoch["epoch"]) not in have]
     for epoch in missing:
         now, step = int(time.time() * 1000), int(epoch["epoch"])
-        values = [Metric(key, float(value), now, step) for key, value in epoch.items() if value is not None]
+        shown = {key: value for key, value in epoch.items() if "/" in key}  # epoch and step are the axis
+        values = [Metric(key, float(value), now, step) for key, value in shown.items()]
         client.log_batch(run_id, metrics=values)
     return len(missing)
 

@@ -78,7 +78,12 @@ def describe(params: Params, manifest: Manifest, name: str) -> tracking.RunSpec:
     """Parameters and tags of the MLflow run."""
     shown = provenance.flatten(params.model_dump(mode="json", exclude={"generate", "prepare", "registry"}))
     shown |= {"data.digest": manifest.digest, "data.classes": ", ".join(manifest.classes)}
-    return tracking.RunSpec(name, f"{params.model.backbone}-{name.removeprefix('train-')}", shown, provenance.tags())
+    train = params.train
+    title = f"{params.model.backbone} {train.epochs} epochs lr {train.lr:g} ({name.removeprefix('train-')[:6]})"
+    images = ", ".join(f"{split} {part.images}" for split, part in manifest.splits.items())
+    note = f"{manifest.layout} data, images: {images}; classes: {', '.join(manifest.classes)}"
+    source = {"mlflow.source.name": "python -m pipelines.train", "mlflow.source.type": "LOCAL"}
+    return tracking.RunSpec(name, title, shown, {**provenance.tags(), **source, "mlflow.note.content": note})
 
 
 def train(params: Params, prepared: Path, out: Path) -> None:
@@ -98,7 +103,7 @@ def train(params: Params, prepared: Path, out: Path) -> None:
             _begin(name, found, total, params, manifest)
             opening = _open_run(spec)  # while Ray starts
             with ray_cluster() as resources:
-                opening.join(20)
+                opening.join()  # before the controller's writer looks for the run
                 place = workers(resources)
                 if place.count > params.train.batch_size:
                     raise TrainingFailed(f"{place.count} workers cannot share a batch of {params.train.batch_size}")

@@ -43,7 +43,7 @@ def test_learns_one_batch_by_heart():
     assert losses[-1] < 0.2 * losses[0]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_going_on_from_a_state_equals_never_having_stopped(tmp_path, precision):
     settings = {"precision": precision, "ema_decay": 0.9, "warmup_steps": 3, "clip_norm": 1.0}
     calm, stopped = make_trainer(**settings), make_trainer(**settings)

@@ -102,7 +102,7 @@ class Clone:
     def train_until_epoch_3(self):
         """`dvc repro` in the middle of training; its process, the stage's, and the run's folder."""
         before = set(self.home.glob("train-*"))
-        process = self.start("dvc", "repro")
+        process = self.start("dvc", "repro", "train")
         end = time.monotonic() + 240
         while True:
             started = set(self.home.glob("train-*")) - before
@@ -197,7 +197,7 @@ def test_kill_9_of_dvc_and_repro_beside_the_stage_that_goes_on(clone):
     worker.suspend()  # until the other has come, however fast this machine trains
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    second = clone.start("dvc", "repro")
+    second = clone.start("dvc", "repro", "train")
     output = ""
     while "another process is training this run; waiting" not in output:
         output += (line := second.stdout.readline())
@@ -218,7 +218,7 @@ def test_kill_9_of_dvc_and_the_stage_together(clone):
     process, stage, folder = clone.train_until_epoch_3()
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    output = clone.dvc("repro")
+    output = clone.dvc("repro", "train")
     assert "goes on at step" in output
     assert "epoch 1/" not in output
     assert not stage.is_running()

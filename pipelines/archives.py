@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tarfile
 import urllib.error
@@ -15,6 +16,9 @@ from tqdm import tqdm
 
 TIMEOUT = 60  # seconds without a byte
 CHUNK = 1 << 20
+
+
+_TAR_FILTER = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # from Python 3.11.4 on
 
 
 class ArchiveError(ValueError):
@@ -105,18 +109,34 @@ def unpack(archive: Path, folder: Path) -> None:
                 file.extractall(folder)
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as file:
-                file.extractall(folder, filter="data")
+                file.extractall(folder, _plain_members(file, archive), **_TAR_FILTER)
         else:
             raise ArchiveError(f"{archive}: neither a zip nor a tar archive")
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
         raise ArchiveError(f"{archive}: cannot be unpacked: {error}") from None
 
 
+def _check_name(name: str, archive: Path) -> None:
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name.replace("\\", "/")).parts:
+        raise ArchiveError(f"{archive}: refused: {name!r} lies outside the archive")
+
+
+def _plain_members(file: tarfile.TarFile, archive: Path) -> list[tarfile.TarInfo]:
+    """Files and folders inside the archive, owned by whoever unpacks them; Python 3.11.2 has no filter for that."""
+    members = file.getmembers()
+    for member in members:
+        _check_name(member.name, archive)
+        if not (member.isfile() or member.isdir()):
+            raise ArchiveError(f"{archive}: refused: {member.name!r} is no file and may lead outside the archive")
+        member.uid, member.gid, member.uname, member.gname = os.getuid(), os.getgid(), "", ""
+        member.mode = 0o755 if member.isdir() else 0o644
+    return members
+
+
 def _check_zip(file: zipfile.ZipFile, archive: Path, folder: Path) -> None:
     """Refuse what `extractall` would quietly rename or fill the disk with."""
     for name in file.namelist():
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name.replace("\\", "/")).parts:
-            raise ArchiveError(f"{archive}: refused: {name!r} lies outside the archive")
+        _check_name(name, archive)
     needed, free = sum(item.file_size for item in file.infolist()), shutil.disk_usage(folder).free
     if needed > free:
         raise ArchiveError(f"{archive}: needs {needed >> 20} MiB, {free >> 20} MiB are free")

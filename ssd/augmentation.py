@@ -84,4 +84,5 @@ class Augmentation:
                 sample = step(sample)
             if sample["image"].shape[-2:] != (height, width):
                 sample = v2.Resize((height, width), antialias=True)(sample)
-        return sample["image"].as_subclass(Tensor), sample["boxes"].as_subclass(Tensor), sample["labels"]
+        boxes = v2.functional.clamp_bounding_boxes(sample["boxes"])  # rounding may lead past the border
+        return sample["image"].as_subclass(Tensor), boxes.as_subclass(Tensor), sample["labels"]

@@ -1,5 +1,5 @@
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ssd.augmentation import Augmentation, AugmentConfig
@@ -16,6 +16,7 @@ def painted(boxes, height=60, width=80):
 
 
 @settings(max_examples=40, deadline=None)
+@example(seed=842, count=2)  # rounding led past the border
 @given(seed=st.integers(0, 2**62), count=st.integers(0, 4))
 def test_boxes_stay_valid(seed, count):
     generator = torch.Generator().manual_seed(seed % 1000)

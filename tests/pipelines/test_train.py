@@ -90,7 +90,7 @@ class Training:
 
     def workers(self):
         children = psutil.Process(self.process.pid).children(recursive=True)
-        return [p for p in children if "RayTrainWorker" in " ".join(p.cmdline())]
+        return [p for p in children if "RayTrainWorker" in " ".join(p.as_dict(["cmdline"])["cmdline"] or [])]
 
     def result(self):
         return self.checkpoints().latest()[1]

@@ -19,7 +19,6 @@ QUIET = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # how often reports are looked for: 2 s an epoch otherwise
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DISABLE_IMPORT_WARNING": "1",
     "PYTHONWARNINGS": "ignore::FutureWarning",
 }
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from pipelines.shards import Manifest, Shard
 from ssd.augmentation import Augmentation
 from ssd.images import decode, resize
+from ssd.tasks import truths
 from ssd.training import Batch
 
 
@@ -140,10 +141,10 @@ class Deal(Sampler):
 
 
 class TrainingSamples(Dataset):
-    """Augmented samples of a split, addressed by (epoch, index)."""
+    """Augmented samples of a split, addressed by (epoch, index), with what `task` asks to be found in them."""
 
-    def __init__(self, split: DecodedSplit, augmentation: Augmentation, seed: int):
-        self.split, self.augmentation, self.seed = split, augmentation, seed
+    def __init__(self, split: DecodedSplit, augmentation: Augmentation, seed: int, task: str = "detection"):
+        self.split, self.augmentation, self.seed, self.task = split, augmentation, seed, task
 
     def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, str]:
         """Image uint8 [3, H, W], boxes [N, 4] in unit coordinates, labels [N], image id."""
@@ -153,7 +154,8 @@ class TrainingSamples(Dataset):
         sides = torch.tensor([width, height] * 2, dtype=torch.float32)
         seed = mix(self.seed, epoch, index)
         image, boxes, labels = self.augmentation(self.split.image(index), sample.boxes * sides, sample.labels, seed)
-        return image, boxes / sides, labels, sample.image_id
+        boxes, labels, _ = truths(self.task, boxes / sides, labels, torch.zeros_like(labels, dtype=torch.bool))
+        return image, boxes, labels, sample.image_id
 
 
 def collate(samples: list[tuple[Tensor, Tensor, Tensor, str]]) -> Batch:

@@ -21,7 +21,7 @@ from mlflow.entities import Metric
 from pipelines import provenance, registry, tracking
 from pipelines.cluster import ClusterError
 from pipelines.inference import detect_split
-from pipelines.measure import BACKGROUND, Measured, measure
+from pipelines.measure import BACKGROUND, Measured, measure, truth_of_task
 from pipelines.params import Params, ParamsError, load_params
 from pipelines.report import render
 from pipelines.shards import Manifest, ShardError, digest, read_boxes, read_manifest, split_of
@@ -46,9 +46,11 @@ def evaluate(params: Params, prepared: Path, model_json: Path, out: Path) -> str
     images = split_of(manifest, SPLIT).images
     print(f"{entry['name']} version {entry['version']} on {images} images of {SPLIT}", flush=True)
     predictions = detect_split(prepared, manifest, SPLIT, state, params.detect, params.evaluate.batch_size)
-    truths = sorted(read_boxes(prepared, manifest, SPLIT), key=lambda row: row["image_id"])
+    task = state["config"].get("task", "detection")
+    rows = sorted(read_boxes(prepared, manifest, SPLIT), key=lambda row: row["image_id"])
+    truths = [truth_of_task(row, task) for row in rows]
     measured = measure(predictions.to_pylist(), truths, manifest.classes, params.evaluate.score_threshold)
-    metrics = measured.metrics | {"test": describe_test(manifest), "settings": describe_settings(params)}
+    metrics = measured.metrics | {"test": describe_test(manifest, task), "settings": describe_settings(params)}
     out.mkdir(parents=True, exist_ok=True)
     write_results(out, predictions, metrics, measured, manifest.classes)
     lineage = describe_lineage(entry, manifest, state)
@@ -70,11 +72,12 @@ def check_classes(class_names: Sequence[str], manifest: Manifest, entry: dict[st
         )
 
 
-def describe_test(manifest: Manifest) -> dict[str, Any]:
-    """Digest and counts of the test split; the digest changes with its shards and the classes, not with `train`."""
+def describe_test(manifest: Manifest, task: str = "detection") -> dict[str, Any]:
+    """Digest and counts of the test split; the digest changes with its shards, the classes and the task alone."""
     split = split_of(manifest, SPLIT)
     counts = {name: getattr(split, name) for name in ("images", "boxes", "difficult", "images_without_boxes")}
-    return {"digest": digest(manifest.classes, {SPLIT: split}), **counts}
+    own = digest(manifest.classes, {SPLIT: split})
+    return {"digest": own if task == "detection" else f"{own}-{task}", **counts}
 
 
 def describe_settings(params: Params) -> dict[str, Any]:

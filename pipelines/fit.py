@@ -28,7 +28,9 @@ from ssd.checkpoint import model_state
 from ssd.detection import detect
 from ssd.metrics import evaluate, flatten_found, flatten_truths
 from ssd.model import SSD
+from ssd.tasks import truths
 from ssd.training import Trainer
+from ssd.weights import load_weights, read_weights
 
 IOU_THRESHOLDS = tuple(np.arange(0.5, 1.0, 0.05))
 
@@ -44,12 +46,14 @@ class Job:
         prepared: folder of the shards.
         cache: folder for decoded images on this machine.
         loader_workers: processes that augment ahead; 0 augments in the training process.
+        weights: file of the weights that the model starts from; None starts at random.
     """
 
     params: Params
     prepared: Path
     cache: Path
     loader_workers: int = 0
+    weights: Path | None = None
 
 
 class Run:
@@ -68,6 +72,8 @@ class Run:
         self.steps = steps_an_epoch(len(self.train), self.params.train.batch_size)
         torch.manual_seed(mix(self.params.seed))  # all workers start from the same weights
         model = SSD(self.params.model, len(self.classes))
+        if job.weights is not None:
+            load_weights(model, read_weights(job.weights))
         total = self.steps * self.params.train.epochs
         self.trainer = Trainer(model, self.params.train, self.params.loss, total, device)
         self.history: list[dict[str, float]] = []
@@ -76,8 +82,8 @@ class Run:
     def batches(self):
         """All steps that are left, from the trainer's position on."""
         seed = self.params.seed
-        samples = TrainingSamples(self.train, Augmentation(self.params.augment, self.params.model.mean), seed)
-        train = self.params.train
+        model, train = self.params.model, self.params.train
+        samples = TrainingSamples(self.train, Augmentation(self.params.augment, model.mean), seed, model.task)
         deal = Deal(len(self.train), train.batch_size, train.epochs, seed, self.trainer.steps, self.rank, self.workers)
         return training_batches(samples, deal, self.job.loader_workers, self.device.type == "cuda")
 
@@ -93,10 +99,11 @@ class Run:
         if self.rank:
             return {}
         boxes, labels, scores = zip(*(found[i] for i in range(len(self.val))))
-        truth = self.val.samples
+        task = self.params.model.task
+        truth = [truths(task, s.boxes, s.labels, s.difficult) for s in self.val.samples]
         precision = evaluate(
             flatten_found(boxes, labels, scores),
-            flatten_truths([s.boxes for s in truth], [s.labels for s in truth], [s.difficult for s in truth]),
+            flatten_truths(*zip(*truth)),
             len(self.classes),
             IOU_THRESHOLDS,
         )
@@ -109,7 +116,7 @@ class Run:
         found = {}
         for chunk, images in evaluation_batches(self.val, indices, self.params.train.batch_size):
             logits, offsets = self.trainer.forward(images.to(self.device), model)
-            of_each = detect(logits, offsets, model.anchors, self.params.detect, model.config.variances)
+            of_each = detect(model.scores(logits), offsets, model.coder, self.params.detect)
             found |= {i: tuple(t.cpu().numpy() for t in detections) for i, detections in zip(chunk, of_each)}
         return found
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from pipelines import coco
 from ssd.metrics import (
@@ -20,6 +21,7 @@ from ssd.metrics import (
     judge,
     precision_recall,
 )
+from ssd.tasks import truths
 
 CURVE_POINTS = 400  # a class; curves of more detections are thinned out
 BACKGROUND = "background"
@@ -78,6 +80,14 @@ def measure(
         images=report.images,
         verdicts=np.split(verdicts, ends)[:-1],
     )
+
+
+def truth_of_task(row: dict, task: str) -> dict:
+    """A row of ground truth (boxes in pixels) with what a task asks to be found, see `ssd.tasks`."""
+    boxes = torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4)
+    labels, difficult = torch.tensor(row["labels"], dtype=torch.int64), torch.tensor(row["difficult"], dtype=torch.bool)
+    wanted = truths(task, boxes, labels, difficult, (row["height"], row["width"]))
+    return row | dict(zip(("boxes", "labels", "difficult"), (column.tolist() for column in wanted)))
 
 
 def _metrics(

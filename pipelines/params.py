@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ssd.augmentation import AugmentConfig
 from ssd.detection import DetectConfig
-from ssd.losses import LossConfig
+from ssd.losses import SIGMOID_LOSSES, LossConfig
 from ssd.model import ModelConfig
 from ssd.presets import PRESETS
 from ssd.training import TrainConfig
@@ -89,6 +90,15 @@ class Params(Section):
     evaluate: EvaluateParams
     registry: RegistryParams
 
+    @model_validator(mode="after")
+    def _scores_fit_the_loss(self) -> Params:
+        if self.model.scores != self.loss.scores:
+            raise ValueError(
+                f"model.scores is {self.model.scores}, but loss.class_loss {self.loss.class_loss} needs "
+                f"{self.loss.scores}; remove model.scores"
+            )
+        return self
+
 
 def merge(base: dict, override: dict) -> dict:
     """`base` with the values of `override`, mapping by mapping; neither is changed."""
@@ -128,13 +138,18 @@ def load_params(path: Path | str = PARAMS_FILE, overrides: dict | None = None) -
 
 
 def _fill_in_preset(raw: Any, path: Path | str) -> dict:
+    """`raw` over its preset's values; `model.scores` follows from the class loss unless it is given."""
     model = raw.get("model") if isinstance(raw, dict) else None
     name = model.get("preset") if isinstance(model, dict) else None
     if name not in PRESETS:
         raise ParamsError(
             f"{path}:\n  model.preset: there is no preset {name!r}; there are {', '.join(sorted(PRESETS))}"
         )
-    return merge(PRESETS[name], {**raw, "model": {k: v for k, v in model.items() if k != "preset"}})
+    filled = merge(asdict(PRESETS[name]), {**raw, "model": {k: v for k, v in model.items() if k != "preset"}})
+    loss = filled.get("loss")
+    if "scores" not in model and isinstance(loss, dict):
+        filled["model"]["scores"] = "sigmoid" if loss["class_loss"] in SIGMOID_LOSSES else "softmax"
+    return filled
 
 
 def _explain(error: dict) -> str:

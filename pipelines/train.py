@@ -21,22 +21,24 @@ from pipelines.batches import steps_an_epoch
 from pipelines.cluster import ClusterError, ray_cluster, root, workers
 from pipelines.distributed import TrainingFailed, run_on_ray
 from pipelines.fit import Job
+from pipelines.initial import InitialWeights, initial_weights, try_weights
 from pipelines.params import Params, ParamsError, load_params
 from pipelines.progress import Progress
 from pipelines.publish import publish
 from pipelines.shards import Manifest, ShardError, read_manifest
 from pipelines.storage import Checkpoints
+from ssd.weights import Loaded
 
 
 class Killed(BaseException):
     """SIGTERM arrived."""
 
 
-def run_name(params: Params, manifest: Manifest) -> str:
-    """Name of the run that these parameters, data and code make: the same inputs resume, others start anew."""
+def run_name(params: Params, manifest: Manifest, weights: InitialWeights | None = None) -> str:
+    """Name of the run that these inputs and the code make: the same inputs resume, others start anew."""
     decisive = params.model_dump(mode="json", include={"seed", "model", "loss", "detect", "augment", "train"})
     code = provenance.code_digest([root() / "ssd", *(root() / "pipelines" / f"{m}.py" for m in ("fit", "batches"))])
-    inputs = json.dumps([decisive, manifest.digest, code], sort_keys=True)
+    inputs = json.dumps([decisive, manifest.digest, code, weights.sha256 if weights else None], sort_keys=True)
     return f"train-{hashlib.sha256(inputs.encode()).hexdigest()[:12]}"
 
 
@@ -91,23 +93,26 @@ def train(params: Params, prepared: Path, out: Path) -> None:
     manifest = read_manifest(prepared)
     check(params, manifest, prepared)
     home = tracking.home()
-    name = run_name(params, manifest)
+    weights = initial_weights(params)
+    name = run_name(params, manifest, weights)
     folder = home / name
     total = params.train.epochs * steps_an_epoch(manifest.splits["train"].images, params.train.batch_size)
-    job_paths = {"prepared": prepared.resolve(), "cache": home / "cache"}
+    sources = {"prepared": prepared.resolve(), "cache": home / "cache", "weights": weights and weights.path}
     spec = describe(params, manifest, name)
     checkpoints = Checkpoints(folder)
     with claim(folder), _mlflow_state(spec):
         found = checkpoints.latest()
         if found is None or found[0] < total:
             _begin(name, found, total, params, manifest)
+            if weights is not None:
+                _say_weights(try_weights(params, weights, len(manifest.classes)), weights)
             opening = _open_run(spec)  # while Ray starts
             with ray_cluster() as resources:
                 opening.join()  # before the controller's writer looks for the run
                 place = workers(resources)
                 if place.count > params.train.batch_size:
                     raise TrainingFailed(f"{place.count} workers cannot share a batch of {params.train.batch_size}")
-                job = Job(params=params, loader_workers=place.loader_workers, **job_paths)
+                job = Job(params=params, loader_workers=place.loader_workers, **sources)
                 run_on_ray(job, folder, spec, place, Progress.printer(params.train.epochs))
             found = checkpoints.latest()
             if found is None or found[0] < total:
@@ -125,6 +130,12 @@ def _begin(name: str, found: tuple | None, total: int, params: Params, manifest:
     height, width = params.model.image_size
     what = f"{params.model.backbone} at {height}×{width} on {split.images} images"
     print(f"{name}: {what}, {params.train.epochs} epochs, {where}", flush=True)
+
+
+def _say_weights(loaded: Loaded, weights: InitialWeights) -> None:
+    left = sorted({name.rsplit(".", 1)[0].split(".")[0 if "heads" in name else 1] for name in loaded.left_random})
+    rest = f"; random: {', '.join(left)}" if left else ""
+    print(f"  starts from {loaded.kind}, {weights.path.name}: {len(loaded.taken)} tensors{rest}", flush=True)
 
 
 def _open_run(spec: tracking.RunSpec) -> threading.Thread:

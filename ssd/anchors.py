@@ -100,15 +100,11 @@ def make_anchors(config: AnchorConfig, map_sizes: list[tuple[int, int]], image_s
 
     Source: SSD, Sec. 2.2, "Choosing scales and aspect ratios"; d2l.ai 14.4 `multibox_prior`.
     """
-    steps = config.steps or (None,) * len(map_sizes)
-    if len(steps) != len(map_sizes):
-        raise ValueError(f"anchors: {len(steps)} steps for {len(map_sizes)} feature maps")
     anchors = []
-    for (height, width), shapes, step in zip(map_sizes, config.shapes(len(map_sizes)), steps, strict=True):
-        step_y = 1 / height if step is None else step / image_size[0]
-        step_x = 1 / width if step is None else step / image_size[1]
-        centre_y = (torch.arange(height, dtype=torch.float64) + 0.5) * step_y
-        centre_x = (torch.arange(width, dtype=torch.float64) + 0.5) * step_x
+    all_shapes, all_cells = config.shapes(len(map_sizes)), _cells(config, map_sizes, image_size)
+    for (height, width), shapes, (cell_x, cell_y) in zip(map_sizes, all_shapes, all_cells, strict=True):
+        centre_y = (torch.arange(height, dtype=torch.float64) + 0.5) * cell_y
+        centre_x = (torch.arange(width, dtype=torch.float64) + 0.5) * cell_x
         centres = torch.stack(torch.meshgrid(centre_y, centre_x, indexing="ij")[::-1], dim=-1)  # [H, W, (x, y)]
         sides = torch.tensor(shapes, dtype=torch.float64)  # [K, (w, h)]
         if config.square:
@@ -118,3 +114,19 @@ def make_anchors(config: AnchorConfig, map_sizes: list[tuple[int, int]], image_s
         anchors.append(torch.cat([low, high], dim=-1).reshape(-1, 4))
     anchors = torch.cat(anchors).float()
     return anchors.clamp(0, 1) if config.clip else anchors
+
+
+def make_cells(config: AnchorConfig, map_sizes: list[tuple[int, int]], image_size: tuple[int, int]) -> Tensor:
+    """Width and height [A, 2] in unit coordinates of the cell that each anchor of `make_anchors` stands on."""
+    counts = [h * w * len(s) for (h, w), s in zip(map_sizes, config.shapes(len(map_sizes)), strict=True)]
+    cells = torch.tensor(_cells(config, map_sizes, image_size), dtype=torch.float64)
+    return cells.repeat_interleave(torch.tensor(counts), dim=0).float()
+
+
+def _cells(config: AnchorConfig, map_sizes: list[tuple[int, int]], image_size: tuple[int, int]):
+    """(width, height) of a cell of each map, in unit coordinates."""
+    if config.steps is None:
+        return [(1 / width, 1 / height) for height, width in map_sizes]
+    if len(config.steps) != len(map_sizes):
+        raise ValueError(f"anchors: {len(config.steps)} steps for {len(map_sizes)} feature maps")
+    return [(step / image_size[1], step / image_size[0]) for step in config.steps]

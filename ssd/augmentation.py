@@ -9,6 +9,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+_BILINEAR = v2.InterpolationMode.BILINEAR
+
 
 @dataclass(frozen=True)
 class AugmentConfig:
@@ -21,6 +23,9 @@ class AugmentConfig:
         zoom_out: probability of placing the image on a canvas of its mean colour up to `zoom_out_most` as large a
             side (SSD, Sec. 3.6).
         iou_crop: whether to cut out a patch by the rule of minimum overlaps (SSD, Sec. 2.2).
+        rotation: degrees; images are turned by up to so much either way, each with probability ½ (fast.ai 2018, part
+            2, lesson 9: 3). A box becomes the upright box around the turned one.
+        lighting: brightness and contrast change by up to this share (fast.ai, likewise: 0.05).
     """
 
     horizontal_flip: float = 0.0
@@ -29,6 +34,8 @@ class AugmentConfig:
     zoom_out: float = 0.0
     zoom_out_most: float = 4.0
     iou_crop: bool = False
+    rotation: float = 0.0
+    lighting: float = 0.0
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
@@ -38,6 +45,10 @@ class AugmentConfig:
                 raise ValueError(f"augment: {name} is a probability, in [0, 1]: {getattr(self, name)}")
         if self.zoom_out_most < 1:
             raise ValueError(f"augment: zoom_out_most is at least 1: {self.zoom_out_most}")
+        if not 0 <= self.rotation <= 180:
+            raise ValueError(f"augment: rotation is in [0, 180] degrees: {self.rotation}")
+        if not 0 <= self.lighting < 1:
+            raise ValueError(f"augment: lighting is in [0, 1): {self.lighting}")
 
 
 class Augmentation:
@@ -45,10 +56,12 @@ class Augmentation:
 
     def __init__(self, config: AugmentConfig, mean: tuple[float, float, float] = (0.0, 0.0, 0.0)):
         steps: list[v2.Transform] = []
+        fill = [int(m) for m in mean]
         if config.photometric:
             steps.append(v2.RandomPhotometricDistort(p=config.photometric))
+        if config.lighting:
+            steps.append(v2.ColorJitter(brightness=config.lighting, contrast=config.lighting))
         if config.zoom_out:
-            fill = [int(m) for m in mean]
             steps.append(v2.RandomZoomOut(fill=fill, side_range=(1.0, config.zoom_out_most), p=config.zoom_out))
         if config.iou_crop:
             steps.append(v2.RandomIoUCrop())
@@ -56,7 +69,9 @@ class Augmentation:
             steps.append(v2.RandomHorizontalFlip(config.horizontal_flip))
         if config.vertical_flip:
             steps.append(v2.RandomVerticalFlip(config.vertical_flip))
-        if config.zoom_out or config.iou_crop:
+        if config.rotation:
+            steps.append(v2.RandomApply([v2.RandomRotation(config.rotation, _BILINEAR, fill=fill)], p=0.5))
+        if config.zoom_out or config.iou_crop or config.rotation:
             steps.append(v2.SanitizeBoundingBoxes(min_size=1))
         self.steps = steps
 

@@ -53,8 +53,7 @@ def model_state(model: SSD, class_names: list[str], detect: dict[str, Any] | Non
 
 def build_model(state: dict[str, Any]) -> SSD:
     """The model, in evaluation mode, from what `model_state` returned or `load` read."""
-    config = dict(state["config"])
-    config["anchors"] = AnchorConfig(**config["anchors"])
+    config = state["config"] | {"anchors": AnchorConfig(**state["config"]["anchors"])}
     model = SSD(ModelConfig(**config), len(state["class_names"]))
     model.load_state_dict(state["weights"])
     return model.eval()

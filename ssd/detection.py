@@ -1,4 +1,4 @@
-"""Detection: from logits and offsets to boxes with a class and a score."""
+"""Detection: from scores and offsets to boxes with a class and a score."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from ssd.boxes import decode
+from ssd.boxes import Coder
 
 
 @dataclass(frozen=True)
@@ -52,24 +52,23 @@ class Detections(NamedTuple):
     scores: Tensor
 
 
-def detect(logits: Tensor, offsets: Tensor, anchors: Tensor, config: DetectConfig, variances=(0.1, 0.2)):
+def detect(scores: Tensor, offsets: Tensor, coder: Coder, config: DetectConfig) -> list[Detections]:
     """Decode, drop low scores, and suppress what overlaps a better detection of the same class.
 
     Args:
-        logits: [B, A, C+1]. offsets: [B, A, 4]. anchors: [A, 4] xyxy, unit coordinates.
+        scores: float32 [B, A, C] of `SSD.scores`. offsets: [B, A, 4]. coder: of A anchors, unit coordinates.
 
     Returns:
-        a list of B `Detections`.
+        B `Detections`.
 
     Source: SSD, Sec. 2.2 and 3.1; the order of the steps is torchvision's `SSD.postprocess_detections`.
     """
-    all_scores = logits.float().softmax(dim=-1)[..., 1:]
-    all_boxes = decode(offsets.float(), anchors, variances).clamp(0, 1)
-    top_scores, top_anchors = all_scores.topk(min(config.candidates_per_class, len(anchors)), dim=1)  # [B, K, C]
+    all_boxes = coder.decode(offsets.float()).clamp(0, 1)
+    top_scores, top_anchors = scores.topk(min(config.candidates_per_class, scores.shape[1]), dim=1)  # [B, K, C]
     found = []
-    for boxes, scores, index in zip(all_boxes, top_scores, top_anchors, strict=True):
-        rank, column = (scores > config.score_threshold).nonzero(as_tuple=True)
-        scores, boxes = scores[rank, column], boxes[index[rank, column]]
-        keep = batched_nms(boxes, scores, column, config.nms_iou)[: config.max_detections]
-        found.append(Detections(boxes[keep], column[keep] + 1, scores[keep]))
+    for boxes, score, index in zip(all_boxes, top_scores, top_anchors, strict=True):
+        rank, column = (score > config.score_threshold).nonzero(as_tuple=True)
+        score, boxes = score[rank, column], boxes[index[rank, column]]
+        keep = batched_nms(boxes, score, column, config.nms_iou)[: config.max_detections]
+        found.append(Detections(boxes[keep], column[keep] + 1, score[keep]))
     return found

@@ -8,8 +8,11 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import sigmoid_focal_loss
 
-from ssd.boxes import encode
+from ssd.boxes import Coder
+
+SIGMOID_LOSSES = ("bce", "focal")
 
 
 @dataclass(frozen=True)
@@ -17,19 +20,25 @@ class LossConfig:
     """What is summed, and with which weight.
 
     Attributes:
-        class_loss: `softmax_mining`, cross-entropy over the positives and the hardest negatives (SSD, Sec. 2.2, "Hard
-            negative mining"), or `softmax`, over all anchors (d2l.ai 14.7).
+        class_loss: over a softmax with a class for background: `softmax_mining`, cross-entropy of the positives and
+            the hardest negatives (SSD, Sec. 2.2, "Hard negative mining"); `softmax`, of all anchors (d2l.ai 14.7);
+            `softmax_focal`, focal loss on the probability of the true class (d2l.ai 14.7, exercise). Over one sigmoid
+            a class, without background: `bce`, binary cross-entropy (fast.ai); `focal` (Lin et al. 2017, eq. 5).
         negatives_per_positive: 3 in the paper.
         least_negatives: mined in an image however few positives it has (the paper: 0, so that an image without boxes
             teaches nothing).
+        focal_alpha: weight of a positive in the focal losses, 1 - focal_alpha of a negative.
+        focal_gamma: 0 makes the focal losses cross-entropies.
         box_loss: `smooth_l1` with its β, or `l1` (d2l.ai 14.7).
         class_weight, box_weight: weights of the two parts in their sum (SSD, eq. 1: 1 and α = 1).
         iou_threshold: overlap above which an anchor is positive.
     """
 
-    class_loss: Literal["softmax_mining", "softmax"] = "softmax_mining"
+    class_loss: Literal["softmax_mining", "softmax", "softmax_focal", "bce", "focal"] = "softmax_mining"
     negatives_per_positive: float = 3.0
     least_negatives: int = 0
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
     box_loss: Literal["smooth_l1", "l1"] = "smooth_l1"
     beta: float = 1.0
     class_weight: float = 1.0
@@ -39,13 +48,19 @@ class LossConfig:
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
     def __post_init__(self):
-        for name in ("negatives_per_positive", "least_negatives", "class_weight", "box_weight"):
+        for name in ("negatives_per_positive", "least_negatives", "focal_gamma", "class_weight", "box_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"loss: {name} is negative: {getattr(self, name)}")
-        if not 0 < self.iou_threshold <= 1:
-            raise ValueError(f"loss: iou_threshold is not in (0, 1]: {self.iou_threshold}")
+        for name in ("iou_threshold", "focal_alpha"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"loss: {name} is not in (0, 1]: {getattr(self, name)}")
         if self.beta <= 0:
             raise ValueError(f"loss: beta is not positive: {self.beta} (use box_loss: l1)")
+
+    @property
+    def scores(self) -> str:
+        """What the logits must mean for this loss: `softmax` or `sigmoid`, as in `ModelConfig.scores`."""
+        return "sigmoid" if self.class_loss in SIGMOID_LOSSES else "softmax"
 
 
 class LossSums(NamedTuple):
@@ -56,24 +71,23 @@ class LossSums(NamedTuple):
     positives: Tensor
 
 
-def targets(anchors: Tensor, boxes: Tensor, labels: Tensor, matched: Tensor, variances) -> tuple[Tensor, Tensor]:
+def targets(coder: Coder, boxes: Tensor, labels: Tensor, matched: Tensor) -> tuple[Tensor, Tensor]:
     """What the network should say.
 
     Args:
-        anchors: [A, 4] xyxy. boxes: [B, M, 4] xyxy. labels: [B, M]. matched: [B, A] from `match`.
-        variances: of the coder.
+        coder: of A anchors. boxes: [B, M, 4] xyxy. labels: [B, M]. matched: [B, A] from `match`.
 
     Returns:
         classes int64 [B, A], 0 is background; offsets [B, A, 4], zero where the class is background.
     """
     if boxes.shape[1] == 0:
-        return torch.zeros_like(matched), anchors.new_zeros(*matched.shape, 4)
+        return torch.zeros_like(matched), coder.anchors.new_zeros(*matched.shape, 4)
     positive = matched >= 0
     index = matched.clamp(min=0)
     classes = labels.gather(1, index).where(positive, 0)
     # The anchor itself stands in for the box of a background anchor: its offsets are 0, where a padded box has log 0.
-    box = boxes.gather(1, index[..., None].expand(-1, -1, 4)).where(positive[..., None], anchors)
-    return classes, encode(box, anchors, variances)
+    box = boxes.gather(1, index[..., None].expand(-1, -1, 4)).where(positive[..., None], coder.anchors)
+    return classes, coder.encode(box)
 
 
 def hard_negative_mask(loss: Tensor, positive: Tensor, per_positive: float = 3.0, least: int = 0) -> Tensor:
@@ -94,11 +108,15 @@ def hard_negative_mask(loss: Tensor, positive: Tensor, per_positive: float = 3.0
     return torch.zeros_like(positive).scatter(1, order, taken)
 
 
-def detection_loss(logits: Tensor, offsets: Tensor, classes: Tensor, offset_targets: Tensor, config: LossConfig):
+def detection_loss(
+    logits: Tensor, offsets: Tensor, classes: Tensor, offset_targets: Tensor, config: LossConfig
+) -> LossSums:
     """Class and box loss of a batch, as sums.
 
     Args:
-        logits: [B, A, C+1]. offsets: [B, A, 4]. classes: int64 [B, A]. offset_targets: [B, A, 4].
+        logits: [B, A, C+1], or [B, A, C] for the losses over sigmoids. offsets: [B, A, 4].
+        classes: int64 [B, A], 0 is background; for the losses over sigmoids also bool [B, A, C], several at once.
+        offset_targets: [B, A, 4].
 
     Returns:
         LossSums in float32, whatever the precision of the logits; zero and differentiable without any positive.
@@ -106,15 +124,32 @@ def detection_loss(logits: Tensor, offsets: Tensor, classes: Tensor, offset_targ
     Source: SSD, Sec. 2.2, eq. 1.
     """
     logits, offsets = logits.float(), offsets.float()
-    positive = classes > 0
-    class_loss = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none").view_as(classes)
-    if config.class_loss == "softmax_mining":
-        counted = positive | hard_negative_mask(
-            class_loss, positive, config.negatives_per_positive, config.least_negatives
-        )
-        class_loss = class_loss.where(counted, 0)
+    positive = classes > 0 if classes.ndim == 2 else classes.any(dim=-1)
+    if config.class_loss in SIGMOID_LOSSES:
+        class_sum = _sigmoid_loss(logits, classes, config)
+    else:
+        class_sum = _softmax_loss(logits, classes, positive, config)
     if config.box_loss == "l1":
         box_loss = F.l1_loss(offsets, offset_targets, reduction="none")
     else:
         box_loss = F.smooth_l1_loss(offsets, offset_targets, reduction="none", beta=config.beta)
-    return LossSums(class_loss.sum(), box_loss.where(positive[..., None], 0).sum(), positive.sum())
+    return LossSums(class_sum, box_loss.where(positive[..., None], 0).sum(), positive.sum())
+
+
+def _softmax_loss(logits: Tensor, classes: Tensor, positive: Tensor, config: LossConfig) -> Tensor:
+    loss = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none").view_as(classes)
+    if config.class_loss == "softmax_mining":
+        mined = hard_negative_mask(loss, positive, config.negatives_per_positive, config.least_negatives)
+        loss = loss.where(positive | mined, 0)
+    elif config.class_loss == "softmax_focal":
+        alpha = torch.where(positive, config.focal_alpha, 1 - config.focal_alpha)
+        loss = alpha * (1 - torch.exp(-loss)) ** config.focal_gamma * loss  # exp(-loss) is the true class's probability
+    return loss.sum()
+
+
+def _sigmoid_loss(logits: Tensor, classes: Tensor, config: LossConfig) -> Tensor:
+    if classes.ndim == 2:
+        classes = F.one_hot(classes, logits.shape[-1] + 1)[..., 1:]
+    if config.class_loss == "bce":
+        return F.binary_cross_entropy_with_logits(logits, classes.float(), reduction="sum")
+    return sigmoid_focal_loss(logits, classes.float(), config.focal_alpha, config.focal_gamma, reduction="sum")

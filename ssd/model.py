@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from ssd.anchors import AnchorConfig, make_anchors
+from ssd.anchors import AnchorConfig, make_anchors, make_cells
 from ssd.backbones import BACKBONES
+from ssd.boxes import Coder, OffsetCoder, TanhCoder
 
 
 @dataclass(frozen=True)
@@ -17,16 +20,28 @@ class ModelConfig:
 
     Attributes:
         backbone: a key of `ssd.backbones.BACKBONES`.
+        width: factor on the backbone's channels, for those that are built here (tiny, vgg16).
         image_size: (height, width) of the input in pixels.
         anchors: see `AnchorConfig`.
-        variances: of the box coder, centre and size.
+        coder: of boxes, `offset` (`OffsetCoder`) or `tanh` (`TanhCoder`).
+        variances: of the offset coder, centre and size.
+        scores: `softmax` over the classes and background, or one `sigmoid` a class. It follows from the class loss:
+            `params.yaml` need not say it.
+        class_bias: initial bias of the class logits; below 0, scores over sigmoids start low (fast.ai: -3 and -4).
+        task: `detection` of all objects; its two siblings of fast.ai's lesson 8, `largest_object` and `multi_label`,
+            see `ssd.tasks`.
         mean, std: the input is (pixels - mean) / std, pixels in 0..255.
     """
 
     backbone: str = "tiny"
+    width: float = 1.0
     image_size: tuple[int, int] = (256, 256)
     anchors: AnchorConfig = field(default_factory=lambda: AnchorConfig(scale_min=0.2, scale_max=0.88))
+    coder: Literal["offset", "tanh"] = "offset"
     variances: tuple[float, float] = (0.1, 0.2)
+    scores: Literal["softmax", "sigmoid"] = "softmax"
+    class_bias: float = 0.0
+    task: Literal["detection", "largest_object", "multi_label"] = "detection"
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
@@ -37,6 +52,12 @@ class ModelConfig:
             raise ValueError(f"model: there is no backbone {self.backbone!r}; there are {sorted(BACKBONES)}")
         if min(self.image_size) < 64:
             raise ValueError(f"model: image_size {self.image_size} is under 64 pixels, the smallest that leaves a map")
+        if self.width <= 0:
+            raise ValueError(f"model: width is not positive: {self.width}")
+        if self.width != 1 and "width" not in inspect.signature(BACKBONES[self.backbone]).parameters:
+            raise ValueError(f"model: the backbone {self.backbone} has one width, 1; not {self.width}")
+        if self.task == "multi_label" and self.scores != "sigmoid":
+            raise ValueError("model: task multi_label needs scores over sigmoids: set loss.class_loss to bce or focal")
 
 
 class SSD(nn.Module):
@@ -44,6 +65,7 @@ class SSD(nn.Module):
 
     Attributes:
         anchors: float32 [A, 4] xyxy in unit coordinates, for images of `config.image_size`.
+        coder: between boxes and the offsets that `forward` returns.
     """
 
     def __init__(self, config: ModelConfig, num_classes: int):
@@ -52,17 +74,33 @@ class SSD(nn.Module):
             raise ValueError("an SSD needs at least one class beside background")
         self.config = config
         self.num_classes = num_classes
-        self.backbone = BACKBONES[config.backbone]()
-        map_sizes = _map_sizes(self.backbone, config.image_size)
-        per_cell = [len(shapes) for shapes in config.anchors.shapes(len(map_sizes))]
-        channels = self.backbone.out_channels
+        self.backbone = make_backbone(config)
+        sizes = map_sizes(config, self.backbone)
+        per_cell = [len(shapes) for shapes in config.anchors.shapes(len(sizes))]
+        self.logits_an_anchor = num_classes + (config.scores == "softmax")
         self.class_heads = nn.ModuleList(
-            nn.Conv2d(c, k * (num_classes + 1), 3, padding=1) for c, k in zip(channels, per_cell, strict=True)
+            nn.Conv2d(c, k * self.logits_an_anchor, 3, padding=1) for c, k in zip(self.backbone.out_channels, per_cell)
         )
-        self.box_heads = nn.ModuleList(nn.Conv2d(c, k * 4, 3, padding=1) for c, k in zip(channels, per_cell))
-        self.register_buffer("anchors", make_anchors(config.anchors, map_sizes, config.image_size), persistent=False)
-        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
+        self.box_heads = nn.ModuleList(
+            nn.Conv2d(c, k * 4, 3, padding=1) for c, k in zip(self.backbone.out_channels, per_cell)
+        )
+        if config.class_bias:
+            for head in self.class_heads:
+                nn.init.constant_(head.bias, config.class_bias)
+        for name, value in (
+            ("anchors", make_anchors(config.anchors, sizes, config.image_size)),
+            ("cells", make_cells(config.anchors, sizes, config.image_size)),
+            ("mean", torch.tensor(config.mean).view(1, 3, 1, 1)),
+            ("std", torch.tensor(config.std).view(1, 3, 1, 1)),
+        ):
+            self.register_buffer(name, value, persistent=False)
+
+    @property
+    def coder(self) -> Coder:
+        """The box coder over this model's anchors, where they lie now."""
+        if self.config.coder == "tanh":
+            return TanhCoder(self.anchors, self.cells)
+        return OffsetCoder(self.anchors, self.config.variances)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Predict.
@@ -71,12 +109,18 @@ class SSD(nn.Module):
             images: [B, 3, H, W] uint8 or float, pixels in 0..255, H and W as in `config.image_size`.
 
         Returns:
-            logits [B, A, C+1], class 0 is background; offsets [B, A, 4] from `anchors`.
+            logits [B, A, C+1], class 0 is background, or [B, A, C] where scores are sigmoids; offsets [B, A, 4] as
+            `coder` decodes them.
         """
         maps = self.backbone((images - self.mean) / self.std)
-        logits = [_per_anchor(head(m), self.num_classes + 1) for head, m in zip(self.class_heads, maps)]
-        offsets = [_per_anchor(head(m), 4) for head, m in zip(self.box_heads, maps)]
-        return torch.cat(logits, dim=1), torch.cat(offsets, dim=1)
+        logits = [_per_anchor(head(m), self.logits_an_anchor) for head, m in zip(self.class_heads, maps)]
+        offsets = torch.cat([_per_anchor(head(m), 4) for head, m in zip(self.box_heads, maps)], dim=1)
+        return torch.cat(logits, dim=1), offsets.tanh() if self.config.coder == "tanh" else offsets
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Probabilities float32 [B, A, C] of the classes without background."""
+        logits = logits.float()
+        return logits.sigmoid() if self.config.scores == "sigmoid" else logits.softmax(dim=-1)[..., 1:]
 
 
 def _per_anchor(prediction: Tensor, values: int) -> Tensor:
@@ -84,10 +128,25 @@ def _per_anchor(prediction: Tensor, values: int) -> Tensor:
     return prediction.permute(0, 2, 3, 1).reshape(len(prediction), -1, values)
 
 
+def make_backbone(config: ModelConfig) -> nn.Module:
+    """The backbone of a config, with random weights."""
+    return BACKBONES[config.backbone](**({} if config.width == 1 else {"width": config.width}))
+
+
 @torch.no_grad()
-def _map_sizes(backbone: nn.Module, image_size: tuple[int, int]) -> list[tuple[int, int]]:
-    """(height, width) of each feature map, by passing one blank image through."""
-    was_training = backbone.training
-    maps = backbone.eval()(torch.zeros(1, 3, *image_size))
-    backbone.train(was_training)
+def map_sizes(config: ModelConfig, backbone: nn.Module | None = None) -> list[tuple[int, int]]:
+    """(height, width) of each feature map, by passing one blank image through `backbone` or a new one.
+
+    Raises:
+        ValueError: the image is too small for the backbone.
+    """
+    backbone = backbone or make_backbone(config)
+    modes = [(module, module.training) for module in backbone.modules()]
+    try:
+        maps = backbone.eval()(torch.zeros(1, 3, *config.image_size))
+    except RuntimeError as error:
+        size = "×".join(map(str, config.image_size))
+        raise ValueError(f"model: image_size {size} is too small for the backbone {config.backbone}") from error
+    for module, training in modes:
+        module.training = training
     return [tuple(m.shape[-2:]) for m in maps]

@@ -56,7 +56,7 @@ class Detector:
         config = self.detect if score_threshold is None else replace(self.detect, score_threshold=score_threshold)
         batch = torch.stack([resize(image, self.model.config.image_size) for image in images]).to(self.device)
         logits, offsets = self.model(batch)
-        found = detect(logits, offsets, self.model.anchors, config, self.model.config.variances)
+        found = detect(self.model.scores(logits), offsets, self.model.coder, config)
         return [_to_pixels(one, image) for one, image in zip(found, images)]
 
     def names(self, labels: np.ndarray) -> list[str]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -15,53 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 from ssd.losses import LossConfig, LossSums, detection_loss, targets
 from ssd.matching import match
 from ssd.model import SSD
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How weights are learned. Learning rate and batch size are of all workers together, however many there are.
-
-    Attributes:
-        epochs: passes over the training split.
-        batch_size: images a step.
-        optimizer: `adamw`, or `sgd` with `momentum`.
-        lr: peak learning rate.
-        weight_decay: of all weights but biases and norms.
-        warmup_steps: over which the learning rate grows linearly.
-        schedule: `cosine` to zero at the last step, or `constant`.
-        clip_norm: largest gradient norm; 0 clips nothing.
-        ema_decay: of the exponential moving average of the weights; 0 keeps none.
-        precision: of the network; the loss is always float32.
-        channels_last: memory format of the network.
-        checkpoint_steps: a checkpoint every so many steps beside the one an epoch; 0 for none.
-    """
-
-    epochs: int = 10
-    batch_size: int = 32
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: float = 1e-3
-    momentum: float = 0.9
-    weight_decay: float = 1e-2
-    warmup_steps: int = 0
-    schedule: Literal["cosine", "constant"] = "cosine"
-    clip_norm: float = 0.0
-    ema_decay: float = 0.0
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    channels_last: bool = True
-    checkpoint_steps: int = 0
-
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
-
-    def __post_init__(self):
-        for name in ("epochs", "batch_size", "lr"):
-            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
-                raise ValueError(f"train: {name} is not positive: {getattr(self, name)}")
-        for name in ("weight_decay", "warmup_steps", "clip_norm", "checkpoint_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"train: {name} is negative: {getattr(self, name)}")
-        for name in ("momentum", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"train: {name} is not in [0, 1): {getattr(self, name)}")
+from ssd.optimizer import TrainConfig, frozen_depths, lr_factor, make_optimizer, update_average
+from ssd.tasks import present_classes
 
 
 class Batch(NamedTuple):
@@ -108,12 +61,16 @@ class Trainer:
     def __init__(
         self, model: SSD, config: TrainConfig, loss: LossConfig, total_steps: int, device: torch.device | str = "cpu"
     ):
+        if loss.scores != model.config.scores:
+            raise ValueError(
+                f"class_loss {loss.class_loss} needs model.scores {loss.scores}, not {model.config.scores}"
+            )
         self.config, self.loss, self.total_steps, self.device = config, loss, total_steps, torch.device(device)
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model = model.to(self.device, memory_format=layout)
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if config.ema_decay else None
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1
-        self.network = self.model if self.world_size == 1 else DistributedDataParallel(self.model)
+        self.frozen: tuple[bool, bool] | None = None
         self.optimizer = make_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.steps = 0
@@ -125,12 +82,12 @@ class Trainer:
         """What is validated and registered: the moving average, or the model where none is kept."""
         return self.ema or self.model
 
-    def forward(self, images: Tensor, network: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
         """Logits and offsets of `images` in the configured precision and memory format."""
         if self.config.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with autocast(self.device, self.config.precision):
-            return (network or self.network)(images)
+            return network(images)
 
     def step(self, batch: Batch) -> None:
         """Take one step of the optimizer.
@@ -139,13 +96,12 @@ class Trainer:
             NonFiniteLoss: on the CPU before the weights change; on an accelerator one step later, so that the host
                 need not wait for the device. No state taken before `check` returned is good to keep.
         """
-        self.model.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * lr_factor(self.steps, self.total_steps, self.config)
-        logits, offsets = self.forward(batch.images)
-        anchors, variances = self.model.anchors, self.model.config.variances
-        matched = match(anchors, batch.boxes, batch.labels, self.loss.iou_threshold)
-        classes, offset_targets = targets(anchors, batch.boxes, batch.labels, matched, variances)
+        self._prepare()
+        logits, offsets = self.forward(batch.images, self.network)
+        matched = match(self.model.anchors, batch.boxes, batch.labels, self.loss.iou_threshold)
+        classes, offset_targets = targets(self.model.coder, batch.boxes, batch.labels, matched)
+        if self.model.config.task == "multi_label":
+            classes = present_classes(batch.labels, self.model.num_classes)
         sums = detection_loss(logits, offsets, classes, offset_targets, self.loss)
         total = self.loss.class_weight * sums.class_sum + self.loss.box_weight * sums.box_sum
         normaliser = self._normaliser(sums.positives, total, batch.image_ids)
@@ -159,8 +115,25 @@ class Trainer:
         self.scaler.update()
         if self.ema is not None:
             update_average(self.ema, self.model, self.config.ema_decay, self.steps)
-        self.sums += _observe(sums, logits.detach(), offsets.detach(), classes, offset_targets)
+        self.sums += self._observe(sums, logits.detach(), offsets.detach(), classes, offset_targets)
         self.steps += 1
+
+    def _prepare(self) -> None:
+        """Learning rates, frozen layers and modes of the coming step, all functions of its position."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * group["factor"] * lr_factor(self.steps, self.total_steps, self.config)
+        frozen = frozen_depths(self.steps * self.config.epochs // self.total_steps, self.config)
+        if frozen != self.frozen:
+            self.frozen = frozen
+            for modules, still in zip(self.model.backbone.depths, frozen, strict=True):
+                for module in modules:
+                    module.requires_grad_(not still)
+            # DDP takes note of what requires a gradient when it is built
+            self.network = self.model if self.world_size == 1 else DistributedDataParallel(self.model)
+        self.model.train()
+        for modules, still in zip(self.model.backbone.depths, frozen, strict=True):
+            for module in modules:
+                module.train(not still)
 
     def _normaliser(self, positives: Tensor, total: Tensor, image_ids: tuple[str, ...]) -> Tensor:
         """Mean number of positives of the workers, at least 1; all workers learn here if one's loss is not finite."""
@@ -180,6 +153,21 @@ class Trainer:
             _, step, image_ids = pending
             of_images = f"; images of this worker's batch: {', '.join(image_ids)}" if image_ids else ""
             raise NonFiniteLoss(f"the loss of step {step} is not finite{of_images}")
+
+    @torch.no_grad()
+    def _observe(self, sums: LossSums, logits: Tensor, offsets: Tensor, classes: Tensor, wanted: Tensor) -> Tensor:
+        """One row of `SUMS`; class_errors and absolute_offsets are d2l.ai 14.7's class error and bbox mae."""
+        best, predicted = logits.max(dim=-1)
+        if self.loss.scores == "sigmoid":  # background is where no class has more than ½
+            predicted = torch.where(best > 0, predicted + 1, 0)
+        if classes.ndim == 2:
+            positive, errors = classes > 0, predicted != classes
+        else:
+            positive, errors = classes.any(dim=-1), ((logits > 0) != classes).float().mean(dim=-1)
+        count = torch.tensor([errors.numel(), len(errors)], dtype=torch.float64).to(errors.device, non_blocking=True)
+        absolute = (offsets.float() - wanted).abs().where(positive[..., None], 0).sum()
+        parts = (sums.class_sum, sums.box_sum, sums.positives, errors.sum(), absolute)
+        return torch.cat([torch.stack([part.double() for part in parts]), count])
 
     def take_sums(self) -> dict[str, float]:
         """What was added up since the last call, over all workers; every worker must call it.
@@ -223,57 +211,7 @@ class Trainer:
         self.sums.copy_(state["sums"])
 
 
-def lr_factor(step: int, total_steps: int, config: TrainConfig) -> float:
-    """Share of the peak learning rate at `step`: linear warm-up, then the schedule (SGDR, eq. 5)."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    if config.schedule == "constant":
-        return 1.0
-    progress = (step - config.warmup_steps) / max(total_steps - config.warmup_steps, 1)
-    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-
-
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer of a config, with weight decay on matrices and kernels only."""
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
-    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move the averaged weights towards the model's; buffers are copied.
-
-    The decay grows with the steps taken, min(decay, (1 + step) / (10 + step)), so that the average forgets the
-    initial weights (as in TensorFlow's `ExponentialMovingAverage`).
-    """
-    weight = 1 - min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), weight)
-    for mine, theirs in zip(average.buffers(), model.buffers(), strict=True):
-        mine.copy_(theirs)
-
-
 def autocast(device: torch.device, precision: str):
     """The context in which the network runs at `precision`."""
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
-
-
-@torch.no_grad()
-def _observe(sums: LossSums, logits: Tensor, offsets: Tensor, classes: Tensor, offset_targets: Tensor) -> Tensor:
-    """One row of `SUMS`; class_errors and absolute_offsets are what d2l.ai 14.7 prints as class error and bbox mae."""
-    positive = (classes > 0)[..., None]
-    return torch.stack(
-        [
-            sums.class_sum.double(),
-            sums.box_sum.double(),
-            sums.positives.double(),
-            (logits.argmax(dim=-1) != classes).sum().double(),
-            (offsets.float() - offset_targets).abs().where(positive, 0).sum().double(),
-            torch.tensor(float(classes.numel()), dtype=torch.float64, device=classes.device),
-            torch.tensor(float(len(classes)), dtype=torch.float64, device=classes.device),
-        ]
-    )

@@ -4,12 +4,37 @@ import pytest
 import yaml
 
 from pipelines.params import ParamsError, load_params, merge
+from ssd.presets import PRESETS
 
 
 def test_the_repositorys_own_file_is_read():
     params = load_params("params.yaml")
-    assert params.model.backbone == "tiny"
-    assert params.model.anchors.sizes[0] == (0.2, 0.272)
+    assert params.model == PRESETS["tiny_fine"].model
+    assert params.model.anchors.sizes[0] == pytest.approx((0.1, (0.1 * 0.2) ** 0.5))
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_choosing_a_preset_is_one_line(name):
+    params = load_params("params.yaml", {"model.preset": name})
+    assert (params.model, params.loss, params.detect) == (
+        PRESETS[name].model,
+        PRESETS[name].loss,
+        PRESETS[name].detect,
+    )
+
+
+def test_what_scores_mean_follows_from_the_loss():
+    for loss, scores in (
+        ("focal", "sigmoid"),
+        ("bce", "sigmoid"),
+        ("softmax", "softmax"),
+        ("softmax_focal", "softmax"),
+    ):
+        assert load_params("params.yaml", {"loss.class_loss": loss}).model.scores == scores
+    with pytest.raises(ParamsError, match=r"loss\.class_loss focal needs sigmoid; remove model\.scores"):
+        load_params("params.yaml", {"loss.class_loss": "focal", "model.scores": "softmax"})
+    with pytest.raises(ParamsError, match="multi_label needs scores over sigmoids"):
+        load_params("params.yaml", {"model.preset": "resnet34_multi_label", "loss.class_loss": "softmax"})
 
 
 @pytest.mark.parametrize(
@@ -20,7 +45,7 @@ def test_the_repositorys_own_file_is_read():
         ({"train.lrr": 1}, "train.lrr: unknown key"),
         ({"model.anchors.foo": 1}, "model.anchors.foo: unknown key"),
         ({"model.preset": "ssd9000"}, "model.preset: there is no preset 'ssd9000'; there are"),
-        ({"model.anchors.scale_min": None}, "scale_min and scale_max go together"),
+        ({"model.anchors.scale_min": 0.1}, "scale_min and scale_max go together"),
         ({"augment.horizontal_flip": 2}, "horizontal_flip is a probability"),
         ({"train.batch_size": 0}, "batch_size is not positive"),
         ({"seed": None}, "seed"),

@@ -1,14 +1,18 @@
+import itertools
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from ssd.anchors import AnchorConfig, make_anchors
-from ssd.model import SSD, ModelConfig
+from ssd.anchors import AnchorConfig, make_anchors, make_cells
+from ssd.model import SSD, map_sizes
 from ssd.presets import PRESETS
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "d2l.json").read_text())
+GOLDEN, PAPER, FASTAI = (
+    json.loads((Path(__file__).parents[1] / "golden" / f"{book}.json").read_text())
+    for book in ("d2l", "ssd_paper", "fastai")
+)
 
 
 def test_d2l_anchors_on_a_map_that_is_not_square():
@@ -21,8 +25,7 @@ def test_d2l_anchors_on_a_map_that_is_not_square():
 
 def test_tiny_ssd_has_the_books_anchors_and_parameters():
     golden = GOLDEN["tiny_ssd"]
-    sizes = tuple(tuple(s) for s in PRESETS["tiny"]["model"]["anchors"]["sizes"])
-    model = SSD(ModelConfig(anchors=AnchorConfig(sizes=sizes, square=True)), num_classes=1)
+    model = SSD(PRESETS["tiny"].model, num_classes=1)
     assert list(model.anchors.shape) == golden["anchors"][1:]
     assert sum(p.numel() for p in model.parameters()) == golden["parameters"] == 1_010_376
     torch.testing.assert_close(model.anchors[:8], torch.tensor(golden["first_anchors"]), atol=1e-6, rtol=0)
@@ -36,7 +39,7 @@ def test_tiny_ssd_has_the_books_anchors_and_parameters():
 def test_linear_rule_is_the_papers_and_the_books():
     # s_k = 0.2 + 0.17·k for five maps, √(s_k·s_{k+1}) beside it: √(0.2·0.37) = 0.27203, … √(0.88·1.05) = 0.96125
     sizes = AnchorConfig(scale_min=0.2, scale_max=0.88).sizes_of(5)
-    book = PRESETS["tiny"]["model"]["anchors"]["sizes"]
+    book = PRESETS["tiny"].model.anchors.sizes
     torch.testing.assert_close(torch.tensor(sizes), torch.tensor(book), atol=2e-3, rtol=0)
     # SSD300 on VOC: 30/300 on conv4_3, then 0.2 … 0.88 in 60, 111, 162, 213, 264, with the last map's other size 315
     assert AnchorConfig(scale_min=0.2, scale_max=0.88).sizes_of(5)[-1][1] == pytest.approx((0.88 * 1.05) ** 0.5)
@@ -55,34 +58,52 @@ def test_authors_ssd300_priors_by_hand():
     torch.testing.assert_close(anchors[2], torch.tensor([-82.5513, -25.2756, 146.5513, 89.2756]), atol=1e-3, rtol=0)
 
 
-def test_counts_of_the_papers_models():
-    ssd300 = AnchorConfig(
-        sizes=((0.1, 0.14),) * 6,
-        ratios=(
-            (1, 2, 0.5),
-            (1, 2, 0.5, 3, 1 / 3),
-            (1, 2, 0.5, 3, 1 / 3),
-            (1, 2, 0.5, 3, 1 / 3),
-            (1, 2, 0.5),
-            (1, 2, 0.5),
-        ),
-    )
-    assert len(make_anchors(ssd300, [(s, s) for s in (38, 19, 10, 5, 3, 1)], (300, 300))) == 8732
+@pytest.mark.parametrize("side", [300, 512])
+def test_the_papers_presets_have_the_authors_anchors(side):
+    """In the Caffe code's words: the small square, the square between it and the next, then each ratio and its inverse."""
+    golden = PAPER[f"ssd{side}"]
+    preset = PRESETS[f"ssd{side}_vgg16"]
+    maps = map_sizes(preset.model)
+    assert [h for h, _ in maps] == [w for _, w in maps] == golden["feature_maps"]
+    expected = []
+    for k, cells in enumerate(golden["feature_maps"]):
+        small, large, step = golden["min_sizes"][k], golden["max_sizes"][k], golden["steps"][k]
+        sides = [(small, small), ((small * large) ** 0.5,) * 2]
+        for ratio in golden["aspect_ratios"][k]:
+            sides += [(small * ratio**0.5, small / ratio**0.5), (small / ratio**0.5, small * ratio**0.5)]
+        for row, column in itertools.product(range(cells), repeat=2):
+            x, y = (column + 0.5) * step, (row + 0.5) * step
+            expected += [[x - w / 2, y - h / 2, x + w / 2, y + h / 2] for w, h in sides]
+    assert len(expected) == golden["anchors"]
+    anchors = make_anchors(preset.model.anchors, maps, preset.model.image_size) * side
+    torch.testing.assert_close(anchors, torch.tensor(expected), atol=1e-3, rtol=1e-5)
+    assert preset.model.variances == (0.1, 0.2)
 
 
 def test_fastai_grid_pairs_every_zoom_with_every_ratio():
-    # zooms 0.75, 1, 1.3 × shapes (1, 1), (1, ½), (½, 1) of a cell: 9 anchors a cell, 189 on grids of 4, 2 and 1
-    zooms = (0.75, 1.0, 1.3)
-    config = AnchorConfig(
-        sizes=tuple(tuple(z / grid for z in zooms) for grid in (4, 2, 1)),
-        ratios=((1.0, 0.5, 2.0),),
-        combine="product",
-        ratio_keeps="long_side",
-    )
-    anchors = make_anchors(config, [(4, 4), (2, 2), (1, 1)], (224, 224))
-    assert len(anchors) == 189
-    # second shape of the first cell: zoom 0.75, height 1 and width ½ of a quarter: 0.09375 by 0.1875 around 0.125
-    torch.testing.assert_close(anchors[1], torch.tensor([0.125 - 0.046875, 0.125 - 0.09375, 0.125 + 0.046875, 0.21875]))
+    golden = FASTAI["multi_head"]
+    preset = PRESETS["resnet34_multi"].model
+    maps = map_sizes(preset)
+    assert maps == [(grid, grid) for grid in golden["grids"]]
+    anchors = make_anchors(preset.anchors, maps, preset.image_size)
+    expected = []
+    for grid in golden["grids"]:
+        shapes = [(zoom * w, zoom * h) for zoom in golden["zooms"] for h, w in golden["ratios_hw"]]
+        for row, column in itertools.product(range(grid), repeat=2):
+            x, y = (column + 0.5) / grid, (row + 0.5) / grid
+            expected += [[x - w / grid / 2, y - h / grid / 2, x + w / grid / 2, y + h / grid / 2] for w, h in shapes]
+    assert len(expected) == golden["anchors"] == 189
+    torch.testing.assert_close(anchors, torch.tensor(expected), atol=1e-6, rtol=0)
+
+
+def test_cells_are_what_the_anchors_stand_on():
+    # maps of 1×2 and 1×1 (height × width), two anchors a cell: half a width twice over, then the whole
+    config = AnchorConfig(sizes=((0.5, 0.7), (0.9, 1.0)), ratios=((1.0,),))
+    cells = make_cells(config, [(1, 2), (1, 1)], (64, 128))
+    assert cells.tolist() == [[0.5, 1.0]] * 4 + [[1.0, 1.0]] * 2
+    # steps in pixels: 32 of a width of 128 and of a height of 64
+    cells = make_cells(AnchorConfig(sizes=((0.5,),), ratios=((1.0,),), steps=(32.0,)), [(1, 1)], (64, 128))
+    assert cells.tolist() == [[0.25, 0.5]]
 
 
 def test_clip_keeps_anchors_inside():

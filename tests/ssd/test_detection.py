@@ -1,22 +1,19 @@
 import torch
 from torchvision.ops import batched_nms
 
-from ssd.boxes import encode
+from ssd.boxes import OffsetCoder
 from ssd.detection import DetectConfig, detect
 
 ANCHORS = torch.tensor([[0.1, 0.1, 0.4, 0.5], [0.12, 0.1, 0.42, 0.5], [0.6, 0.5, 0.9, 0.9], [0.6, 0.1, 0.9, 0.4]])
 
 
-def logits_of(scores):
-    """Logits whose softmax is `scores` with the rest on background."""
-    scores = torch.tensor(scores)
-    return torch.cat([1 - scores.sum(-1, keepdim=True), scores], dim=-1).log()[None]
+CODER = OffsetCoder(ANCHORS)
+SCORES = torch.tensor([[[0.8, 0.15], [0.6, 0.3], [0.02, 0.9], [0.005, 0.005]]])
 
 
 def test_suppresses_within_a_class_but_not_between_classes():
     # anchors 0 and 1 overlap with IoU (0.28·0.4)/(2·0.12 - 0.112) = 0.875
-    logits = logits_of([[0.8, 0.15], [0.6, 0.3], [0.02, 0.9], [0.005, 0.005]])
-    (found,) = detect(logits, torch.zeros(1, 4, 4), ANCHORS, DetectConfig())
+    (found,) = detect(SCORES, torch.zeros(1, 4, 4), CODER, DetectConfig())
     triples = [(int(lab), round(float(s), 3)) for lab, s in zip(found.labels, found.scores)]
     # class 1: 0.8 suppresses 0.6; 0.02 stands elsewhere; class 2: 0.9, 0.3 suppresses 0.15; 0.005 is below 0.01
     assert triples == [(2, 0.9), (1, 0.8), (2, 0.3), (1, 0.02)]
@@ -24,19 +21,18 @@ def test_suppresses_within_a_class_but_not_between_classes():
 
 
 def test_limits_and_threshold():
-    logits = logits_of([[0.8, 0.15], [0.6, 0.3], [0.02, 0.9], [0.005, 0.005]])
-    (found,) = detect(logits, torch.zeros(1, 4, 4), ANCHORS, DetectConfig(max_detections=2))
+    (found,) = detect(SCORES, torch.zeros(1, 4, 4), CODER, DetectConfig(max_detections=2))
     assert len(found.scores) == 2
-    (found,) = detect(logits, torch.zeros(1, 4, 4), ANCHORS, DetectConfig(score_threshold=0.85))
-    assert found.scores.tolist() == [logits.softmax(-1)[0, 2, 2].item()]
-    (found,) = detect(logits, torch.zeros(1, 4, 4), ANCHORS, DetectConfig(score_threshold=1.0))
+    (found,) = detect(SCORES, torch.zeros(1, 4, 4), CODER, DetectConfig(score_threshold=0.85))
+    assert found.scores.tolist() == [SCORES[0, 2, 1].item()]
+    (found,) = detect(SCORES, torch.zeros(1, 4, 4), CODER, DetectConfig(score_threshold=1.0))
     assert found.boxes.shape == (0, 4)
 
 
 def test_boxes_are_cut_at_the_border_and_follow_the_offsets():
     wanted = torch.tensor([[-0.1, 0.2, 0.3, 0.6]])
-    offsets = encode(wanted, ANCHORS[:1])[None]
-    (found,) = detect(logits_of([[0.9]]), offsets, ANCHORS[:1], DetectConfig())
+    coder = OffsetCoder(ANCHORS[:1])
+    (found,) = detect(torch.tensor([[[0.9]]]), coder.encode(wanted)[None], coder, DetectConfig())
     torch.testing.assert_close(found.boxes, torch.tensor([[0.0, 0.2, 0.3, 0.6]]), atol=1e-6, rtol=0)
 
 
@@ -44,12 +40,12 @@ def test_equals_a_loop_over_images_and_classes():
     generator = torch.Generator().manual_seed(0)
     low = torch.rand(500, 2, generator=generator) * 0.7
     anchors = torch.cat([low, low + 0.1 + 0.2 * torch.rand(500, 2, generator=generator)], dim=1)
-    logits = torch.randn(3, 500, 5, generator=generator) * 3
+    all_scores = (torch.randn(3, 500, 5, generator=generator) * 3).softmax(-1)[..., 1:]
     config = DetectConfig(candidates_per_class=100, max_detections=50)
-    for image, found in enumerate(detect(logits, torch.zeros(3, 500, 4), anchors, config)):
+    for image, found in enumerate(detect(all_scores, torch.zeros(3, 500, 4), OffsetCoder(anchors), config)):
         scores, boxes, labels = [], [], []
         for label in range(1, 5):
-            of_class = logits[image].softmax(-1)[:, label]
+            of_class = all_scores[image][:, label - 1]
             kept = (of_class > config.score_threshold).nonzero()[:, 0]
             kept = kept[of_class[kept].argsort(descending=True, stable=True)][:100]
             scores.append(of_class[kept])

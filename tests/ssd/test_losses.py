@@ -61,7 +61,7 @@ def test_equals_the_reference_on_random_batches():
     torch.testing.assert_close(sums.box_sum, box_sum)
 
 
-@pytest.mark.parametrize("class_loss", ["softmax", "softmax_mining"])
+@pytest.mark.parametrize("class_loss", ["softmax", "softmax_mining", "softmax_focal", "bce", "focal"])
 def test_a_batch_without_boxes_has_finite_gradients(class_loss):
     logits = torch.randn(2, 50, 3, requires_grad=True)
     offsets = torch.randn(2, 50, 4, requires_grad=True)
@@ -84,3 +84,53 @@ def test_half_precision_logits_are_summed_in_float32():
         LossConfig(class_loss="softmax"),
     )
     assert sums.class_sum.item() == pytest.approx(70000 * math.log(2), rel=1e-4)
+
+
+def test_losses_over_sigmoids_by_hand():
+    # two anchors, two classes: anchor 0 is of class 2, anchor 1 background; all logits 0, so every p is ½
+    logits, classes = torch.zeros(1, 2, 2), torch.tensor([[2, 0]])
+    zero = torch.zeros(1, 2, 4)
+    bce = detection_loss(logits, zero, classes, zero, LossConfig(class_loss="bce"))
+    assert bce.class_sum.item() == pytest.approx(4 * math.log(2))
+    # α·(1-½)²·ln 2 for the one that is there, (1-α)·½²·ln 2 for the three that are not
+    focal = detection_loss(logits, zero, classes, zero, LossConfig(class_loss="focal"))
+    assert focal.class_sum.item() == pytest.approx((0.25 + 3 * 0.75) * 0.25 * math.log(2))
+    assert bce.positives.item() == focal.positives.item() == 1
+
+
+def fastai_focal(logits, classes, alpha, gamma):
+    """fast.ai 2018, lesson 9, `FocalLoss.get_weight` on one-hot targets without the background's column."""
+    t = F.one_hot(classes, logits.shape[-1] + 1)[..., 1:].float()
+    p = logits.sigmoid()
+    pt = p * t + (1 - p) * (1 - t)
+    weight = (alpha * t + (1 - alpha) * (1 - t)) * (1 - pt) ** gamma
+    return F.binary_cross_entropy_with_logits(logits, t, weight, reduction="sum")
+
+
+def test_focal_loss_equals_fastais_formula():
+    generator = torch.Generator().manual_seed(1)
+    logits, classes = torch.randn(3, 189, 5, generator=generator), torch.randint(0, 6, (3, 189), generator=generator)
+    zero = torch.zeros(3, 189, 4)
+    for alpha, gamma in ((0.25, 2.0), (0.5, 0.0), (0.75, 1.0)):
+        config = LossConfig(class_loss="focal", focal_alpha=alpha, focal_gamma=gamma)
+        sums = detection_loss(logits, zero, classes, zero, config)
+        torch.testing.assert_close(sums.class_sum, fastai_focal(logits, classes, alpha, gamma))
+
+
+def test_softmax_focal_by_hand():
+    # one anchor of class 1 with p = ¾, one of background with p = ½
+    logits = torch.tensor([[[0.0, math.log(3.0)], [0.0, 0.0]]])
+    zero = torch.zeros(1, 2, 4)
+    sums = detection_loss(logits, zero, torch.tensor([[1, 0]]), zero, LossConfig(class_loss="softmax_focal"))
+    # α·(¼)²·ln(4/3) + (1-α)·(½)²·ln 2
+    expected = 0.25 * 0.0625 * math.log(4 / 3) + 0.75 * 0.25 * math.log(2)
+    assert sums.class_sum.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_several_classes_at_once():
+    # the classifier's one anchor has classes 1 and 3 of three; logits 0
+    classes = torch.tensor([[[True, False, True]], [[False, False, False]]])
+    zero = torch.zeros(2, 1, 4)
+    sums = detection_loss(torch.zeros(2, 1, 3), zero, classes, zero, LossConfig(class_loss="bce"))
+    assert sums.class_sum.item() == pytest.approx(6 * math.log(2))
+    assert sums.positives.item() == 1

@@ -8,9 +8,12 @@ from torchvision.models.detection._utils import SSDMatcher
 from torchvision.ops import box_iou
 
 from ssd.anchors import AnchorConfig, make_anchors
+from ssd.boxes import OffsetCoder
 from ssd.losses import targets
 from ssd.matching import match
+from ssd.presets import PRESETS
 
+FASTAI = json.loads((Path(__file__).parents[1] / "golden" / "fastai.json").read_text())
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "d2l.json").read_text())["multibox_target"]
 
 
@@ -38,7 +41,7 @@ def test_d2l_targets():
     truth = torch.tensor(GOLDEN["ground_truth_label_xyxy"])
     boxes, labels = truth[None, :, 1:], truth[None, :, 0].long() + 1
     matched = match(anchors, boxes, labels, GOLDEN["iou_threshold"])
-    classes, offsets = targets(anchors, boxes, labels, matched, (0.1, 0.2))
+    classes, offsets = targets(OffsetCoder(anchors), boxes, labels, matched)
     assert classes[0].tolist() == GOLDEN["class_labels_background_is_0"]
     positive = GOLDEN["positive_anchor_index"]
     expected = torch.tensor(GOLDEN["offsets_of_positive_anchors"])
@@ -90,7 +93,9 @@ def test_a_batch_without_any_column():
     anchors = random_boxes(7, torch.Generator().manual_seed(2))
     matched = match(anchors, torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64))
     assert (matched == -1).all()
-    classes, offsets = targets(anchors, torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), matched, (0.1, 0.2))
+    classes, offsets = targets(
+        OffsetCoder(anchors), torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), matched
+    )
     assert classes.shape == (2, 7)
     assert offsets.shape == (2, 7, 4)
 
@@ -103,3 +108,17 @@ def test_the_batch_does_not_matter():
     together = match(anchors, boxes, labels)
     alone = torch.cat([match(anchors, boxes[i : i + 1], labels[i : i + 1]) for i in range(4)])
     assert together.tolist() == alone.tolist()
+
+
+def test_fastais_worked_example():
+    grid = PRESETS["resnet34_grid"].model
+    anchors = make_anchors(grid.anchors, [(4, 4)], grid.image_size)
+    boxes = torch.tensor(FASTAI["ground_truth_tlbr"])[:, [1, 0, 3, 2]]
+    iou = box_iou(boxes, anchors)
+    torch.testing.assert_close(iou, torch.tensor(FASTAI["iou"]), atol=2e-4, rtol=0)
+    assert iou.argmax(dim=1).tolist() == FASTAI["best_anchor_of_each_object"]
+    labels = torch.tensor([FASTAI["ground_truth_class"]])
+    matched = match(anchors, boxes[None], labels, iou_threshold=0.5)
+    classes, _ = targets(OffsetCoder(anchors), boxes[None], labels, matched)
+    named = {str(i): FASTAI["class_names"][str(int(c))] for i, c in enumerate(classes[0]) if c}
+    assert named == FASTAI["matched_at_threshold_0.5"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssd.boxes import encode
+from ssd.boxes import OffsetCoder
 from ssd.checkpoint import model_state
 from ssd.model import SSD, ModelConfig
 from ssd.prediction import Detector
@@ -23,7 +23,7 @@ def detector():
     logits[:, 0] = 9.0
     logits[7] = torch.tensor([0.0, 0.0, 2.0])  # pear: e² / (1 + 1 + e²) = 0.787
     offsets = torch.zeros(len(anchors), 4)
-    offsets[7] = encode(WANTED[None], anchors[7][None])[0]
+    offsets[7] = OffsetCoder(anchors[7][None]).encode(WANTED[None])[0]
     detector.model.forward = lambda batch: (logits.expand(len(batch), -1, -1), offsets.expand(len(batch), -1, -1))
     return detector
 

@@ -1,0 +1,45 @@
+"""fast.ai's sibling tasks: the same detector with other truths.
+
+The largest-object detector and the multi-label classifier are detectors with a single anchor, the whole image. The
+first is told of one object an image; the second of classes only, each with the image itself as its box. A single
+anchor answers for every truth, so that matching, training, detection and AP need no case of their own: the classifier's
+AP at any IoU is its classification AP.
+
+Source: fast.ai 2018, part 2, lesson 8.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import box_area
+
+
+def truths(
+    task: str, boxes: Tensor, labels: Tensor, difficult: Tensor, size: tuple[float, float] = (1.0, 1.0)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What a task asks to be found in one image.
+
+    Args:
+        task: of `ModelConfig.task`.
+        boxes: float32 [N, 4] xyxy. labels: int64 [N], 1..C. difficult: bool [N].
+        size: (height, width) of the image in the boxes' unit.
+
+    Returns:
+        the same for `detection`; the row of the largest box (the first of equals) for `largest_object`; for
+        `multi_label` one row for each class, sorted, with the image as its box, difficult where all of its boxes are.
+    """
+    if task == "detection" or not len(labels):
+        return boxes, labels, difficult
+    if task == "largest_object":
+        largest = box_area(boxes).argmax().view(1)
+        return boxes[largest], labels[largest], difficult[largest]
+    classes = labels.unique()
+    whole = boxes.new_tensor([0.0, 0.0, size[1], size[0]]).expand(len(classes), 4)
+    return whole, classes, torch.stack([difficult[labels == label].all() for label in classes])
+
+
+def present_classes(labels: Tensor, num_classes: int) -> Tensor:
+    """Which classes an image has, as the target of its one anchor: bool [B, 1, C] from labels [B, M], 0 is padding."""
+    return F.one_hot(labels, num_classes + 1).bool().any(dim=1, keepdim=True)[..., 1:]

@@ -1,0 +1,96 @@
+"""Initial weights: published or own, put into a model by what they are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ssd.backbones import VGG16Backbone
+from ssd.model import SSD
+
+
+class Loaded(NamedTuple):
+    """What `load_weights` did: the kind of file, and names of parameters and buffers of the model."""
+
+    kind: str
+    taken: list[str]
+    left_random: list[str]
+
+
+def read_weights(path: Path | str) -> dict[str, Any]:
+    """Read a file that `torch.save` wrote, onto the CPU, refusing anything that would run code.
+
+    Raises:
+        ValueError: not such a file.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path}: not a file of weights: {error}") from error
+
+
+def load_weights(model: SSD, state: dict[str, Any]) -> Loaded:
+    """Fill a model with what fits it by name and shape, in place.
+
+    Args:
+        state: our own `model.pt`; the state dict of a torchvision classifier with this backbone's body (as its
+            published ImageNet weights are); of torchvision's `ssd300_vgg16`, also of its COCO checkpoint. Heads for
+            another number of classes or anchors stay random.
+
+    Raises:
+        ValueError: nothing of it fits.
+    """
+    kind, weights = _recognise(model, state)
+    own = model.state_dict()
+    taken = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
+    learned = [name for name in taken if not name.endswith("num_batches_tracked")]
+    if not learned:
+        raise ValueError(
+            f"none of its {len(weights)} tensors fits the backbone {model.config.backbone}"
+            + (f" of width {model.config.width:g}" if model.config.width != 1 else "")
+        )
+    model.load_state_dict(taken, strict=False)
+    return Loaded(kind, learned, [name for name in own if name not in taken])
+
+
+def _recognise(model: SSD, state: dict[str, Any]) -> tuple[str, dict[str, Tensor]]:
+    """What a file is, and its tensors by this project's names."""
+    if "weights" in state and "config" in state:
+        return "a model of this project", state["weights"]
+    if "head.classification_head.module_list.0.weight" in state:
+        return "torchvision's SSD", {ours: state[theirs] for ours, theirs in torchvision_names(model, state).items()}
+    body = {f"backbone.body.{name.removeprefix('features.')}": value for name, value in state.items()}
+    return "a classifier", body
+
+
+def torchvision_names(model: SSD, state: dict[str, Any]) -> dict[str, str]:
+    """Names in torchvision's `ssd300_vgg16` for those of ours that have one there.
+
+    Raises:
+        ValueError: the model has another backbone than VGG16.
+    """
+    if not isinstance(model.backbone, VGG16Backbone):
+        raise ValueError(f"torchvision's SSD has a VGG16, this model has {model.config.backbone}")
+    cut = model.backbone.conv4_3
+    names = {}
+    for name in model.state_dict():
+        theirs = name
+        theirs = re.sub(
+            r"^backbone\.body\.(\d+)",
+            lambda m: f"backbone.features.{m[1]}" if int(m[1]) < cut else f"backbone.extra.0.{int(m[1]) - cut}",
+            theirs,
+        )
+        theirs = re.sub(r"^backbone\.conv7", f"backbone.extra.0.{len(model.backbone.body) - cut}", theirs)
+        theirs = re.sub(r"^backbone\.extras\.(\d+)", lambda m: f"backbone.extra.{int(m[1]) + 1}", theirs)
+        theirs = re.sub(r"^backbone\.scale$", "backbone.scale_weight", theirs)
+        theirs = re.sub(r"^class_heads", "head.classification_head.module_list", theirs)
+        theirs = re.sub(r"^box_heads", "head.regression_head.module_list", theirs)
+        if theirs in state:
+            names[name] = theirs
+    return names

@@ -34,27 +34,32 @@ def match(anchors: Tensor, boxes: Tensor, labels: Tensor, iou_threshold: float =
     best_iou, best_truth = iou.max(dim=1)
     matched = torch.where(best_iou >= iou_threshold, best_truth, -1)
 
-    own = _own_anchor(iou, labels > 0)  # [B, M], A where there is none
+    own = _own_anchor(iou)  # [B, M], A where there is none
     spare = torch.full((batch, 1), -1, dtype=matched.dtype, device=matched.device)  # column A swallows the padding
     truth = torch.arange(most, device=matched.device).expand(batch, -1)
     return torch.cat([matched, spare], dim=1).scatter(1, own, truth)[:, :-1]
 
 
-def _own_anchor(iou: Tensor, present: Tensor) -> Tensor:
+def _own_anchor(iou: Tensor) -> Tensor:
     """Give each ground truth an anchor of its own by falling IoU: int64 [B, M] from [B, M, A]; A means none.
 
-    Taking the pairs one by one by falling IoU gives the one assignment in which nobody would rather swap, so all
-    ground truths may ask at once: each asks for its best anchor, an anchor keeps the best that asks, and whoever is
-    turned away asks for the next best. A round settles all but those who collided. Overwrites `iou`.
+    A ground truth and its best anchor can be paired at once if no other that is still open overlaps this anchor more:
+    taking the pairs one by one would do the same. Each round settles all such pairs, the best of what is left among
+    them, so that there are at most M rounds, and mostly one or two. Overwrites `iou`.
     """
     most, count = iou.shape[1:]
-    earlier = torch.ones(most, most, dtype=torch.bool, device=iou.device).tril(-1)  # [asker, rival]
+    earlier = torch.ones(most, most, dtype=torch.bool, device=iou.device).triu(1)  # [rival, asker]
+    own = torch.full(iou.shape[:2], count, dtype=torch.int64, device=iou.device)
     for _ in range(most):
         value, anchor = iou.max(dim=2)
-        same = present[:, None] & (anchor[:, :, None] == anchor[:, None])  # [B, asker, rival]
-        better = (value[:, None] > value[:, :, None]) | ((value[:, None] == value[:, :, None]) & earlier)
-        lost = present & (same & better).any(dim=2)
-        if lost.device.type == "cpu" and not lost.any():  # elsewhere asking would wait for the device
+        asked = anchor[:, None].expand(-1, most, -1)
+        there = iou.gather(2, asked)  # [B, rival, asker]: the rival's IoU with the anchor that the asker wants
+        better = (there > value[:, None]) | ((there == value[:, None]) & earlier)
+        settled = (value >= 0) & ~better.any(dim=1)
+        own = torch.where(settled, anchor, own)
+        taken = ((anchor[:, :, None] == anchor[:, None]) & settled[:, :, None]).any(dim=1)
+        iou.scatter_(2, asked, there.masked_fill(taken[:, None], -1.0))
+        iou.masked_fill_(settled[..., None], -1.0)
+        if iou.device.type == "cpu" and settled[value >= 0].all():  # elsewhere asking would wait for the device
             break
-        iou.scatter_(2, anchor[..., None], torch.where(lost, -1.0, value)[..., None])
-    return torch.where(present & ~lost, anchor, count)
+    return own

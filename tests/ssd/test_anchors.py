@@ -60,7 +60,7 @@ def test_authors_ssd300_priors_by_hand():
 
 @pytest.mark.parametrize("side", [300, 512])
 def test_the_papers_presets_have_the_authors_anchors(side):
-    """In the Caffe code's words: the small square, the square between it and the next, then each ratio and its inverse."""
+    """The Caffe code's order: the small square, the one between it and the next, each ratio and its inverse."""
     golden = PAPER[f"ssd{side}"]
     preset = PRESETS[f"ssd{side}_vgg16"]
     maps = map_sizes(preset.model)

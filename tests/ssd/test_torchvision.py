@@ -1,6 +1,7 @@
 """torchvision's `ssd300_vgg16` as the oracle: the same weights give the same numbers, from pixels to loss."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def both(num_classes, size=(300, 300)):
         torch.nn.init.normal_(parameter, std=0.01)
     few, many = (1.0, 2.0, 1 / 2), (1.0, 2.0, 1 / 2, 3.0, 1 / 3)
     anchors = AnchorConfig(
-        sizes=tuple((s, (s * t) ** 0.5) for s, t in zip(SCALES, SCALES[1:])),
+        sizes=tuple((s, (s * t) ** 0.5) for s, t in pairwise(SCALES)),
         ratios=(few, many, many, many, few, few),
         steps=(8, 16, 32, 64, 100, 300),
     )

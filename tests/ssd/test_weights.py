@@ -55,14 +55,14 @@ def test_our_own_model_with_other_classes(tmp_path):
 
 
 def test_weights_of_another_network_are_refused():
-    with pytest.raises(ValueError, match="none of its .* tensors fits the backbone resnet34_multi"):
+    with pytest.raises(ValueError, match=r"none of its .* tensors fits the backbone resnet34_multi"):
         load_weights(SSD(PRESETS["resnet34_multi"].model, 2), vgg16(weights=None).state_dict())
     theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=4).state_dict()
     with pytest.raises(ValueError, match="torchvision's SSD has a VGG16"):
         load_weights(SSD(PRESETS["tiny"].model, 2), theirs)
     narrow = SSD(replace(PRESETS["ssd300_vgg16"].model, width=0.25), 2)
     weights_only = {n: v for n, v in vgg16(weights=None).state_dict().items() if v.ndim == 4}
-    with pytest.raises(ValueError, match="of width 0.25"):
+    with pytest.raises(ValueError, match=r"of width 0\.25"):
         load_weights(narrow, weights_only)
 
 

@@ -22,11 +22,13 @@ from pipelines.cluster import ClusterError, ray_cluster, root, workers
 from pipelines.distributed import TrainingFailed, run_on_ray
 from pipelines.fit import Job
 from pipelines.initial import InitialWeights, initial_weights, try_weights
+from pipelines.objects import StorageError
 from pipelines.params import Params, ParamsError, load_params
 from pipelines.progress import Progress
 from pipelines.publish import publish
 from pipelines.shards import Manifest, ShardError, read_manifest
-from pipelines.storage import Checkpoints
+from pipelines.shipping import here, share
+from pipelines.storage import checkpoints
 from ssd.weights import Loaded
 
 
@@ -92,6 +94,7 @@ def train(params: Params, prepared: Path, out: Path) -> None:
     """Train what the parameters and shards say, unless that is done already, and publish the best epoch."""
     manifest = read_manifest(prepared)
     check(params, manifest, prepared)
+    share(prepared, manifest)
     home = tracking.home()
     weights = initial_weights(params)
     name = run_name(params, manifest, weights)
@@ -99,9 +102,9 @@ def train(params: Params, prepared: Path, out: Path) -> None:
     total = params.train.epochs * steps_an_epoch(manifest.splits["train"].images, params.train.batch_size)
     sources = {"prepared": prepared.resolve(), "cache": home / "cache", "weights": weights and weights.path}
     spec = describe(params, manifest, name)
-    checkpoints = Checkpoints(folder)
     with claim(folder), _mlflow_state(spec):
-        found = checkpoints.latest()
+        kept = checkpoints(folder, lambda text: print(f"  {text}", flush=True))
+        found = kept.latest()
         if found is None or found[0] < total:
             _begin(name, found, total, params, manifest)
             if weights is not None:
@@ -113,15 +116,17 @@ def train(params: Params, prepared: Path, out: Path) -> None:
                 if place.count > params.train.batch_size:
                     raise TrainingFailed(f"{place.count} workers cannot share a batch of {params.train.batch_size}")
                 job = Job(params=params, loader_workers=place.loader_workers, **sources)
-                run_on_ray(job, folder, spec, place, Progress.printer(params.train.epochs))
-            found = checkpoints.latest()
+                run_on_ray(job, folder, manifest.digest, spec, place, Progress.printer(params.train.epochs))
+            found = kept.latest()
             if found is None or found[0] < total:
                 raise TrainingFailed(f"{name}: training ended at step {found[0] if found else 0} of {total}")
         else:
             print(
                 f"{name}: trained before with these parameters, data and code; publishing (remove {folder} to retrain)"
             )
-        publish(found[1], manifest, prepared, spec, params, out)
+        kept.settle()
+        shards = here(prepared, manifest.digest, home, ["train"], first=1)  # of which one image is the model's example
+        publish(found[1], manifest, shards, spec, params, out)
 
 
 def _begin(name: str, found: tuple | None, total: int, params: Params, manifest: Manifest) -> None:
@@ -180,7 +185,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, on_sigterm)
     try:
         train(load_params(args.params), args.prepared, args.out)
-    except (ParamsError, ShardError, ClusterError, TrainingFailed, tracking.TrackerAway) as error:
+    except (ParamsError, ShardError, StorageError, ClusterError, TrainingFailed, tracking.TrackerAway) as error:
         sys.exit(f"train: {error}")
     except Killed:
         sys.exit(128 + signal.SIGTERM)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pipelines import parcel
 
 # Ray reads these when it is imported or when its processes start; what the user has set stays.
 QUIET = {
@@ -21,6 +24,9 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "PYTHONWARNINGS": "ignore::FutureWarning",
 }
+
+
+IN_JOB = "SSD_SUBMISSION"  # variable of a Ray job that `jobs` submitted: its name
 
 
 class ClusterError(RuntimeError):
@@ -66,10 +72,19 @@ def ray_cluster() -> Iterator[dict[str, float]]:
 
     address = os.environ.get("RAY_ADDRESS") or "local"
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(address=address, logging_level="ERROR", log_to_driver=bool(os.environ.get("SSD_RAY_LOGS")))
-    except Exception as error:
-        raise ClusterError(f"RAY_ADDRESS={address}: cannot connect: {error}") from error
+    with tempfile.TemporaryDirectory() as folder:
+        along = None
+        if address != "local" and not os.environ.get(IN_JOB):  # a job's workers have what the job has
+            along = {"working_dir": str(parcel.pack(root(), [], Path(folder))), "env_vars": parcel.variables()}
+        try:
+            ray.init(
+                address=address,
+                runtime_env=along,
+                logging_level="ERROR",
+                log_to_driver=bool(os.environ.get("SSD_RAY_LOGS")),
+            )
+        except Exception as error:
+            raise ClusterError(f"RAY_ADDRESS={address}: cannot connect: {error}") from error
     signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts a handler in its place that aborts
     try:
         yield ray.cluster_resources()

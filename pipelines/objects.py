@@ -180,6 +180,16 @@ class Objects:
             with self._plainly(name):
                 self.client.delete_object(Bucket=self.bucket, Key=self.key(name))
 
+    def filesystem(self) -> tuple[Any, str]:
+        """A pyarrow file system for reading, and the path in it where the objects begin. It carries no keys along."""
+        from pyarrow.fs import S3FileSystem
+
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        scheme, _, host = endpoint.rstrip("/").partition("://") if endpoint else ("https", "", None)
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        system = S3FileSystem(endpoint_override=host, scheme=scheme, region=region)
+        return system, f"{self.bucket}/{self.prefix}".rstrip("/")
+
     @contextmanager
     def _plainly(self, name: str) -> Iterator[None]:
         """Turn what boto3 raises into one line that names the address, the trouble and the fix."""

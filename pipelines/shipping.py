@@ -131,7 +131,7 @@ def _in_parallel(act: Callable[[Shard], object], shards: list[Shard], what: str,
     with ThreadPoolExecutor(STREAMS) as pool:
         waiting = [pool.submit(act, shard) for shard in shards]
         try:
-            for one in tqdm(waiting, what, mininterval=5, unit="shard"):
+            for one in tqdm(waiting, what, mininterval=5, unit="shard", disable=len(shards) < STREAMS):
                 one.result()
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)

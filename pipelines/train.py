@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipelines import provenance, tracking
+from pipelines import jobs, provenance, tracking
 from pipelines.batches import steps_an_epoch
 from pipelines.cluster import ClusterError, ray_cluster, root, workers
 from pipelines.distributed import TrainingFailed, run_on_ray
@@ -184,7 +184,10 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, on_sigterm)
     try:
+        if jobs.wanted():
+            sys.exit(jobs.run("train", {"--params": args.params, "--prepared": args.prepared}, args.out))
         train(load_params(args.params), args.prepared, args.out)
+        jobs.deliver(args.out)
     except (ParamsError, ShardError, StorageError, ClusterError, TrainingFailed, tracking.TrackerAway) as error:
         sys.exit(f"train: {error}")
     except Killed:

@@ -37,7 +37,7 @@ def variables() -> dict[str, str]:
 
 def place(path: Path) -> Path:
     """Where an input or output lies in the parcel: where it lies here, if that is below the current folder."""
-    return path if not path.is_absolute() and ".." not in path.parts else Path("elsewhere", *path.parts[-2:])
+    return path if not path.is_absolute() and ".." not in path.parts else Path("elsewhere", *path.resolve().parts[-2:])
 
 
 def pack(root: Path, inputs: Iterable[Path], target: Path) -> Path:

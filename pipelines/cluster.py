@@ -38,11 +38,12 @@ class Workers:
     """How training is spread: a fact of the place it runs at, hence of the environment.
 
     Attributes:
-        count: SSD_WORKERS; by default one a GPU, or one.
+        count: SSD_WORKERS; by default one a GPU, or one. 2-8: as many as the cluster has, never fewer than 2.
         use_gpu: SSD_USE_GPU (0 or 1); by default whether the cluster has GPUs.
         cpus: SSD_CPUS_PER_WORKER; by default an equal share of the cluster's.
         loader_workers: SSD_LOADER_WORKERS; processes that augment ahead, by default 0 on CPUs and up to 8 beside a GPU.
         max_failures: SSD_MAX_FAILURES; how often a lost worker is replaced, by default 3.
+        least: how few workers may do; None: `count`.
     """
 
     count: int
@@ -50,6 +51,7 @@ class Workers:
     cpus: int
     loader_workers: int
     max_failures: int
+    least: int | None = None
 
 
 def root() -> Path:
@@ -101,6 +103,16 @@ def _number(name: str, default: int) -> int:
     return int(text)
 
 
+def _span(name: str, default: int) -> tuple[int, int]:
+    """The least and the most of "2-8"; of a single number, itself twice."""
+    least, dash, most = os.environ.get(name, "").strip().partition("-")
+    if not dash:
+        return (max(_number(name, default), 1),) * 2
+    if not (least.isdigit() and most.isdigit() and 1 <= int(least) <= int(most)):
+        raise ClusterError(f"{name}={least}-{most}: two whole numbers are due, the lower one first: 2-8")
+    return int(least), int(most)
+
+
 def workers(resources: dict[str, float]) -> Workers:
     """What the environment asks for, checked against the cluster's resources.
 
@@ -109,17 +121,17 @@ def workers(resources: dict[str, float]) -> Workers:
     """
     gpus, all_cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
     use_gpu = bool(_number("SSD_USE_GPU", 1 if gpus else 0))
-    count = max(_number("SSD_WORKERS", gpus if use_gpu else 1), 1)
+    least, count = _span("SSD_WORKERS", gpus if use_gpu else 1)
     cpus = _number("SSD_CPUS_PER_WORKER", max(all_cpus // count, 1))
-    if use_gpu and count > gpus:
-        raise ClusterError(f"SSD_WORKERS={count} with a GPU each, but the cluster has {gpus} (SSD_USE_GPU=0: no GPU)")
-    if count * cpus > all_cpus:
+    if use_gpu and least > gpus:
+        raise ClusterError(f"SSD_WORKERS={least} with a GPU each, but the cluster has {gpus} (SSD_USE_GPU=0: no GPU)")
+    if least * cpus > all_cpus:
         raise ClusterError(
-            f"{count} workers with {cpus} CPUs each, but the cluster has {all_cpus} CPUs: "
+            f"{least} workers with {cpus} CPUs each, but the cluster has {all_cpus} CPUs: "
             "lower SSD_WORKERS or SSD_CPUS_PER_WORKER"
         )
     loaders = _number("SSD_LOADER_WORKERS", min(8, cpus) if use_gpu else 0)
-    return Workers(count, use_gpu, cpus, loaders, _number("SSD_MAX_FAILURES", 3))
+    return Workers(count, use_gpu, cpus, loaders, _number("SSD_MAX_FAILURES", 3), least)
 
 
 @contextmanager

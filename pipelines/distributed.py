@@ -126,7 +126,9 @@ def run_on_ray(
             work,
             train_loop_config={"job": job, "folder": folder, "digest": digest, "queue": queue, "cpus": place.cpus},
             scaling_config=ray.train.ScalingConfig(
-                num_workers=place.count, use_gpu=place.use_gpu, resources_per_worker={"CPU": place.cpus}
+                num_workers=place.count if place.least in (None, place.count) else (place.least, place.count),
+                use_gpu=place.use_gpu,
+                resources_per_worker={"CPU": place.cpus},
             ),
             run_config=ray.train.RunConfig(
                 name=folder.name,

@@ -35,7 +35,7 @@ from tests.conftest import TINY, draw_voc, write_params
 
 ROOT = Path(__file__).parents[1]
 VICTIMS = ("worker", "node", "driver", "client", "mlflow", "s3")
-EPOCHS, STEPS = 25, 3  # an epoch has 3 steps and ends with a checkpoint
+EPOCHS, STEPS = 16, 3  # an epoch has 3 steps and ends with a checkpoint
 TRIES = 12  # a user's patience
 TIMES = {"time/train_s", "time/validate_s", "time/images_per_s"}
 

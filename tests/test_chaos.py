@@ -18,7 +18,7 @@ def test_plans_are_seeded_and_spare_nobody():
 def test_two_rounds_of_chaos(tmp_path_factory):
     if lacking := missing():
         pytest.skip(f"no S3 server: {', '.join(lacking)} not installed (apt-get install radosgw ceph-mon ceph-osd)")
-    planned = [[(6, "worker"), (24, "s3"), (45, "client")], [(9, "mlflow"), (21, "node"), (48, "driver")]]
+    planned = [[(6, "worker"), (15, "s3"), (27, "client")], [(6, "mlflow"), (12, "node"), (27, "driver")]]
     assert {victim for plan in planned for _, victim in plan} == set(VICTIMS)
     import tempfile
     from pathlib import Path

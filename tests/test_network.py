@@ -13,7 +13,7 @@ from tests.test_mlflow_server import Server, Watched, check
 pytestmark = pytest.mark.slow
 
 EPOCHS = 40
-SLOW = 0.05  # seconds on every piece of data, each way
+SLOW = 0.005  # seconds on every piece of data, each way
 
 
 @pytest.fixture

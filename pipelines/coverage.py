@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +13,13 @@ from pipelines.params import Params
 from pipelines.shards import Manifest, read_boxes
 from ssd.anchors import AnchorConfig
 from ssd.backbones import BACKBONES
-from ssd.design import design
+from ssd.coverage import Coverage, anchors_per_map
+from ssd.design import FOUND, design
 from ssd.model import ModelConfig, _map_sizes
 
 SPLIT = "train"
+OCTAVES = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0)  # pixels
+OCTAVE_NAMES = ("under 8", *(f"{low:.0f} to {2 * low:.0f}" for low in OCTAVES[:-1]), "from 256")
 
 
 def map_sizes(config: ModelConfig) -> list[tuple[int, int]]:
@@ -51,6 +55,48 @@ def gather(manifest: Manifest, prepared: Path, split: str = SPLIT) -> Boxes:
         labels.append(torch.tensor(row["labels"], dtype=torch.int64)[easy])
         difficult += int((~easy).sum())
     return Boxes(torch.cat(boxes), torch.cat(labels), difficult)
+
+
+class Row(NamedTuple):
+    """How well the boxes of a group are covered.
+
+    Attributes:
+        group: "class", "size" or "map".
+        name: of the class, of the size in pixels, or the map's height×width.
+        boxes: how many there are; of a map, how many have their best anchor there.
+        anchors: how many the group has; 0 but for maps.
+        recall: share of boxes whose best anchor has an IoU of at least 0.5; NaN without boxes.
+        mean_iou: mean IoU of boxes with their best anchors; NaN without boxes.
+    """
+
+    group: str
+    name: str
+    boxes: int
+    anchors: int
+    recall: float
+    mean_iou: float
+
+
+def pixel_sides(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Width and height [N, 2] of boxes [N, 4] in pixels of the network's input (height, width)."""
+    return (boxes[:, 2:] - boxes[:, :2]) * torch.tensor(image_size[::-1], dtype=torch.float32)
+
+
+def measure(found: Boxes, coverage: Coverage, model: ModelConfig, classes: Sequence[str]) -> list[Row]:
+    """Coverage by class, by size (root of a box's area in pixels of the network's input, by octaves) and by map."""
+    size = pixel_sides(found.boxes, model.image_size).prod(dim=1).sqrt()
+    octave = torch.bucketize(size, torch.tensor(OCTAVES), right=True)
+    maps = map_sizes(model)
+    rows = [_row("class", name, coverage, found.labels == label) for label, name in enumerate(classes, 1)]
+    rows += [_row("size", name, coverage, octave == index) for index, name in enumerate(OCTAVE_NAMES)]
+    for index, ((height, width), anchors) in enumerate(zip(maps, anchors_per_map(model.anchors, maps))):
+        rows.append(_row("map", f"{height}×{width}", coverage, coverage.feature_map == index, anchors))
+    return rows
+
+
+def _row(group: str, name: str, coverage: Coverage, chosen: Tensor, anchors: int = 0) -> Row:
+    iou = coverage.iou[chosen]
+    return Row(group, name, len(iou), anchors, (iou >= FOUND).float().mean().item(), iou.mean().item())
 
 
 def propose(params: Params, manifest: Manifest, prepared: Path, budget: int | None = None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ssd.anchors import AnchorConfig
-from ssd.coverage import anchors_per_map, best_iou, cover, nearest_centres
+from ssd.coverage import anchors_per_map, cover, iou_of_shapes, nearest_cells
 
 FOUND = 0.5  # the IoU from which on an anchor learns a box in SSD's matching, and from which on VOC counts it
 SAMPLE = 5000  # boxes that the search looks at; what it finds is judged on all
@@ -85,10 +85,10 @@ def design(
         return None
     some = _sample(labels)
     search_boxes, search_labels = boxes[some].float(), labels[some]
-    centres = nearest_centres(search_boxes, map_sizes, image_size, config.steps)
+    centres = nearest_cells(search_boxes, map_sizes, image_size, config.steps).centre
 
     def fit_of(candidate: AnchorConfig) -> Fit:
-        return fit(best_iou(search_boxes, candidate, map_sizes, centres), search_labels)
+        return fit(iou_of_shapes(search_boxes, candidate, map_sizes, centres).amax(dim=0), search_labels)
 
     now = fit_of(config)
 
@@ -104,7 +104,9 @@ def design(
 
 
 def _sample(labels: Tensor) -> Tensor:
-    """Indices of at most SAMPLE boxes or so, as many of each class where there are enough."""
+    """Indices of all boxes, or of about SAMPLE, as many of each class where there are enough."""
+    if len(labels) <= SAMPLE:
+        return torch.arange(len(labels))
     generator = torch.Generator().manual_seed(0)
     shuffled = torch.randperm(len(labels), generator=generator)
     classes = labels.unique()
@@ -115,7 +117,7 @@ def _sample(labels: Tensor) -> Tensor:
 def _ratio_counts(config: AnchorConfig, map_sizes: list[tuple[int, int]], budget: int) -> list[int]:
     """How many ratios each map gets: as many as now, plus what the budget allows (or minus what it demands) on all."""
     now = [len(row) for row in (config.ratios * len(map_sizes) if len(config.ratios) == 1 else config.ratios)]
-    for more in range(_MOST_RATIOS - max(now), -max(now), -1):
+    for more in range(max(_MOST_RATIOS - max(now), 0), -max(now), -1):
         counts = [max(count + more, 1) for count in now]
         ratios = tuple((1.0,) * count for count in counts)
         anchors = sum(anchors_per_map(replace(config, scale_min=0.1, scale_max=0.9, ratios=ratios), map_sizes))

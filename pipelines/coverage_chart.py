@@ -98,7 +98,7 @@ def _draw_recall(axes, sides: Tensor, covers: Sequence[Coverage]) -> None:
     axes.set_xlabel("size: root of the area, pixels of the network's input")
     _plain_log(axes.xaxis)
     axes.grid(alpha=0.2)
-    axes.legend(frameon=False, fontsize=9, loc="center right")
+    axes.legend(frameon=False, fontsize=9, loc="best")
     axes.set_title("Recall over the size of boxes")
 
 

@@ -51,8 +51,8 @@ def fit(iou: Tensor, labels: Tensor) -> Fit:
     classes, of_class, counts = labels.unique(return_inverse=True, return_counts=True)
     if not len(classes):
         return Fit(0.0, 0.0)
-    share = 1 / (len(classes) * counts[of_class].double())
-    return Fit(float((share * (iou >= FOUND)).sum()), float((share * iou).sum()))
+    values = ((iou >= FOUND).double(), iou.double())
+    return Fit(*(float((of_class.bincount(value) / counts).mean()) for value in values))
 
 
 def design(

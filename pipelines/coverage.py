@@ -24,7 +24,8 @@ OCTAVE_NAMES = ("under 8", *(f"{low:.0f} to {2 * low:.0f}" for low in OCTAVES[:-
 
 def map_sizes(config: ModelConfig) -> list[tuple[int, int]]:
     """(height, width) of each feature map, finest first."""
-    return _map_sizes(BACKBONES[config.backbone](), config.image_size)
+    with torch.device("meta"):  # shapes alone: a VGG16 would take seconds to draw weights for
+        return _map_sizes(BACKBONES[config.backbone](), config.image_size)
 
 
 class Boxes(NamedTuple):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -35,6 +35,11 @@ def coverage_chart(
         models, covers: with the present anchors, and with the proposed ones where there are any.
         path: of the PNG.
     """
+    with matplotlib.rc_context({"text.parse_math": False}):  # a class may be called $5
+        _draw(found, classes, models, covers).savefig(path, dpi=130)
+
+
+def _draw(found: Boxes, classes: Sequence[str], models: Sequence[ModelConfig], covers: Sequence[Coverage]) -> Figure:
     figure = Figure(figsize=(15, 5.4), layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.12)
     ridges, sizes, shapes = figure.subplots(1, 3, width_ratios=(1.15, 1, 1))
@@ -53,7 +58,7 @@ def coverage_chart(
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=TEXT, labelsize=9)
         axes.title.set(fontsize=11, color=TEXT)
-    figure.savefig(path, dpi=130)
+    return figure
 
 
 def _draw_ridges(axes, labels: Tensor, classes: Sequence[str], covers: Sequence[Coverage]) -> None:
@@ -71,14 +76,15 @@ def _draw_ridges(axes, labels: Tensor, classes: Sequence[str], covers: Sequence[
             axes.stairs(height, edges, baseline=level, fill=True, color=shade, alpha=0.45)
             axes.stairs(height, edges, baseline=level, color=shade, linewidth=1.2)
         recalls = " → ".join(f"{float((c.iou[labels == label] >= FOUND).float().mean()):.3f}" for c in covers)
-        names.append(f"{textwrap.shorten(classes[label - 1], 20, placeholder='…')}\nrecall {recalls}")
+        name = classes[label - 1]
+        names.append(f"{name if len(name) <= 22 else name[:21] + '…'}\nrecall {recalls}")
     axes.axvline(FOUND, color=TEXT, linewidth=1, linestyle="--", alpha=0.7)
     axes.set(xlim=(0, 1), ylim=(0, len(shown) + 0.05), xlabel="IoU with the best anchor")
     axes.set_yticks([level + 0.3 for level in range(len(shown))], names)
     axes.tick_params("y", length=0)
     axes.spines["left"].set_visible(False)
     worst = f", the {RIDGES} worst of {len(recall)}" if len(recall) > RIDGES else ""
-    when = " (grey before, coloured after)" if len(covers) > 1 else ""
+    when = " (grey before, coloured after)" if len(covers) > 1 else " (nothing better was found)"
     axes.set_title(f"Best IoU by class{worst}{when}")
 
 
@@ -89,7 +95,7 @@ def _draw_recall(axes, sides: Tensor, covers: Sequence[Coverage]) -> None:
     counts = np.histogram(size, edges)[0]
     axes.stairs(counts / counts.max() * 0.3, 2**edges, fill=True, color="#d9dde2", label="how many boxes")
     enough = counts >= max(0.001 * counts.sum(), 1)
-    for cover, shade, name in zip(covers, (BEFORE, AFTER), ("before", "after")):
+    for cover, shade, name in zip(covers, (BEFORE, AFTER), ("recall before", "recall after")):
         found = np.histogram(size[(cover.iou >= FOUND).numpy()], edges)[0]
         middle, share = 2 ** ((edges[:-1] + edges[1:]) / 2), found / np.maximum(counts, 1)
         axes.plot(middle[enough], share[enough], "o-", color=shade, linewidth=2, markersize=4, label=name)

@@ -120,7 +120,7 @@ def report(found: Boxes, model: ModelConfig, better: AnchorConfig | None, classe
     (out / "anchors.yaml").write_text(yaml.safe_dump(proposal, default_flow_style=None, sort_keys=False))
     text = table(rows["before"], rows.get("after"))
     if not better:
-        return f"{text}\n\nnothing better was found: keep these anchors"
+        return f"{text}\n\nnothing better was found: keep these anchors, or allow more of them by --budget"
     lines = [f"    {name.rsplit('.', 1)[1]}: {value}" for name, value in proposal.items()]
     return "\n".join([text, "\nproposed, for params.yaml:\n\nmodel:\n  anchors:", *lines])
 

@@ -75,14 +75,18 @@ def design(
 
     Returns:
         The better config; None where none is found whose `Fit` has both values at least as high, and the score
-        higher by MARGIN.
+        higher by MARGIN. So it is where there are fewer anchors now than the linear rule's two sizes make.
 
     Raises:
-        ValueError: there is no config within the budget.
+        ValueError: the given budget is smaller than that.
     """
-    counts = _ratio_counts(config, map_sizes, sum(anchors_per_map(config, map_sizes)) if budget is None else budget)
-    if not len(boxes):
+    least = _anchors(config, map_sizes, [1] * len(map_sizes))
+    if budget is not None and budget < least:
+        raise ValueError(f"a budget of {budget} anchors is too small; two sizes and one ratio a cell make {least}")
+    budget = budget or sum(anchors_per_map(config, map_sizes))
+    if not len(boxes) or budget < least:
         return None
+    counts = _ratio_counts(config, map_sizes, budget)
     some = _sample(labels)
     search_boxes, search_labels = boxes[some].float(), labels[some]
     centres = nearest_cells(search_boxes, map_sizes, image_size, config.steps).centre
@@ -114,16 +118,18 @@ def _sample(labels: Tensor) -> Tensor:
     return torch.cat([shuffled[labels[shuffled] == label][:most] for label in classes])
 
 
+def _anchors(config: AnchorConfig, map_sizes: list[tuple[int, int]], counts: list[int]) -> int:
+    """How many anchors the linear rule makes with so many ratios on each map."""
+    ratios = tuple((1.0,) * count for count in counts)
+    return sum(anchors_per_map(replace(config, scale_min=0.1, scale_max=0.9, ratios=ratios), map_sizes))
+
+
 def _ratio_counts(config: AnchorConfig, map_sizes: list[tuple[int, int]], budget: int) -> list[int]:
     """How many ratios each map gets: as many as now, plus what the budget allows (or minus what it demands) on all."""
     now = [len(row) for row in (config.ratios * len(map_sizes) if len(config.ratios) == 1 else config.ratios)]
-    for more in range(max(_MOST_RATIOS - max(now), 0), -max(now), -1):
-        counts = [max(count + more, 1) for count in now]
-        ratios = tuple((1.0,) * count for count in counts)
-        anchors = sum(anchors_per_map(replace(config, scale_min=0.1, scale_max=0.9, ratios=ratios), map_sizes))
-        if anchors <= budget:
-            return counts
-    raise ValueError(f"anchors: a budget of {budget} is too small; two sizes and one ratio a cell make {anchors}")
+    changes = range(max(_MOST_RATIOS - max(now), 0), -max(now), -1)
+    ways = ([max(count + change, 1) for count in now] for change in changes)
+    return next(counts for counts in ways if _anchors(config, map_sizes, counts) <= budget)
 
 
 def _config_at(point: list[float], config: AnchorConfig, counts: list[int]) -> AnchorConfig:

@@ -104,7 +104,7 @@ def test_the_table_shows_what_changed_and_leaves_out_sizes_without_boxes():
     [
         (["--preset", "ssd9000"], "anchors: --preset ssd9000: there is no such preset; there are "),
         (["--set", "model.anchors.foo=1"], "model.anchors.foo: unknown key"),
-        (["--budget", "10"], "a budget of 10 is too small"),
+        (["--budget", "10"], "anchors: a budget of 10 anchors is too small"),
         (["--prepared", "nowhere"], "nowhere/manifest.json: no such file; run `dvc repro prepare`"),
         (["--params", "nowhere.yaml"], "nowhere.yaml: no such file"),
     ],

@@ -98,6 +98,7 @@ def design(
 
     def score(point: list[float]) -> float:
         new = fit_of(_config_at(point, config, counts))
+        # what raises one by lowering the other would be refused below: lead the search elsewhere
         return new.score + 10 * (min(new.recall - now.recall, 0) + min(new.mean_iou - now.mean_iou, 0))
 
     starts = sorted(_starts(search_boxes, config, max(counts)), key=score, reverse=True)[:_CLIMBS]

@@ -88,6 +88,14 @@ def test_by_default_no_more_anchors_than_now():
     assert fit_of(boxes, labels, richer).score > fit_of(boxes, labels, found).score
 
 
+def test_an_anchor_less_than_the_next_ratio_needs():
+    # one ratio makes 2 anchors a cell, two make 3: 381 in all
+    boxes, labels = random_boxes(100, 0), torch.ones(100, dtype=torch.int64)
+    poor = AnchorConfig(sizes=((0.9,),), ratios=((1.0,),))
+    for budget, anchors in ((380, 254), (381, 381)):
+        assert sum(anchors_per_map(design(boxes, labels, poor, MAPS, SIZE, budget), MAPS)) == anchors
+
+
 def test_maps_keep_their_own_numbers_of_ratios():
     config = replace(BOOK, ratios=((1.0, 2.0, 0.5), (1.0, 2.0, 0.5, 3.0, 1 / 3), (1.0, 2.0, 0.5), (1.0,)))
     boxes, labels = random_boxes(100, 0), torch.ones(100, dtype=torch.int64)

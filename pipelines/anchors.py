@@ -8,20 +8,20 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from pipelines.coverage import SPLIT, Boxes, Row, gather, map_sizes, measure, overrides
+from pipelines.coverage import SPLIT, Boxes, Row, gather, measure, overrides
 from pipelines.coverage_chart import coverage_chart
 from pipelines.params import PARAMS_FILE, ParamsError, load_params
 from pipelines.shards import ShardError, read_manifest
 from ssd.anchors import AnchorConfig
 from ssd.coverage import anchors_per_map, cover
 from ssd.design import design, fit
-from ssd.model import ModelConfig
+from ssd.model import ModelConfig, map_sizes
 from ssd.presets import PRESETS
 
 PREPARED = Path("artifacts/prepared")
@@ -62,10 +62,9 @@ def preset_overrides(name: str) -> dict[str, Any]:
     """
     if name not in PRESETS:
         raise ParamsError(f"--preset {name}: there is no such preset; there are {', '.join(sorted(PRESETS))}")
-    own = PRESETS[name]["model"]
-    anchors = {field.name: own["anchors"].get(field.name, field.default) for field in fields(AnchorConfig)}
-    whole = {f"model.anchors.{key}": value for key, value in anchors.items()}
-    return {"model.preset": name, **{f"model.{key}": own[key] for key in own if key != "anchors"}, **whole}
+    model = asdict(PRESETS[name].model)
+    anchors = {f"model.anchors.{key}": value for key, value in model.pop("anchors").items()}
+    return {"model.preset": name, **{f"model.{key}": value for key, value in model.items()}, **anchors}
 
 
 def table(before: list[Row], after: list[Row] | None) -> str:

@@ -12,20 +12,13 @@ from torch import Tensor
 from pipelines.params import Params
 from pipelines.shards import Manifest, read_boxes
 from ssd.anchors import AnchorConfig
-from ssd.backbones import BACKBONES
 from ssd.coverage import Coverage, anchors_per_map
 from ssd.design import FOUND, design
-from ssd.model import ModelConfig, _map_sizes
+from ssd.model import ModelConfig, map_sizes
 
 SPLIT = "train"
 OCTAVES = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0)  # pixels
 OCTAVE_NAMES = ("under 8", *(f"{low:.0f} to {2 * low:.0f}" for low in OCTAVES[:-1]), "from 256")
-
-
-def map_sizes(config: ModelConfig) -> list[tuple[int, int]]:
-    """(height, width) of each feature map, finest first."""
-    with torch.device("meta"):  # shapes alone: a VGG16 would take seconds to draw weights for
-        return _map_sizes(BACKBONES[config.backbone](), config.image_size)
 
 
 class Boxes(NamedTuple):

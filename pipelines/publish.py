@@ -14,6 +14,7 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag
 
 from pipelines import registry, tracking
+from pipelines.drawing import draw_samples
 from pipelines.params import Params
 from pipelines.shards import Manifest, read_records
 from ssd.checkpoint import save
@@ -22,7 +23,7 @@ from ssd.checkpoint import save
 def publish(
     state: dict[str, Any], manifest: Manifest, prepared: Path, spec: tracking.RunSpec, params: Params, out: Path
 ) -> None:
-    """Write model.pt, history.csv, curves.png and model.json below `out`, and register the best epoch.
+    """Write model.pt, history.csv, two pictures and model.json below `out`, and register the best epoch.
 
     Everything here may be done twice without harm: a run that was killed half-way is published by the next one.
 
@@ -34,12 +35,14 @@ def publish(
     save(best["model"], out / "model.pt")
     write_history(history, out / "history.csv")
     draw_curves(history, best["epoch"], out / "curves.png")
+    draw_samples(params, manifest, prepared, out / "augmented.jpg")
     try:
         client = tracking.connect()
         run_id = tracking.open_run(client, spec)
         tracking.log_history(client, run_id, history)
         log_data(client, run_id, manifest, prepared)
-        client.log_artifact(run_id, str(out / "curves.png"))
+        for picture in ("curves.png", "augmented.jpg"):
+            client.log_artifact(run_id, str(out / picture))
         client.log_batch(run_id, metrics=best_metrics(history, best["epoch"]))
         tags = {"epoch": str(best["epoch"]), "data.digest": manifest.digest, "fingerprint": spec.fingerprint}
         commit = {key: value for key, value in spec.tags.items() if key == "mlflow.source.git.commit"}

@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
+BCCD = ROOT.parent / "shared" / "datasets" / "bccd" / "VOCdevkit"  # real photographs, beside some checkouts
+needs_bccd = pytest.mark.skipif(not BCCD.is_dir(), reason="needs BCCD in ../shared/datasets/bccd/VOCdevkit")
 
 
 def draw_voc(folder, count, seed=0, size=(60, 90)):

@@ -1,23 +1,18 @@
 """Reading boxes, measuring their coverage, and the proposal that the tuner starts from."""
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
 
-from pipelines.coverage import Boxes, gather, map_sizes, measure, pixel_sides, propose
+from pipelines.coverage import Boxes, gather, measure, pixel_sides, propose
 from pipelines.params import load_params
 from pipelines.prepare import prepare
 from pipelines.shards import ShardError, read_manifest
 from ssd.anchors import AnchorConfig
 from ssd.coverage import Coverage, anchors_per_map, cover
 from ssd.design import fit
-from ssd.model import ModelConfig
-from tests.conftest import TINY, write_params
+from ssd.model import ModelConfig, map_sizes
+from tests.conftest import BCCD, TINY, needs_bccd, write_params
 from tests.pipelines.trees import voc_xml, write_voc
-
-BCCD = os.environ.get("SSD_TEST_BCCD")  # BCCD's VOCdevkit; the data are not part of the repository
 
 
 def prepared(folder, photos, classes):
@@ -106,15 +101,14 @@ def test_a_missing_shard_is_named(tmp_path):
         propose(params, manifest, folder)
 
 
-@pytest.mark.skipif(not BCCD, reason="SSD_TEST_BCCD does not name BCCD's VOCdevkit")
+@needs_bccd
 def test_platelets_are_what_the_presets_anchors_miss(tmp_path):
     changes = {
         **{"prepare.train": ["trainval"], "prepare.val_share": 0.0, "prepare.test": ["test"]},
-        **{"model.image_size": [320, 320], "model.anchors.scale_min": None, "model.anchors.scale_max": None},
+        **{"model.preset": "tiny", "model.image_size": [320, 320]},
     }
     params = load_params(write_params(tmp_path / "params.yaml", changes))
-    manifest, _ = prepare(Path(BCCD), tmp_path / "prepared", params.prepare, params.seed)
-    assert params.model.anchors.sizes[0][0] == 0.2
+    manifest, _ = prepare(BCCD, tmp_path / "prepared", params.prepare, params.seed)
     found, maps = gather(manifest, tmp_path / "prepared"), map_sizes(params.model)
     better = load_params(tmp_path / "params.yaml", propose(params, manifest, tmp_path / "prepared")).model
     recall = {}

@@ -40,9 +40,8 @@ def read_voc(folder: Path, count: int, classes: list[str]) -> list[tuple[Tensor,
         boxes, labels = [], []
         for item in ET.parse(folder / "Annotations" / f"{name}.xml").getroot().iter("object"):
             if item.findtext("name") in classes:
-                left, top, right, bottom = (
-                    float(item.findtext(f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax")
-                )
+                sides = (item.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
+                left, top, right, bottom = map(float, sides)
                 boxes.append([left - 1, top - 1, right, bottom])
                 labels.append(classes.index(item.findtext("name")) + 1)
         sides = torch.tensor([image.shape[2], image.shape[1]] * 2, dtype=torch.float32)
@@ -96,7 +95,9 @@ def overfit(name: str, args: argparse.Namespace) -> str:
     batch = make_batch(read_voc(args.folder, args.photographs, classes), preset)
     torch.manual_seed(0)
     model = SSD(preset.model, len(classes))
-    reach = within_reach(model, batch, preset.loss.iou_threshold)
+    reach = 1.0
+    if preset.model.task == "detection":
+        reach = within_reach(model, batch, preset.loss.iou_threshold)
     batch = batch.to(device)
     lr = LR.get(name, 1e-3)
     settings = TrainConfig(lr=lr, warmup_steps=20, clip_norm=10.0, precision=args.precision, ema_decay=0.9)
@@ -130,9 +131,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()
-    print(
-        f"{'preset':24} {'width':>5} {'classes':18} {'objects':>7} {'reachable':>9} {'steps':>6} {'AP50':>6} {'s':>6}"
-    )
+    print(f"{'preset':24} width {'classes':18} objects reachable  steps   AP50      s")
     for name in args.presets or PRESETS:
         print(overfit(name, args), flush=True)
 

@@ -32,6 +32,7 @@ SMALL = {
     "train.lr": 0.002,
     "train.warmup_steps": 2,
     "train.precision": "fp32",
+    "tune.trials": 0,
 }
 EPOCHS = 15  # of 3 steps: some seconds, in which training can be hit
 LOCKS = {"data.dvc", "dvc.lock", "pipelines/dvc.lock"}  # what DVC pins, the data set's size being another

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipelines import provenance, tracking
 from pipelines.cluster import ClusterError, ray_cluster, root, trials_at_once, workers
+from pipelines.coverage import propose
 from pipelines.fit import Job
 from pipelines.handover import TUNED, Tuned, draw_slices, rows, write_rows, write_tuned
 from pipelines.interruption import Killed, claim, end_state, raise_on_sigterm
@@ -60,15 +61,6 @@ def check(params: Params, manifest: Manifest, prepared: Path, path: Path) -> Non
             f"{path}: train.batch_size is {params.train.batch_size}, but the training split has only {images} images; "
             "lower it"
         )
-
-
-def propose(params: Params, manifest: Manifest, prepared: Path) -> dict[str, Any]:
-    """Overrides with anchors that fit the boxes better than the current ones; {} where there are none."""
-    try:
-        from pipelines import coverage
-    except ImportError:
-        return {}
-    return coverage.propose(params, manifest, prepared)
 
 
 def tune(path: Path, prepared: Path, out: Path) -> str:

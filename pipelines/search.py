@@ -11,10 +11,10 @@ from typing import Any
 import ray.tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from pipelines.cluster import messages
+from pipelines.cluster import Workers, messages
 from pipelines.interruption import in_thread
 from pipelines.params import TuneParams
-from pipelines.progress import epoch_line
+from pipelines.progress import epoch_line, step_line
 from pipelines.sweep import Sweep, Trial
 from pipelines.trials import Task, run_trial
 
@@ -152,28 +152,28 @@ def search(
     shutil.rmtree(sweep.folder / "ray", ignore_errors=True)  # an earlier driver's, and nothing that we need
 
     def progress(message: dict[str, Any]) -> None:
-        step = message.get("step")
-        say(
-            f"  trial {message['trial']} epoch {step['epoch']}: step {step['step']}/{step['steps']}, "
-            f"{step['images_per_s']:.1f} images/s"
-            if step
-            else f"  trial {message['trial']}: {message['say']}"
-        )
+        text = step_line(message["step"]) if "step" in message else message["say"]
+        say(f"  trial {message['trial']} {text}")
 
     with messages(progress) as queue:
-        place = tasks[numbers[0]].place
-        needs = {"CPU": place.cpus, "GPU": int(place.use_gpu)} if place.count == 1 else {"CPU": 0.01}
         trainable = ray.tune.with_parameters(run_trial, tasks=tasks, queue=queue)
-        tuner = ray.tune.Tuner(
-            ray.tune.with_resources(trainable, needs),
-            param_space={"trial": ray.tune.grid_search(numbers)},
-            tune_config=ray.tune.TuneConfig(scheduler=scheduler, max_concurrent_trials=at_once),
-            run_config=ray.tune.RunConfig(
-                name="trials",
-                storage_path=str(sweep.folder / "ray"),
-                failure_config=ray.tune.FailureConfig(max_failures=place.max_failures),
-                callbacks=[recorder],
-                verbose=0,
-            ),
-        )
-        in_thread(tuner.fit)
+        in_thread(_tuner(trainable, numbers, tasks[numbers[0]].place, at_once, scheduler, recorder).fit)
+
+
+def _tuner(
+    trainable: Callable, numbers: list[int], place: Workers, at_once: int, scheduler: Halving, recorder: Recorder
+) -> ray.tune.Tuner:
+    """A tuner of the trials with these numbers; a trial with workers of its own needs next to nothing itself."""
+    needs = {"CPU": place.cpus, "GPU": int(place.use_gpu)} if place.count == 1 else {"CPU": 0.01}
+    return ray.tune.Tuner(
+        ray.tune.with_resources(trainable, needs),
+        param_space={"trial": ray.tune.grid_search(numbers)},
+        tune_config=ray.tune.TuneConfig(scheduler=scheduler, max_concurrent_trials=at_once),
+        run_config=ray.tune.RunConfig(
+            name="trials",
+            storage_path=str(recorder.sweep.folder / "ray"),
+            failure_config=ray.tune.FailureConfig(max_failures=place.max_failures),
+            callbacks=[recorder],
+            verbose=0,
+        ),
+    )

@@ -33,15 +33,17 @@ class SweepRuns:
     spec_of: Callable[[Trial], tracking.RunSpec]
     _written: dict[int, tuple[str, int]] = field(default_factory=dict)
     _parent: str = ""
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # at the end two threads write
 
     def write(self, client: MlflowClient, trials: list[Trial]) -> None:
         """Bring the nested runs of `trials` up to date: their epochs and states."""
-        self._parent = self._parent or tracking.open_run(client, self.spec)
-        for trial in trials:
-            now = (trial.state, len(trial.history))
-            if trial.state != "waiting" and self._written.get(trial.number) != now:
-                self._write_trial(client, trial)
-                self._written[trial.number] = now
+        with self._lock:
+            self._parent = self._parent or tracking.open_run(client, self.spec)
+            for trial in trials:
+                now = (trial.state, len(trial.history))
+                if trial.state != "waiting" and self._written.get(trial.number) != now:
+                    self._write_trial(client, trial)
+                    self._written[trial.number] = now
 
     def _write_trial(self, client: MlflowClient, trial: Trial) -> None:
         spec = self.spec_of(trial)

@@ -149,7 +149,7 @@ def search(
     numbers = [trial.number for trial in sweep.open]
     if not numbers:
         return
-    shutil.rmtree(sweep.folder / "ray", ignore_errors=True)  # an earlier driver's, and nothing that we need
+    _forget(sweep)  # what an earlier driver left
 
     def progress(message: dict[str, Any]) -> None:
         text = step_line(message["step"]) if "step" in message else message["say"]
@@ -158,6 +158,12 @@ def search(
     with messages(progress) as queue:
         trainable = ray.tune.with_parameters(run_trial, tasks=tasks, queue=queue)
         in_thread(_tuner(trainable, numbers, tasks[numbers[0]].place, at_once, scheduler, recorder).fit)
+    _forget(sweep)
+
+
+def _forget(sweep: Sweep) -> None:
+    """Remove Ray's own records of a sweep: nothing is read from them."""
+    shutil.rmtree(sweep.folder / "ray", ignore_errors=True)
 
 
 def _tuner(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from pipelines.params import ParamsError, Range
 from pipelines.search_space import is_number
@@ -139,6 +140,9 @@ def _draw_slice(axes: Any, name: str, within: Range, table: list[dict[str, Any]]
     axes.grid(alpha=0.3)
     if numeric and within.kind == "log_uniform":
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     varied = len({row[name] for row in known}) > 1 if numeric else False
     if varied and len(known) >= ENOUGH:
         correlation = rank_correlation([row[name] for row in known], [row["map"] for row in known])

@@ -53,9 +53,9 @@ class SweepRuns:
             run_id = tracking.open_run(client, replace(spec, tags=tags))
         else:
             run_id = known.info.run_id
+        if trial.score is not None:  # before all others: MLflow's comparison begins with a run's first metric
+            client.log_batch(run_id, metrics=[Metric("best/map", trial.score, 0, len(trial.history))])
         tracking.log_history(client, run_id, trial.history)
-        if trial.score is not None:
-            client.log_batch(run_id, metrics=[Metric("best/map", trial.score, 0, 0)])
         reason = [RunTag("tune.reason", trial.reason)] if trial.reason else []
         client.log_batch(run_id, tags=[RunTag(STATE, trial.state), *reason])
         if trial.state not in OPEN and (known is None or known.info.status != STATUS[trial.state]):

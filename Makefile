@@ -21,7 +21,7 @@ help:  ## List the targets
 
 setup: $(VENV)/.installed  ## Make .venv from the hashed requirements.lock (once)
 
-repro: setup  ## Run the whole pipeline: generate, prepare, train, evaluate
+repro: setup  ## Run the whole pipeline: generate, prepare, tune, train, evaluate
 	dvc repro
 
 test: setup  ## Run all tests: the fast ones first, then those on real Ray, DVC and MLflow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from filelock import FileLock
 
 from pipelines.cluster import Workers, messages
 from pipelines.fit import Job, fit
+from pipelines.interruption import in_thread
 from pipelines.progress import Progress
 from pipelines.storage import Checkpoints
 from pipelines.tracking import RunSpec
@@ -43,7 +43,7 @@ def work(config: dict[str, Any]) -> None:
         if state is not None:
             checkpoints.save(state, state["trainer"]["steps"])
             if metrics:
-                queue.put({"epoch": metrics})
+                queue.put({"epoch": metrics, "history": state["history"]})
         ray.train.report({"history": state["history"]} if state is not None else {})
 
     progress = Progress(queue.put) if rank == 0 else (lambda _: None)
@@ -69,8 +69,17 @@ def _newest(checkpoints: Checkpoints, rank: int) -> dict[str, Any] | None:
     return checkpoints.at(step[0])
 
 
-def run_on_ray(job: Job, folder: Path, spec: RunSpec, place: Workers, show: Callable[[dict[str, Any]], None]) -> None:
+def run_on_ray(
+    job: Job, folder: Path, spec: RunSpec | None, place: Workers, show: Callable[[dict[str, Any]], None]
+) -> None:
     """Train on the cluster that this process is connected to, until the last step.
+
+    Args:
+        job: what to train.
+        folder: of the checkpoints.
+        spec: of the MLflow run; None logs nothing there.
+        place: how training is spread.
+        show: given every message of the workers, in a thread of its own.
 
     Raises:
         TrainingFailed: the loss was not finite, or workers were lost more often than allowed.
@@ -99,33 +108,12 @@ def run_on_ray(job: Job, folder: Path, spec: RunSpec, place: Workers, show: Call
                 name=folder.name,
                 storage_path=str(folder.parent / "ray"),
                 failure_config=ray.train.FailureConfig(max_failures=place.max_failures),
-                callbacks=[MlflowCallback(spec, queue)],
+                callbacks=[MlflowCallback(spec, queue)] if spec else [],
             ),
         )
         try:
-            _in_thread(trainer.fit)
+            in_thread(trainer.fit)
         except Exception as error:
             raise TrainingFailed(f"training was lost: {str(error).strip().splitlines()[-1]}") from error
     if failures:
         raise TrainingFailed("\n".join([*failures, "the weights before it are kept; lower train.lr or mend the data"]))
-
-
-def _in_thread(function: Callable[[], Any]) -> None:
-    """Call `function` in a thread and wait: the main thread stays free for ctrl-C and SIGTERM.
-
-    In the main thread, Ray's `fit` handles ctrl-C in its own way and swallows what a handler of SIGTERM raises.
-    """
-    errors: list[Exception] = []
-
-    def call() -> None:
-        try:
-            function()
-        except Exception as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=call, name="fit", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.2)
-    if errors:
-        raise errors[0]

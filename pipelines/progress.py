@@ -27,13 +27,16 @@ class Progress:
             if "epoch" in message:
                 print(epoch_line(message["epoch"], epochs), flush=True)
             elif "step" in message:
-                step = message["step"]
-                where = f"epoch {step['epoch']}: step {step['step']}/{step['steps']}"
-                print(f"  {where}, {step['images_per_s']:.1f} images/s", flush=True)
+                print(f"  {step_line(message['step'])}", flush=True)
             else:
                 print(f"  {message['say']}", flush=True)
 
         return show
+
+
+def step_line(step: dict[str, Any]) -> str:
+    """A step within an epoch in one line."""
+    return f"epoch {step['epoch']}: step {step['step']}/{step['steps']}, {step['images_per_s']:.1f} images/s"
 
 
 def epoch_line(metrics: dict[str, float], epochs: int) -> str:

@@ -33,6 +33,7 @@ def render(
     manifest: Manifest,
     prepared: Path,
     lineage: dict[str, str],
+    search: dict[str, Any] | None = None,
 ) -> str:
     """The page.
 
@@ -40,6 +41,7 @@ def render(
         predictions, truths: rows of the same images in the same order, that of `measured.images`.
         prepared: folder of the manifest, where the images are read.
         lineage: shown as it is.
+        search: the sweep before training, as `pipelines.handover.read_search` reads it.
     """
     worst, typical = choose(measured.images)
     threshold = metrics["settings"]["report_score_threshold"]
@@ -69,6 +71,8 @@ def render(
             worst=[show(i) for i in worst],
             typical=[show(i) for i in typical],
             lineage=lineage,
+            search=search,
+            slices=base64.b64encode(search["slices"]).decode() if search else "",
         )
     )
 

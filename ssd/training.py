@@ -101,7 +101,7 @@ class Trainer:
         matched = match(self.model.anchors, batch.boxes, batch.labels, self.loss.iou_threshold)
         classes, offset_targets = targets(self.model.coder, batch.boxes, batch.labels, matched)
         if self.model.config.task == "multi_label":
-            classes = present_classes(batch.labels, self.model.num_classes)
+            classes = present_classes(batch.labels, self.model.num_classes).expand_as(logits)
         sums = detection_loss(logits, offsets, classes, offset_targets, self.loss)
         total = self.loss.class_weight * sums.class_sum + self.loss.box_weight * sums.box_sum
         normaliser = self._normaliser(sums.positives, total, batch.image_ids)

@@ -62,6 +62,7 @@ TINY = {
     "train.batch_size": 8,
     "train.warmup_steps": 2,
     "train.precision": "fp32",
+    "tune": {"trials": 0},
 }
 
 

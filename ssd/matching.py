@@ -55,11 +55,11 @@ def _own_anchor(iou: Tensor) -> Tensor:
         asked = anchor[:, None].expand(-1, most, -1)
         there = iou.gather(2, asked)  # [B, rival, asker]: the rival's IoU with the anchor that the asker wants
         better = (there > value[:, None]) | ((there == value[:, None]) & earlier)
-        settled = (value >= 0) & ~better.any(dim=1)
+        settled = ~(value < 0) & ~better.any(dim=1)  # NaN too: a broken box shall be seen in the loss
         own = torch.where(settled, anchor, own)
         taken = ((anchor[:, :, None] == anchor[:, None]) & settled[:, :, None]).any(dim=1)
         iou.scatter_(2, asked, there.masked_fill(taken[:, None], -1.0))
         iou.masked_fill_(settled[..., None], -1.0)
-        if iou.device.type == "cpu" and settled[value >= 0].all():  # elsewhere asking would wait for the device
+        if iou.device.type == "cpu" and settled[~(value < 0)].all():  # elsewhere asking would wait for the device
             break
     return own

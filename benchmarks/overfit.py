@@ -29,7 +29,7 @@ from ssd.training import Batch, TrainConfig, Trainer
 
 # Classes that a preset can reach: a 4×4 grid of one anchor has nothing for red cells in heaps, nor for platelets.
 WITHIN_REACH = {"resnet34_grid": ["WBC"], "resnet34_multi": ["RBC", "WBC"]}
-LR = {"ssd300_vgg16": 5e-4, "ssd512_vgg16": 5e-4}
+LR = {"ssd300_vgg16": 5e-4, "ssd512_vgg16": 5e-4, "resnet34_grid": 2e-4, "resnet34_multi": 2e-4}  # others 1e-3
 
 
 def read_voc(folder: Path, count: int, classes: list[str]) -> list[tuple[Tensor, Tensor, Tensor]]:

@@ -1,4 +1,4 @@
-# What the nodes of infra/aws.yaml may do: all read and write the bucket and read their variables; the head starts workers.
+# What the nodes of infra/aws.yaml may do: all use the bucket and read their variables, the head starts workers.
 data "aws_caller_identity" "this" {}
 
 locals {
@@ -30,9 +30,12 @@ data "aws_iam_policy_document" "node" {
     resources = ["${aws_s3_bucket.ssd.arn}/*"]
   }
   statement {
-    sid       = "Variables"
-    actions   = ["ssm:GetParametersByPath"]
-    resources = [for end in ["", "/*"] : "arn:aws:ssm:${var.region}:${local.account}:parameter/ssd${end}"]
+    sid     = "Variables"
+    actions = ["ssm:GetParametersByPath"]
+    resources = [
+      "arn:aws:ssm:${var.region}:${local.account}:parameter/ssd",
+      "arn:aws:ssm:${var.region}:${local.account}:parameter/ssd/*",
+    ]
   }
 }
 

@@ -45,7 +45,7 @@ data "aws_iam_policy_document" "head" {
 
   statement {
     sid       = "Look"
-    actions   = ["ec2:DescribeInstances", "ec2:DescribeInstanceTypes", "ec2:DescribeImages"]
+    actions   = ["ec2:DescribeInstances", "ec2:DescribeInstanceTypes"]
     resources = ["*"]
   }
   statement {

@@ -11,7 +11,13 @@ import yaml
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
 MANIFESTS = sorted((INFRA / "kuberay").glob("*.yaml"))
-FILES = sorted(path for path in INFRA.rglob("*") if path.is_file() and ".terraform" not in str(path))
+KINDS = {"", ".dockerignore", ".example", ".ini", ".md", ".sh", ".tf", ".yaml"}
+FILES = sorted(
+    path
+    for folder in (INFRA, INFRA / "kuberay", INFRA / "terraform")
+    for path in folder.iterdir()
+    if path.suffix in KINDS and path.is_file() and path.name != ".env"
+)
 CLIENT = {"RAY_ADDRESS", "RAY_AUTH_MODE"}  # of env.example, for `dvc repro` alone
 
 

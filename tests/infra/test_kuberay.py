@@ -177,11 +177,14 @@ def test_ray_knows_the_parameters_it_is_started_with():
     assert options["num_cpus"] == 0
 
 
-def test_the_job_runs_a_stage_on_that_cluster():
+def test_the_job_runs_the_stages_on_that_cluster():
     spec = only("RayJob")["spec"]
     assert spec["clusterSelector"] == {"ray.io/cluster": only("RayCluster")["metadata"]["name"]}
-    module = re.fullmatch(r"python -m (pipelines\.\w+)", spec["entrypoint"])[1]
-    assert (ROOT / (module.replace(".", "/") + ".py")).exists()
+    folder, *commands = spec["entrypoint"].split(" && ")
+    assert folder == "cd /app"
+    stages = [re.fullmatch(r"python -m pipelines\.(\w+)( --data artifacts/bananas)?", line)[1] for line in commands]
+    assert stages == ["generate", "prepare", "train", "evaluate"]
+    assert (ROOT / "data.dvc").read_text().count("path: artifacts/bananas") == 1
 
 
 def test_mlflow_understands_its_command():

@@ -10,8 +10,8 @@ import pytest
 from tests.infra.files import ROOT, filled, locked, mlflow_server, objects, only, pods, ray_start, templates
 
 KUBERNETES = "1.36"
-# No package carries KubeRay's own schema: these are the fields of ray.io/v1 that its API reference (v1.6.2) has, less
-# the deprecated ones. The pods in it are checked against the schema of Kubernetes.
+# No package carries KubeRay's own schema: these are fields of ray.io/v1 as its Go types have them, less deprecated ones
+# and some newer than v1.6. The pods in it are checked against the schema of Kubernetes.
 TEXT, FLAG, LIST, TABLE, ANY = {"type": "string"}, {"type": "boolean"}, {"type": "array"}, {"type": "object"}, {}
 NUMBER, SHARE = {"type": "integer"}, {"type": "number"}
 

@@ -11,7 +11,6 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import nn

@@ -140,27 +140,39 @@ def detection_loss(
         class_sum = _sigmoid_loss(logits, classes, config)
     else:
         class_sum = _softmax_loss(logits, classes, positive, config)
+    return LossSums(class_sum, _box_loss(offsets, offset_targets, positive, config), positive.sum())
+
+
+def _box_loss(offsets: Tensor, wanted: Tensor, positive: Tensor, config: LossConfig) -> Tensor:
+    if offsets.device.type == "cpu":  # the few positives alone; elsewhere counting them would wait for the device
+        offsets, wanted, positive = offsets[positive], wanted[positive], positive.new_ones(1)
     if config.box_loss == "l1":
-        box_loss = F.l1_loss(offsets, offset_targets, reduction="none")
+        loss = F.l1_loss(offsets, wanted, reduction="none")
     else:
-        box_loss = F.smooth_l1_loss(offsets, offset_targets, reduction="none", beta=config.beta)
-    return LossSums(class_sum, box_loss.where(positive[..., None], 0).sum(), positive.sum())
+        loss = F.smooth_l1_loss(offsets, wanted, reduction="none", beta=config.beta)
+    return loss.where(positive[..., None], 0).sum()
 
 
 def _softmax_loss(logits: Tensor, classes: Tensor, positive: Tensor, config: LossConfig) -> Tensor:
-    few = config.class_loss == "softmax_mining" and logits.device.type == "cpu"
-    with torch.set_grad_enabled(torch.is_grad_enabled() and not few):
-        loss = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none").view_as(classes)
+    if config.class_loss == "softmax_mining" and logits.device.type == "cpu":
+        loss = _background_loss(logits.detach())
+        taken = positive | hard_negative_mask(loss, positive, config.negatives_per_positive, config.least_negatives)
+        return F.cross_entropy(logits[taken], classes[taken], reduction="sum")  # a gradient for few, as above
+    loss = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none").view_as(classes)
     if config.class_loss == "softmax_mining":
         mined = hard_negative_mask(loss, positive, config.negatives_per_positive, config.least_negatives)
-        taken = positive | mined
-        if few:  # a gradient through the few that are taken; elsewhere counting them would wait for the device
-            return F.cross_entropy(logits[taken], classes[taken], reduction="sum")
-        loss = loss.where(taken, 0)
+        loss = loss.where(positive | mined, 0)
     elif config.class_loss == "softmax_focal":
         alpha = torch.where(positive, config.focal_alpha, 1 - config.focal_alpha)
         loss = alpha * (1 - torch.exp(-loss)) ** config.focal_gamma * loss  # exp(-loss) is the true class's probability
     return loss.sum()
+
+
+def _background_loss(logits: Tensor) -> Tensor:
+    """Cross-entropy [B, A] of saying background everywhere."""
+    if logits.shape[-1] == 2:  # softmax over rows of two takes ten times as long
+        return F.softplus(logits[..., 1] - logits[..., 0])
+    return -logits.log_softmax(dim=-1)[..., 0]
 
 
 def _sigmoid_loss(logits: Tensor, classes: Tensor, config: LossConfig) -> Tensor:

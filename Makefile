@@ -25,11 +25,11 @@ repro: setup  ## Run the whole pipeline: generate, prepare, tune, train, evaluat
 	dvc repro
 
 test: setup  ## Run all tests: the fast ones first, then those on real Ray, DVC and MLflow
-	pytest -m "not slow"
-	pytest -m slow
+	pytest -m "not slow" -n 2
+	pytest -m slow -n 2
 
 test-fast: setup  ## Run the tests that take under a minute together
-	pytest -m "not slow"
+	pytest -m "not slow" -n 2
 
 lint: setup  ## Check style and format
 	ruff check . && ruff format --check .

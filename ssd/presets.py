@@ -93,10 +93,7 @@ PRESETS: dict[str, Preset] = {
         ModelConfig(
             backbone="mobilenet_v3",
             image_size=(320, 320),
-            anchors=AnchorConfig(
-                sizes=tuple(AnchorConfig(scale_min=0.2, scale_max=0.95).sizes_of(6)),
-                ratios=((1.0, 2.0, 0.5, 3.0, 1 / 3),),
-            ),
+            anchors=AnchorConfig(sizes=tuple(AnchorConfig(scale_min=0.1, scale_max=0.9).sizes_of(6))),
         )
     ),
 }

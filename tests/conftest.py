@@ -5,7 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
+
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 
 ROOT = Path(__file__).parents[1]
 BCCD = ROOT.parent / "shared" / "datasets" / "bccd" / "VOCdevkit"  # real photographs, beside some checkouts

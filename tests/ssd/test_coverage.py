@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.ops import box_iou
 
@@ -62,7 +62,6 @@ def worlds(draw):
 
 
 @given(worlds())
-@settings(deadline=None)
 def test_it_is_the_best_of_all_anchors_that_are_laid(world):
     boxes, config, maps = world
     iou = box_iou(boxes, make_anchors(config, maps, (60, 90)))
@@ -74,7 +73,6 @@ def test_it_is_the_best_of_all_anchors_that_are_laid(world):
 
 
 @given(worlds())
-@settings(deadline=None)
 def test_the_search_never_sees_more_than_there_is(world):
     boxes, config, maps = world
     centres = nearest_cells(boxes, maps, (60, 90), config.steps).centre

@@ -6,6 +6,7 @@ A small and a large split are evaluated; what the large one takes longer is the 
 from __future__ import annotations
 
 import io
+import os
 import statistics
 import tempfile
 from contextlib import redirect_stdout
@@ -44,6 +45,7 @@ def speed(settings: Settings) -> Figure:
     """Images a second of the evaluation as a share of the bare forward's."""
     from pipelines.cluster import ray_cluster
 
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # as `detect_split` has it
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare_there(raw_data(folder, IMAGES), folder / "prepared")
@@ -60,7 +62,7 @@ def speed(settings: Settings) -> Figure:
 
             def evaluate(split: Any) -> None:
                 paths = [str(folder / "prepared" / shard.path) for shard in split.shards]
-                _run(paths, state, DetectConfig(), BATCH, actors, split.images)
+                _run(paths, None, state, DetectConfig(), BATCH, actors, split.images)
 
             for _ in range(min(settings.rounds, 3)):
                 bare = bare_seconds(state, more, settings.device) / (more // BATCH * BATCH)

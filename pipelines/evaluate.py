@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 
 from pipelines import jobs, provenance, registry, tracking
+from pipelines.autopsy import read_history
 from pipelines.cluster import ClusterError
 from pipelines.handover import TUNED, read_search, read_tuned
 from pipelines.inference import detect_split
@@ -61,7 +62,8 @@ def evaluate(params: Params, prepared: Path, model_json: Path, out: Path, tune: 
     out.mkdir(parents=True, exist_ok=True)
     write_results(out, predictions, metrics, measured, manifest.classes)
     lineage = describe_lineage(entry, manifest, state)
-    page = render(measured, metrics, predictions.to_pylist(), truths, manifest, prepared, lineage, read_search(tune))
+    told = (lineage, read_search(tune), read_history(model_json.with_name("history.csv")))
+    page = render(measured, metrics, predictions.to_pylist(), truths, manifest, prepared, *told)
     (out / "report.html").write_text(page, encoding="utf-8")
     return f"{out / 'report.html'}: {summary(metrics)}; {_publish(client, entry, metrics, out)}"
 

@@ -12,7 +12,8 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from pipelines.charts import calibration_chart, colour, precision_recall_chart, sweep_chart
+from pipelines.autopsy import advice, seconds_of
+from pipelines.charts import calibration_chart, colour, precision_recall_chart, sweep_chart, time_chart
 from pipelines.coco import AREAS, TIDE_ERRORS
 from pipelines.measure import BACKGROUND, Measured
 from pipelines.shards import Manifest, read_records
@@ -34,6 +35,7 @@ def render(
     prepared: Path,
     lineage: dict[str, str],
     search: dict[str, Any] | None = None,
+    history: Sequence[dict[str, Any]] = (),
 ) -> str:
     """The page.
 
@@ -42,6 +44,7 @@ def render(
         prepared: folder of the manifest, where the images are read.
         lineage: shown as it is.
         search: the sweep before training, as `pipelines.handover.read_search` reads it.
+        history: metrics of each epoch of training, for where its time went.
     """
     worst, typical = choose(measured.images)
     threshold = metrics["settings"]["report_score_threshold"]
@@ -72,17 +75,11 @@ def render(
             typical=[show(i) for i in typical],
             lineage=lineage,
             search=search,
+            times=time_chart(history) if any(seconds_of(row) for row in history) else "",
+            advice=advice(history[-1]) if history else "",
             slices=base64.b64encode(search["slices"]).decode() if search else "",
         )
     )
-
-
-def _charts(measured: Measured, metrics: dict[str, Any], threshold: float) -> dict[str, str]:
-    return {
-        "precision_recall": precision_recall_chart(measured.curves, metrics),
-        "sweep": sweep_chart(measured.sweep, threshold),
-        "calibration": calibration_chart(measured.calibration["bins"]),
-    }
 
 
 def choose(images: Sequence[dict[str, float]], count: int = SHOWN) -> tuple[list[int], list[int]]:

@@ -10,6 +10,7 @@ from ssd.checkpoint import build_model, load, save
 from ssd.training import NonFiniteLoss
 from tests.conftest import TINY, write_params
 
+
 class StoppedError(Exception):
     pass
 

@@ -21,15 +21,15 @@ help:  ## List the targets
 
 setup: $(VENV)/.installed  ## Make .venv from the hashed requirements.lock (once)
 
-repro: setup  ## Run the whole pipeline: generate, prepare, train, evaluate
+repro: setup  ## Run the whole pipeline: generate, prepare, tune, train, evaluate
 	dvc repro
 
 test: setup  ## Run all tests: the fast ones first, then those on real Ray, DVC and MLflow
-	pytest -m "not slow"
-	pytest -m slow
+	pytest -m "not slow" -n 2
+	pytest -m slow -n 2
 
 test-fast: setup  ## Run the tests that take under a minute together
-	pytest -m "not slow"
+	pytest -m "not slow" -n 2
 
 lint: setup  ## Check style and format
 	ruff check . && ruff format --check .

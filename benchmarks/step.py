@@ -9,51 +9,50 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import sys
-import time
-import types
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from ssd.anchors import AnchorConfig
-from ssd.losses import LossConfig
-from ssd.model import SSD, ModelConfig
+from benchmarks.others import d2l, torchvision_ssd300
+from benchmarks.paired import Figure, Missing, Settings, figure, machine, measure, ratio
+from ssd.losses import detection_loss, targets
+from ssd.matching import match
+from ssd.model import SSD
 from ssd.presets import PRESETS
 from ssd.training import Batch, TrainConfig, Trainer, autocast
 
+BATCH = 32
 
-def tiny(device: str) -> SSD:
-    """The preset `tiny` with one class, as the book has it."""
-    sizes = tuple(tuple(s) for s in PRESETS["tiny"]["model"]["anchors"]["sizes"])
+
+def network(preset: str, num_classes: int, device: str) -> SSD:
+    """A preset's network with the same random weights each time."""
     torch.manual_seed(0)
-    return SSD(ModelConfig(anchors=AnchorConfig(sizes=sizes, square=True)), 1).to(device)
+    return SSD(PRESETS[preset].model, num_classes).to(device)
 
 
-def random_batch(size: int, device: str) -> Batch:
-    """Noise with one box an image, of the sizes that bananas have."""
+def random_batch(size: int, side: int, device: str, objects: int = 1, num_classes: int = 1) -> Batch:
+    """Noise with `objects` boxes an image, of the sizes that bananas have."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (size, 3, 256, 256), dtype=torch.uint8, generator=generator)
-    sides = 0.12 + 0.18 * torch.rand(size, 1, 2, generator=generator)
-    low = torch.rand(size, 1, 2, generator=generator) * (1 - sides)
+    images = torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8, generator=generator)
+    sides = 0.12 + 0.18 * torch.rand(size, objects, 2, generator=generator)
+    low = torch.rand(size, objects, 2, generator=generator) * (1 - sides)
     boxes = torch.cat([low, low + sides], dim=2)
-    return Batch(images, boxes, torch.ones(size, 1, dtype=torch.int64)).to(torch.device(device))
+    labels = torch.randint(1, num_classes + 1, (size, objects), generator=generator)
+    return Batch(images, boxes, labels).to(torch.device(device))
 
 
-def ours(batch: Batch, device: str, precision: str) -> Callable[[], None]:
+def ours(batch: Batch, device: str, precision: str, preset: str = "tiny", num_classes: int = 1) -> Callable[[], None]:
     """A whole step: match, loss, backward, clipping, AdamW, moving average."""
     config = TrainConfig(precision=precision, ema_decay=0.99, clip_norm=10.0, lr=1e-4)
-    trainer = Trainer(tiny(device), config, LossConfig(), 10**6, device)
+    trainer = Trainer(network(preset, num_classes, device), config, PRESETS[preset].loss, 10**6, device)
     return lambda: trainer.step(batch)
 
 
-def bare(batch: Batch, device: str, precision: str) -> Callable[[], None]:
+def bare(batch: Batch, device: str, precision: str, preset: str = "tiny", num_classes: int = 1) -> Callable[[], None]:
     """The network alone, forward and backward, with the sum of its outputs as the loss."""
-    model = tiny(device).to(memory_format=torch.channels_last)
+    model = network(preset, num_classes, device).to(memory_format=torch.channels_last)
     images = batch.images.contiguous(memory_format=torch.channels_last)
 
     def step() -> None:
@@ -65,18 +64,11 @@ def bare(batch: Batch, device: str, precision: str) -> Callable[[], None]:
     return step
 
 
-def book(batch: Batch, device: str) -> Callable[[], None] | None:
-    """d2l.ai 14.7's step: float32, its anchors in every forward pass, its targets image by image; None without d2l."""
-    for name in ("IPython", "IPython.display", "matplotlib_inline", "matplotlib_inline.backend_inline"):
-        sys.modules.setdefault(name, types.ModuleType(name))  # d2l draws in notebooks with them; nothing is drawn here
-    sys.modules["IPython"].display = sys.modules["IPython.display"]
-    sys.modules["matplotlib_inline"].backend_inline = sys.modules["matplotlib_inline.backend_inline"]
-    try:
-        from d2l import torch as d2l
-    except ImportError:
-        return None
-    model = tiny(device)
-    sizes, ratios = PRESETS["tiny"]["model"]["anchors"]["sizes"], [1, 2, 0.5]
+def book(batch: Batch, device: str) -> Callable[[], None]:
+    """d2l.ai 14.7's step: float32, its anchors in every forward pass, its targets image by image."""
+    package = d2l()
+    model = network("tiny", 1, device)
+    sizes, ratios = PRESETS["tiny"].model.anchors.sizes, [1, 2, 0.5]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2, weight_decay=5e-4)
     cls_loss, bbox_loss = nn.CrossEntropyLoss(reduction="none"), nn.L1Loss(reduction="none")
     labels = torch.cat([batch.labels[..., None].float() - 1, batch.boxes], dim=2)
@@ -85,11 +77,11 @@ def book(batch: Batch, device: str) -> Callable[[], None] | None:
     def step() -> None:
         optimizer.zero_grad()
         maps = model.backbone((images - model.mean) / model.std)
-        anchors = torch.cat([d2l.multibox_prior(m, sizes=s, ratios=ratios) for m, s in zip(maps, sizes)], dim=1)
+        anchors = torch.cat([package.multibox_prior(m, sizes=s, ratios=ratios) for m, s in zip(maps, sizes)], dim=1)
         flat = [head(m).permute(0, 2, 3, 1).flatten(1) for head, m in zip(model.class_heads, maps)]
         logits = torch.cat(flat, dim=1).reshape(len(images), -1, 2)
         offsets = torch.cat([h(m).permute(0, 2, 3, 1).flatten(1) for h, m in zip(model.box_heads, maps)], dim=1)
-        wanted, masks, classes = d2l.multibox_target(anchors, labels)
+        wanted, masks, classes = package.multibox_target(anchors, labels)
         of_class = cls_loss(logits.reshape(-1, 2), classes.reshape(-1)).reshape(len(images), -1).mean(dim=1)
         of_box = bbox_loss(offsets * masks, wanted * masks).mean(dim=1)
         (of_class + of_box).mean().backward()
@@ -98,78 +90,100 @@ def book(batch: Batch, device: str) -> Callable[[], None] | None:
     return step
 
 
-def matching_and_loss(batch: Batch, device: str) -> Callable[[], None]:
-    """Match and loss of the batch, forward alone, on logits that lie there."""
-    from ssd.losses import detection_loss, targets
-    from ssd.matching import match
-
-    model = tiny(device)
-    logits = torch.randn(len(batch.images), len(model.anchors), 2, device=device)
-    offsets = torch.randn(len(batch.images), len(model.anchors), 4, device=device)
+def matching_and_loss(batch: Batch, preset: str, num_classes: int, device: str) -> Callable[[], None]:
+    """Match, loss and its gradient, on logits and offsets that lie there."""
+    model, config = network(preset, num_classes, device), PRESETS[preset].loss
+    logits, offsets = random_outputs(len(batch.images), len(model.anchors), num_classes + 1, device)
 
     def step() -> None:
         matched = match(model.anchors, batch.boxes, batch.labels)
-        classes, wanted = targets(model.anchors, batch.boxes, batch.labels, matched, (0.1, 0.2))
-        detection_loss(logits, offsets, classes, wanted, LossConfig())
+        classes, wanted = targets(model.coder, batch.boxes, batch.labels, matched)
+        sums = detection_loss(logits, offsets, classes, wanted, config)
+        logits.grad = offsets.grad = None
+        ((sums.class_sum + sums.box_sum) / sums.positives.clamp(min=1)).backward()
 
     return step
 
 
-def measure(candidates: dict[str, Callable[[], None]], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of each candidate in each round, after one round that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    names = list(candidates)
-    for number in range(rounds + 1):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            if device == "cuda":
-                torch.cuda.synchronize()
-            start = time.perf_counter()
-            candidates[name]()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            if number:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+def random_outputs(size: int, anchors: int, values: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [B, A, values] and offsets [B, A, 4] that take gradients."""
+    torch.manual_seed(0)
+    return tuple(torch.randn(size, anchors, n, device=device, requires_grad=True) for n in (values, 4))
+
+
+def beside_the_book(settings: Settings) -> Figure:
+    """The book's step as a multiple of ours."""
+    batch = random_batch(BATCH, 256, settings.device)
+    candidates = {
+        "the book's": book(batch, settings.device),
+        "ours": ours(batch, settings.device, settings.precision),
+    }
+    return figure(measure(candidates, settings.rounds, settings.device), "the book's", "ours", BATCH)
+
+
+def beside_the_network(settings: Settings) -> Figure:
+    """Our step as a multiple of the bare network."""
+    batch = random_batch(BATCH, 256, settings.device)
+    candidates = {
+        "whole step": ours(batch, settings.device, settings.precision),
+        "bare network": bare(batch, settings.device, settings.precision),
+    }
+    return figure(measure(candidates, settings.rounds, settings.device), "whole step", "bare network", BATCH)
+
+
+def ssd300_beside_torchvision(settings: Settings) -> Figure:
+    """torchvision's SSD300 step, forward, backward and SGD in the same precision, as a multiple of ours."""
+    if settings.device != "cuda":
+        raise Missing("a GPU (a step of SSD300 at batch 32 takes minutes on a few cores)")
+    batch = random_batch(BATCH, 300, settings.device, objects=3, num_classes=20)
+    model = torchvision_ssd300(21).to(settings.device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+    images = list(batch.images / 255)
+    wanted = [{"boxes": b * 300, "labels": label} for b, label in zip(batch.boxes, batch.labels)]
+
+    def theirs() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(torch.device(settings.device), settings.precision):
+            losses = model(images, wanted)
+        sum(losses.values()).backward()
+        optimizer.step()
+
+    candidates = {"torchvision's": theirs, "ours": ours(batch, "cuda", settings.precision, "ssd300_vgg16", 20)}
+    return figure(measure(candidates, settings.rounds, settings.device), "torchvision's", "ours", BATCH)
 
 
 def main() -> None:
     """Measure and print a table; `--json` writes the figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__.split("\n")[0])
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=BATCH)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="bf16")
     parser.add_argument("--json", help="file to write the figures to")
     args = parser.parse_args()
-    batch = random_batch(args.batch_size, args.device)
-    precision = args.precision
+    batch, device, precision = random_batch(args.batch_size, 256, args.device), args.device, args.precision
     whole = f"our step, {precision}, channels-last"
     candidates = {
-        whole: ours(batch, args.device, precision),
-        f"bare network, {precision}, channels-last": bare(batch, args.device, precision),
-        "matching and loss alone": matching_and_loss(batch, args.device),
+        whole: ours(batch, device, precision),
+        f"bare network, {precision}, channels-last": bare(batch, device, precision),
+        "matching and loss alone": matching_and_loss(batch, "tiny", 1, device),
+        "our step, fp32, channels-last": ours(batch, device, "fp32"),
     }
-    of_book = book(batch, args.device)
-    if of_book is None:
-        print("the book's step is left out: d2l is not installed (uv pip install --no-deps d2l==1.0.3)")
-    else:
-        candidates |= {
-            "the d2l book's step, fp32": of_book,
-            "our step, fp32, channels-last": ours(batch, args.device, "fp32"),
-        }
-    seconds = measure(candidates, args.rounds, args.device)
-    what = torch.cuda.get_device_name() if args.device == "cuda" else f"{os.cpu_count()} cores, {platform.machine()}"
-    print(f"torch {torch.__version__}, {what}, batch {args.batch_size}, {args.rounds} rounds")
+    try:
+        candidates["the d2l book's step, fp32"] = book(batch, device)
+    except Missing as missing:
+        print(f"the book's step is left out: {missing}")
+    seconds = measure(candidates, args.rounds, device)
+    print(f"torch {torch.__version__}, {machine(device)}, batch {args.batch_size}, {args.rounds} rounds")
     print(f"{'':42}{'ms':>9}{'images/s':>10}{'of our step':>13}")
     rows = {}
     for name, times in seconds.items():
-        ratio = statistics.median(t / own for t, own in zip(times, seconds[whole]))
-        median = statistics.median(times)
-        rows[name] = {"ms": 1000 * median, "images_per_s": args.batch_size / median, "of_our_step": ratio}
-        print(f"{name:42}{1000 * median:9.1f}{args.batch_size / median:10.1f}{ratio:13.2f}")
+        median, of_ours = statistics.median(times), ratio(seconds, name, whole)
+        rows[name] = {"ms": 1000 * median, "images_per_s": args.batch_size / median, "of_our_step": of_ours}
+        print(f"{name:42}{1000 * median:9.1f}{args.batch_size / median:10.1f}{of_ours:13.2f}")
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
-            json.dump({"torch": torch.__version__, "machine": what, "rows": rows}, file, indent=2)
+            json.dump({"torch": torch.__version__, "machine": machine(device), "rows": rows}, file, indent=2)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from pipelines.autopsy import draw_times
+
 # Okabe & Ito's palette, told apart by colour-blind people, then its darker and lighter kin
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8b6ccf", "#a8a100", "#c0392b", "#5b7f95")
 INK = "#010203"  # stands for the page's text colour until the SVG is written
@@ -57,6 +59,15 @@ def calibration_chart(bins: Sequence[dict[str, float]]) -> str:
             f"{b['count']}", (b["from"] + 0.05, min(b["right"] + 0.02, 0.97)), ha="center", fontsize=7, color=INK
         )
     return _svg(figure, axes, "Share of right detections by score, with the number of detections")
+
+
+def time_chart(history: Sequence[dict[str, Any]]) -> str:
+    """Where the time of each epoch of training went."""
+    figure, axes = _canvas("epoch", "seconds")
+    draw_times(axes, history, PALETTE)
+    axes.autoscale()
+    axes.margins(y=0.02)
+    return _svg(figure, axes, "Seconds of each epoch by what they went to", "upper right")
 
 
 def _canvas(x: str, y: str):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from filelock import FileLock
 from pipelines.cluster import Workers, messages
 from pipelines.fit import Job, fit
 from pipelines.initial import initial_weights
+from pipelines.interruption import in_thread
 from pipelines.objects import StorageError, storage
 from pipelines.progress import Progress
 from pipelines.shipping import here
@@ -39,7 +39,7 @@ def work(config: dict[str, Any]) -> None:
     def say(text: str) -> None:
         queue.put({"say": text})
 
-    job, folder = at_home(config["job"], config["folder"], config["digest"], say)
+    job, folder = at_home(config["job"], config["folder"], say)
     kept = checkpoints(folder, say)
     # A worker that outlived its driver may still be writing: whoever comes next waits until it is gone. (On another
     # machine it may write on; the same steps make the same bits, and newer checkpoints stay.)
@@ -54,7 +54,7 @@ def work(config: dict[str, Any]) -> None:
         if state is not None:
             kept.save(state, state["trainer"]["steps"])
             if metrics:
-                queue.put({"epoch": metrics})
+                queue.put({"epoch": metrics, "history": state["history"]})
         ray.train.report({"history": state["history"]} if state is not None else {})
 
     progress = Progress(queue.put) if rank == 0 else (lambda _: None)
@@ -71,7 +71,7 @@ def work(config: dict[str, Any]) -> None:
         lock.release()
 
 
-def at_home(job: Job, folder: Path, digest: str, say: Callable[[str], None]) -> tuple[Job, Path]:
+def at_home(job: Job, folder: Path, say: Callable[[str], None]) -> tuple[Job, Path]:
     """The job and the checkpoints' folder as this machine has them.
 
     Without STORAGE_URI all machines share a file system; with it each has its own SSD_HOME and fetches what it lacks.
@@ -85,7 +85,7 @@ def at_home(job: Job, folder: Path, digest: str, say: Callable[[str], None]) -> 
     if weights is not None and not weights.is_file():
         with FileLock(home / "weights.lock"):
             weights = initial_weights(job.params).path
-    prepared = here(job.prepared, digest, home, ("train", "val"), say=say)
+    prepared = here(job.prepared, job.digest, home, ("train", "val"), say=say)
     return replace(job, prepared=prepared, cache=home / "cache", weights=weights), folder
 
 
@@ -101,9 +101,20 @@ def _newest(kept: Checkpoints, rank: int) -> dict[str, Any] | None:
 
 
 def run_on_ray(
-    job: Job, folder: Path, digest: str, spec: RunSpec, place: Workers, show: Callable[[dict[str, Any]], None]
+    job: Job,
+    folder: Path,
+    spec: RunSpec | None,
+    place: Workers,
+    show: Callable[[dict[str, Any]], None],
 ) -> None:
     """Train on the cluster that this process is connected to, until the last step.
+
+    Args:
+        job: what to train.
+        folder: of the checkpoints.
+        spec: of the MLflow run; None logs nothing there.
+        place: how training is spread.
+        show: given every message of the workers, in a thread of its own.
 
     Raises:
         TrainingFailed: the loss was not finite, or workers were lost more often than allowed.
@@ -124,7 +135,7 @@ def run_on_ray(
     with messages(handle) as queue:
         trainer = TorchTrainer(
             work,
-            train_loop_config={"job": job, "folder": folder, "digest": digest, "queue": queue, "cpus": place.cpus},
+            train_loop_config={"job": job, "folder": folder, "queue": queue, "cpus": place.cpus},
             scaling_config=ray.train.ScalingConfig(
                 num_workers=place.count if place.least in (None, place.count) else (place.least, place.count),
                 use_gpu=place.use_gpu,
@@ -134,33 +145,12 @@ def run_on_ray(
                 name=folder.name,
                 storage_path=str(folder.parent / "ray"),
                 failure_config=ray.train.FailureConfig(max_failures=place.max_failures),
-                callbacks=[MlflowCallback(spec, queue)],
+                callbacks=[MlflowCallback(spec, queue)] if spec else [],
             ),
         )
         try:
-            _in_thread(trainer.fit)
+            in_thread(trainer.fit)
         except Exception as error:
             raise TrainingFailed(f"training was lost: {str(error).strip().splitlines()[-1]}") from error
     if failures:
         raise TrainingFailed("\n".join(failures))
-
-
-def _in_thread(function: Callable[[], Any]) -> None:
-    """Call `function` in a thread and wait: the main thread stays free for ctrl-C and SIGTERM.
-
-    In the main thread, Ray's `fit` handles ctrl-C in its own way and swallows what a handler of SIGTERM raises.
-    """
-    errors: list[Exception] = []
-
-    def call() -> None:
-        try:
-            function()
-        except Exception as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=call, name="fit", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.2)
-    if errors:
-        raise errors[0]

@@ -19,7 +19,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 
 from pipelines import jobs, provenance, registry, tracking
+from pipelines.autopsy import read_history
 from pipelines.cluster import ClusterError
+from pipelines.handover import TUNED, read_search, read_tuned
 from pipelines.inference import detect_split
 from pipelines.measure import BACKGROUND, Measured, measure, truth_of_task
 from pipelines.objects import StorageError
@@ -35,8 +37,10 @@ class EvaluationError(RuntimeError):
     """The evaluation cannot be done; the message says what to do."""
 
 
-def evaluate(params: Params, prepared: Path, model_json: Path, out: Path) -> str:
+def evaluate(params: Params, prepared: Path, model_json: Path, out: Path, tune: Path | None = None) -> str:
     """Measure the model that model.json names and write everything below `out`; the closing line is returned.
+
+    `tune` is the folder of tuned.yaml, trials.csv and slices.png, shown in the report if trials were run.
 
     Raises:
         EvaluationError: model and data don't fit together, or MLflow could not be told; the results are kept.
@@ -58,7 +62,8 @@ def evaluate(params: Params, prepared: Path, model_json: Path, out: Path) -> str
     out.mkdir(parents=True, exist_ok=True)
     write_results(out, predictions, metrics, measured, manifest.classes)
     lineage = describe_lineage(entry, manifest, state)
-    page = render(measured, metrics, predictions.to_pylist(), truths, manifest, prepared, lineage)
+    told = (lineage, read_search(tune), read_history(model_json.with_name("history.csv")))
+    page = render(measured, metrics, predictions.to_pylist(), truths, manifest, prepared, *told)
     (out / "report.html").write_text(page, encoding="utf-8")
     return f"{out / 'report.html'}: {summary(metrics)}; {_publish(client, entry, metrics, out)}"
 
@@ -190,12 +195,14 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("artifacts/train/model.json"), help="what train registered")
     parser.add_argument("--out", type=Path, default=Path("artifacts/evaluate"), help="folder of metrics.json …")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--tuned", type=Path, default=TUNED, help="what tune hands over; may be missing")
     args = parser.parse_args()
     try:
         if jobs.wanted():
             inputs = {"--params": args.params, "--prepared": args.prepared, "--model": args.model}
-            sys.exit(jobs.run("evaluate", inputs, args.out))
-        print(evaluate(load_params(args.params), args.prepared, args.model, args.out))
+            sys.exit(jobs.run("evaluate", inputs | {"--tuned": args.tuned}, args.out))
+        params = load_params(args.params, read_tuned(args.tuned).overrides)
+        print(evaluate(params, args.prepared, args.model, args.out, args.tuned.parent))
         jobs.deliver(args.out)
     except (ParamsError, ShardError, StorageError, ClusterError, EvaluationError, registry.RegistryError) as error:
         sys.exit(f"evaluate: {error}")

@@ -47,6 +47,7 @@ class Job:
         cache: folder for decoded images on this machine.
         loader_workers: processes that augment ahead; 0 augments in the training process.
         weights: file of the weights that the model starts from; None starts at random.
+        digest: of the prepared data, by which a machine without the folder fetches them.
     """
 
     params: Params
@@ -54,6 +55,7 @@ class Job:
     cache: Path
     loader_workers: int = 0
     weights: Path | None = None
+    digest: str = ""
 
 
 class Run:
@@ -123,11 +125,13 @@ class Run:
     def end_epoch(self, seconds: float) -> dict[str, float]:
         """Close an epoch: its metrics join the history, and the best weights so far are kept."""
         sums = self.trainer.take_sums()
+        parts = {f"time/{part}_s": taken for part, taken in self.trainer.stopwatch.take().items()}
         started = time.perf_counter()
         epoch = self.trainer.steps // self.steps
         metrics = {"epoch": epoch, "step": self.trainer.steps} | training_metrics(sums, self.params) | self.validate()
         metrics["time/train_s"] = seconds
         metrics["time/validate_s"] = time.perf_counter() - started
+        metrics |= parts
         metrics["time/images_per_s"] = sums["images"] / seconds if seconds else float("nan")
         self.history.append(metrics)
         score = metrics.get("val/map")
@@ -191,21 +195,29 @@ def fit(
     if restored is not None:
         run.load_state(restored)
     every = run.params.train.checkpoint_steps
+    stopwatch = run.trainer.stopwatch
     started, images = time.perf_counter(), 0
+    stopwatch.mark()
     for batch in run.batches():
         torch.manual_seed(mix(run.params.seed, run.trainer.steps, run.rank))  # randomness is a function of position
-        run.trainer.step(batch.to(run.device))
+        stopwatch.mark("wait")
+        batch = batch.to(run.device)
+        stopwatch.mark("transfer")
+        run.trainer.step(batch)
         images += len(batch.images) * run.workers
         seconds = time.perf_counter() - started
         within = run.trainer.steps % run.steps
         if within == 0:
             metrics = run.end_epoch(seconds)
+            stopwatch.mark()
             report(metrics, run.state() if run.rank == 0 else None)
             started, images = time.perf_counter(), 0
+            stopwatch.mark("checkpoint")  # counted with the epoch to come: this one has been reported
         else:
             epoch = run.trainer.steps // run.steps + 1
             progress({"epoch": epoch, "step": within, "steps": run.steps, "images_per_s": images / seconds})
             if every and within % every == 0:
                 run.trainer.check()
                 report({}, run.state() if run.rank == 0 else None)
+                stopwatch.mark("checkpoint")
     return run

@@ -69,9 +69,8 @@ def _fetch(uri: str) -> Path:
     partial = path.with_name(f".{path.name}.partial")
     print(f"fetching {uri}", flush=True)
     try:
-        with fsspec.open(uri, "rb") as source, open(partial, "wb") as target:
-            while block := source.read(1 << 20):
-                target.write(block)
+        filesystem, remote = fsspec.url_to_fs(uri)
+        filesystem.get_file(remote, str(partial))
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise ParamsError(

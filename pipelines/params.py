@@ -18,6 +18,7 @@ from ssd.presets import PRESETS
 from ssd.training import TrainConfig
 
 PARAMS_FILE = Path("params.yaml")
+SEARCHED = ("model", "loss", "detect", "augment", "train")  # the sections that a trial depends on
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -76,6 +77,79 @@ class RegistryParams(Section):
     name: Annotated[str, Field(min_length=1, pattern=r"^[^/:]+$")] = "ssd"
 
 
+class Range(Section):
+    """Where a parameter is searched: exactly one of the four.
+
+    Attributes:
+        uniform: [low, high].
+        log_uniform: [low, high], above 0: each factor of ten as likely as the next.
+        integer: [low, high], both included.
+        choice: the values themselves.
+    """
+
+    uniform: tuple[float, float] | None = None
+    log_uniform: tuple[float, float] | None = None
+    integer: tuple[int, int] | None = None
+    choice: list[Any] | None = None
+
+    @property
+    def kind(self) -> str:
+        """The one that is given."""
+        return next(name for name in Range.model_fields if getattr(self, name) is not None)
+
+    @property
+    def ends(self) -> list[Any]:
+        """[low, high], or all choices."""
+        return list(getattr(self, self.kind))
+
+    @model_validator(mode="after")
+    def _one_and_not_empty(self) -> Range:
+        given = [name for name in Range.model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("give one of uniform, log_uniform, integer, choice, as in {uniform: [0.1, 0.3]}")
+        if self.kind == "choice" and not self.choice:
+            raise ValueError("choice is empty; list the values")
+        if self.kind != "choice" and not self.ends[0] < self.ends[1]:
+            raise ValueError(f"the range is empty: {self.ends[0]} is not below {self.ends[1]}")
+        if self.kind == "log_uniform" and self.ends[0] <= 0:
+            raise ValueError(f"log_uniform begins above 0, not at {self.ends[0]}")
+        return self
+
+
+class TuneParams(Section):
+    """The search before training.
+
+    Attributes:
+        trials: how many, the designed anchors and the current parameters among them; 0: no search.
+        epochs: of a trial that is not stopped.
+        grace_epochs: before which no trial is stopped.
+        reduction: ASHA's η: at each rung, about one of so many goes on.
+        space: dotted names of parameters and where they are searched.
+    """
+
+    trials: Annotated[int, Field(ge=0)] = 0
+    epochs: Positive = 2
+    grace_epochs: Positive = 1
+    reduction: Annotated[int, Field(ge=2)] = 2
+    space: dict[str, Range] = {}
+
+    @field_validator("space")
+    @classmethod
+    def _of_what_trains(cls, space: dict[str, Range]) -> dict[str, Range]:
+        for name in space:
+            if name.split(".")[0] not in SEARCHED or "." not in name:
+                raise ValueError(f"{name} cannot be searched; names begin with {', '.join(f'{s}.' for s in SEARCHED)}")
+            if name == "train.epochs":
+                raise ValueError("train.epochs cannot be searched: a trial trains for tune.epochs")
+        return space
+
+    @model_validator(mode="after")
+    def _grace_within_epochs(self) -> TuneParams:
+        if self.grace_epochs > self.epochs:
+            raise ValueError(f"grace_epochs {self.grace_epochs} is more than epochs {self.epochs}")
+        return self
+
+
 class Params(Section):
     """All of params.yaml, with the preset's values filled in."""
 
@@ -89,6 +163,7 @@ class Params(Section):
     train: TrainConfig
     evaluate: EvaluateParams
     registry: RegistryParams
+    tune: TuneParams = TuneParams()
 
     @model_validator(mode="after")
     def _scores_fit_the_loss(self) -> Params:

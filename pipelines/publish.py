@@ -14,6 +14,9 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag
 
 from pipelines import registry, tracking
+from pipelines.autopsy import draw_times
+from pipelines.charts import PALETTE
+from pipelines.drawing import draw_samples
 from pipelines.params import Params
 from pipelines.shards import Manifest, read_records
 from ssd.checkpoint import save
@@ -22,7 +25,7 @@ from ssd.checkpoint import save
 def publish(
     state: dict[str, Any], manifest: Manifest, prepared: Path, spec: tracking.RunSpec, params: Params, out: Path
 ) -> None:
-    """Write model.pt, history.csv, curves.png and model.json below `out`, and register the best epoch.
+    """Write model.pt, history.csv, two pictures and model.json below `out`, and register the best epoch.
 
     Everything here may be done twice without harm: a run that was killed half-way is published by the next one.
 
@@ -34,12 +37,14 @@ def publish(
     save(best["model"], out / "model.pt")
     write_history(history, out / "history.csv")
     draw_curves(history, best["epoch"], out / "curves.png")
+    draw_samples(params, manifest, prepared, out / "augmented.jpg")
     try:
         client = tracking.connect()
         run_id = tracking.open_run(client, spec)
         tracking.log_history(client, run_id, history)
         log_data(client, run_id, manifest, prepared)
-        client.log_artifact(run_id, str(out / "curves.png"))
+        for picture in ("curves.png", "augmented.jpg"):
+            client.log_artifact(run_id, str(out / picture))
         client.log_batch(run_id, metrics=best_metrics(history, best["epoch"]))
         tags = {"epoch": str(best["epoch"]), "data.digest": manifest.digest, "fingerprint": spec.fingerprint}
         commit = {key: value for key, value in spec.tags.items() if key == "mlflow.source.git.commit"}
@@ -71,9 +76,9 @@ def write_history(history: list[dict[str, float]], path: Path) -> None:
 
 
 def draw_curves(history: list[dict[str, float]], best: int, path: Path) -> None:
-    """Losses and validation mAP over the epochs, the best epoch marked."""
+    """Losses, validation mAP (the best epoch marked) and where the time went, over the epochs."""
     epochs = [row["epoch"] for row in history]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure, (left, right, times) = plt.subplots(1, 3, figsize=(16, 4), layout="constrained")
     for key in ("train/loss", "train/class_loss", "train/box_loss"):
         left.plot(epochs, [row[key] for row in history], label=key.removeprefix("train/"))
     left.set(title="Training loss", xlabel="epoch", yscale="log")
@@ -82,8 +87,10 @@ def draw_curves(history: list[dict[str, float]], best: int, path: Path) -> None:
             right.plot(epochs, [row[key] for row in history], label=name)
     right.axvline(best, color="grey", linestyle=":", label=f"registered: epoch {best}")
     right.set(title="Validation", xlabel="epoch", ylim=(0, 1.02))
-    for axes in (left, right):
-        axes.legend()
+    draw_times(times, history, PALETTE)
+    times.set(title="Time")
+    for axes in (left, right, times):
+        axes.legend(fontsize=8)
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)

@@ -12,7 +12,8 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from pipelines.charts import calibration_chart, colour, precision_recall_chart, sweep_chart
+from pipelines.autopsy import advice, seconds_of
+from pipelines.charts import calibration_chart, colour, precision_recall_chart, sweep_chart, time_chart
 from pipelines.coco import AREAS, TIDE_ERRORS
 from pipelines.measure import BACKGROUND, Measured
 from pipelines.shards import Manifest, read_records
@@ -33,6 +34,8 @@ def render(
     manifest: Manifest,
     prepared: Path,
     lineage: dict[str, str],
+    search: dict[str, Any] | None = None,
+    history: Sequence[dict[str, Any]] = (),
 ) -> str:
     """The page.
 
@@ -40,6 +43,8 @@ def render(
         predictions, truths: rows of the same images in the same order, that of `measured.images`.
         prepared: folder of the manifest, where the images are read.
         lineage: shown as it is.
+        search: the sweep before training, as `pipelines.handover.read_search` reads it.
+        history: metrics of each epoch of training, for where its time went.
     """
     worst, typical = choose(measured.images)
     threshold = metrics["settings"]["report_score_threshold"]
@@ -69,16 +74,12 @@ def render(
             worst=[show(i) for i in worst],
             typical=[show(i) for i in typical],
             lineage=lineage,
+            search=search,
+            times=time_chart(history) if any(seconds_of(row) for row in history) else "",
+            advice=advice(history[-1]) if history else "",
+            slices=base64.b64encode(search["slices"]).decode() if search else "",
         )
     )
-
-
-def _charts(measured: Measured, metrics: dict[str, Any], threshold: float) -> dict[str, str]:
-    return {
-        "precision_recall": precision_recall_chart(measured.curves, metrics),
-        "sweep": sweep_chart(measured.sweep, threshold),
-        "calibration": calibration_chart(measured.calibration["bins"]),
-    }
 
 
 def choose(images: Sequence[dict[str, float]], count: int = SHOWN) -> tuple[list[int], list[int]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag
 
 logger = logging.getLogger(__name__)
 
@@ -87,16 +87,21 @@ class RunSpec:
     tags: dict[str, str] = field(default_factory=dict)
 
 
+def find_run(client: MlflowClient, spec: RunSpec) -> Run | None:
+    """The run that has the spec's fingerprint."""
+    known = client.search_runs([experiment_id(client)], f"tags.`{FINGERPRINT}` = '{spec.fingerprint}'", max_results=1)
+    return known[0] if known else None
+
+
 def open_run(client: MlflowClient, spec: RunSpec) -> str:
     """Id of the spec's run, set RUNNING: the one that has its fingerprint, or a new one."""
-    experiment = experiment_id(client)
-    known = client.search_runs([experiment], f"tags.`{FINGERPRINT}` = '{spec.fingerprint}'", max_results=1)
+    known = find_run(client, spec)
     if known:
-        run_id = known[0].info.run_id
+        run_id = known.info.run_id
         client.update_run(run_id, status="RUNNING")
     else:
         tags = {FINGERPRINT: spec.fingerprint, "mlflow.user": getpass.getuser()}
-        run_id = client.create_run(experiment, run_name=spec.name, tags=tags | spec.tags).info.run_id
+        run_id = client.create_run(experiment_id(client), run_name=spec.name, tags=tags | spec.tags).info.run_id
     params = [Param(key, str(value)[:6000]) for key, value in spec.params.items()]
     for start in range(0, len(params), 100):
         client.log_batch(run_id, params=params[start : start + 100])

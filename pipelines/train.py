@@ -12,16 +12,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
 
 from pipelines import jobs, provenance, tracking
 from pipelines.batches import steps_an_epoch
 from pipelines.cluster import ClusterError, ray_cluster, root, workers
 from pipelines.distributed import TrainingFailed, run_on_ray
 from pipelines.fit import Job
+from pipelines.handover import TUNED, Tuned, read_tuned
 from pipelines.initial import InitialWeights, initial_weights, try_weights
+from pipelines.interruption import Killed, claim, end_state, raise_on_sigterm
 from pipelines.objects import StorageError
 from pipelines.params import Params, ParamsError, load_params
 from pipelines.progress import Progress
@@ -30,10 +29,6 @@ from pipelines.shards import Manifest, ShardError, read_manifest
 from pipelines.shipping import here, share
 from pipelines.storage import checkpoints
 from ssd.weights import Loaded
-
-
-class Killed(BaseException):
-    """SIGTERM arrived."""
 
 
 def run_name(params: Params, manifest: Manifest, weights: InitialWeights | None = None) -> str:
@@ -62,25 +57,9 @@ def check(params: Params, manifest: Manifest, path: Path) -> None:
         )
 
 
-@contextmanager
-def claim(folder: Path) -> Iterator[None]:
-    """Hold the run's folder: two processes never work on one run. Waits while another does, and says so."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "driver.lock")
-    try:
-        lock.acquire(timeout=0.5)
-    except Timeout:
-        print(f"{folder.name}: another process is training this run; waiting for it to end", flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def describe(params: Params, manifest: Manifest, name: str) -> tracking.RunSpec:
     """Parameters and tags of the MLflow run."""
-    shown = provenance.flatten(params.model_dump(mode="json", exclude={"generate", "prepare", "registry"}))
+    shown = provenance.flatten(params.model_dump(mode="json", exclude={"generate", "prepare", "registry", "tune"}))
     shown |= {"data.digest": manifest.digest, "data.classes": ", ".join(manifest.classes)}
     train = params.train
     title = f"{params.model.backbone} {train.epochs} epochs lr {train.lr:g} ({name.removeprefix('train-')[:6]})"
@@ -90,8 +69,15 @@ def describe(params: Params, manifest: Manifest, name: str) -> tracking.RunSpec:
     return tracking.RunSpec(name, title, shown, {**provenance.tags(), **source, "mlflow.note.content": note})
 
 
-def train(params: Params, prepared: Path, out: Path) -> None:
-    """Train what the parameters and shards say, unless that is done already, and publish the best epoch."""
+def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None) -> None:
+    """Train what the parameters and shards say, unless that is done already, and publish the best epoch.
+
+    Args:
+        params: all parameters, the tuned ones filled in.
+        prepared: folder of the shards.
+        out: folder of model.pt, model.json …
+        tuned: where tuned parameters come from, for the MLflow run.
+    """
     manifest = read_manifest(prepared)
     check(params, manifest, prepared)
     share(prepared, manifest)
@@ -101,7 +87,11 @@ def train(params: Params, prepared: Path, out: Path) -> None:
     folder = home / name
     total = params.train.epochs * steps_an_epoch(manifest.splits["train"].images, params.train.batch_size)
     sources = {"prepared": prepared.resolve(), "cache": home / "cache", "weights": weights and weights.path}
+    sources["digest"] = manifest.digest
     spec = describe(params, manifest, name)
+    if tuned and tuned.trial:
+        spec.tags.update({"tune.sweep": tuned.sweep, "tune.trial": str(tuned.trial)})
+        print(f"parameters of {tuned}", flush=True)
     with claim(folder), _mlflow_state(spec):
         kept = checkpoints(folder, lambda text: print(f"  {text}", flush=True))
         found = kept.latest()
@@ -116,7 +106,7 @@ def train(params: Params, prepared: Path, out: Path) -> None:
                 if place.count > params.train.batch_size:
                     raise TrainingFailed(f"{place.count} workers cannot share a batch of {params.train.batch_size}")
                 job = Job(params=params, loader_workers=place.loader_workers, **sources)
-                run_on_ray(job, folder, manifest.digest, spec, place, Progress.printer(params.train.epochs))
+                run_on_ray(job, folder, spec, place, Progress.printer(params.train.epochs))
             found = kept.latest()
             if found is None or found[0] < total:
                 raise TrainingFailed(f"{name}: training ended at step {found[0] if found else 0} of {total}")
@@ -166,8 +156,7 @@ def _mlflow_state(spec: tracking.RunSpec) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        status = "KILLED" if isinstance(error, KeyboardInterrupt | Killed) else "FAILED"
-        tracking.close_quietly(spec, status)
+        tracking.close_quietly(spec, end_state(error))
         raise
 
 
@@ -177,16 +166,15 @@ def main() -> None:
     parser.add_argument("--prepared", type=Path, default=Path("artifacts/prepared"), help="folder of the shards")
     parser.add_argument("--out", type=Path, default=Path("artifacts/train"), help="folder of model.pt, model.json …")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--tuned", type=Path, default=TUNED, help="what tune hands over; may be missing")
     args = parser.parse_args()
-
-    def on_sigterm(*_: Any) -> None:
-        raise Killed
-
-    signal.signal(signal.SIGTERM, on_sigterm)
+    raise_on_sigterm()
     try:
         if jobs.wanted():
-            sys.exit(jobs.run("train", {"--params": args.params, "--prepared": args.prepared}, args.out))
-        train(load_params(args.params), args.prepared, args.out)
+            inputs = {"--params": args.params, "--prepared": args.prepared, "--tuned": args.tuned}
+            sys.exit(jobs.run("train", inputs, args.out))
+        tuned = read_tuned(args.tuned)
+        train(load_params(args.params, tuned.overrides), args.prepared, args.out, tuned)
         jobs.deliver(args.out)
     except (ParamsError, ShardError, StorageError, ClusterError, TrainingFailed, tracking.TrackerAway) as error:
         sys.exit(f"train: {error}")

@@ -185,7 +185,8 @@ class MobileNetV3Backbone(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.body = mobilenet_v3_large().features
+        # torchvision's momentum of 0.01 needs thousands of steps to see what the weights have become
+        self.body = mobilenet_v3_large(norm_layer=partial(nn.BatchNorm2d, eps=0.001, momentum=0.1)).features
         self.extras, channels = nn.ModuleList(), [112, 960]
         for middle, out in ((256, 512), (128, 256), (128, 256), (64, 128)):
             squeeze = Conv2dNormActivation(channels[-1], middle, 1)

@@ -28,6 +28,10 @@ class OffsetCoder:
     anchors: Tensor
     variances: tuple[float, float] = (0.1, 0.2)
 
+    def at(self, index: Tensor) -> OffsetCoder:
+        """The coder of the anchors with these indices int64 [K], in their order."""
+        return OffsetCoder(self.anchors[index], self.variances)
+
     def encode(self, boxes: Tensor) -> Tensor:
         """Offsets [..., A, 4] of boxes [..., A, 4] xyxy with positive sides, one for each anchor."""
         box = box_convert(boxes, "xyxy", "cxcywh")
@@ -61,6 +65,10 @@ class TanhCoder:
 
     anchors: Tensor
     cells: Tensor
+
+    def at(self, index: Tensor) -> TanhCoder:
+        """The coder of the anchors with these indices int64 [K], in their order."""
+        return TanhCoder(self.anchors[index], self.cells[index])
 
     def encode(self, boxes: Tensor) -> Tensor:
         """Offsets [..., A, 4] in [-1, 1] of boxes [..., A, 4] xyxy, one for each anchor."""

@@ -83,6 +83,13 @@ def targets(coder: Coder, boxes: Tensor, labels: Tensor, matched: Tensor) -> tup
     if boxes.shape[1] == 0:
         return torch.zeros_like(matched), coder.anchors.new_zeros(*matched.shape, 4)
     positive = matched >= 0
+    if matched.device.type == "cpu":  # the few positives alone; elsewhere counting them would wait for the device
+        image, anchor = positive.nonzero(as_tuple=True)
+        truth = matched[image, anchor]
+        classes = torch.zeros_like(matched).index_put_((image, anchor), labels[image, truth].to(matched.dtype))
+        offsets = coder.anchors.new_zeros(*matched.shape, 4)
+        offsets[image, anchor] = coder.at(anchor).encode(boxes[image, truth])
+        return classes, offsets
     index = matched.clamp(min=0)
     classes = labels.gather(1, index).where(positive, 0)
     # The anchor itself stands in for the box of a background anchor: its offsets are 0, where a padded box has log 0.
@@ -102,10 +109,14 @@ def hard_negative_mask(loss: Tensor, positive: Tensor, per_positive: float = 3.0
     Source: SSD, Sec. 2.2, "Hard negative mining".
     """
     count = (positive.sum(dim=1) * per_positive).clamp(min=least)
-    count = torch.minimum(count, (~positive).sum(dim=1).to(count.dtype))
-    order = loss.detach().masked_fill(positive, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    taken = torch.arange(loss.shape[1], device=loss.device) < count[:, None]
-    return torch.zeros_like(positive).scatter(1, order, taken)
+    count = torch.minimum(count, (~positive).sum(dim=1).to(count.dtype)).ceil().long()[:, None]
+    # A loss that is not a number counts as the highest: it shall be seen in the sum.
+    loss = loss.detach().nan_to_num(nan=torch.inf, posinf=torch.inf).masked_fill(positive, -torch.inf)
+    most = max(int(count.max()), 1) if loss.device.type == "cpu" else loss.shape[1]  # elsewhere asking would wait
+    least_taken = loss.topk(most, dim=1).values.gather(1, (count - 1).clamp(min=0))
+    above, equal = loss > least_taken, loss == least_taken
+    still = count - above.sum(dim=1, keepdim=True)
+    return (count > 0) & (above | (equal & (equal.cumsum(dim=1) <= still)))
 
 
 def detection_loss(
@@ -129,14 +140,24 @@ def detection_loss(
         class_sum = _sigmoid_loss(logits, classes, config)
     else:
         class_sum = _softmax_loss(logits, classes, positive, config)
+    return LossSums(class_sum, _box_loss(offsets, offset_targets, positive, config), positive.sum())
+
+
+def _box_loss(offsets: Tensor, wanted: Tensor, positive: Tensor, config: LossConfig) -> Tensor:
+    if offsets.device.type == "cpu":  # the few positives alone; elsewhere counting them would wait for the device
+        offsets, wanted, positive = offsets[positive], wanted[positive], positive.new_ones(1)
     if config.box_loss == "l1":
-        box_loss = F.l1_loss(offsets, offset_targets, reduction="none")
+        loss = F.l1_loss(offsets, wanted, reduction="none")
     else:
-        box_loss = F.smooth_l1_loss(offsets, offset_targets, reduction="none", beta=config.beta)
-    return LossSums(class_sum, box_loss.where(positive[..., None], 0).sum(), positive.sum())
+        loss = F.smooth_l1_loss(offsets, wanted, reduction="none", beta=config.beta)
+    return loss.where(positive[..., None], 0).sum()
 
 
 def _softmax_loss(logits: Tensor, classes: Tensor, positive: Tensor, config: LossConfig) -> Tensor:
+    if config.class_loss == "softmax_mining" and logits.device.type == "cpu":
+        loss = _background_loss(logits.detach())
+        taken = positive | hard_negative_mask(loss, positive, config.negatives_per_positive, config.least_negatives)
+        return F.cross_entropy(logits[taken], classes[taken], reduction="sum")  # a gradient for few, as above
     loss = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none").view_as(classes)
     if config.class_loss == "softmax_mining":
         mined = hard_negative_mask(loss, positive, config.negatives_per_positive, config.least_negatives)
@@ -145,6 +166,13 @@ def _softmax_loss(logits: Tensor, classes: Tensor, positive: Tensor, config: Los
         alpha = torch.where(positive, config.focal_alpha, 1 - config.focal_alpha)
         loss = alpha * (1 - torch.exp(-loss)) ** config.focal_gamma * loss  # exp(-loss) is the true class's probability
     return loss.sum()
+
+
+def _background_loss(logits: Tensor) -> Tensor:
+    """Cross-entropy [B, A] of saying background everywhere."""
+    if logits.shape[-1] == 2:  # softmax over rows of two takes ten times as long
+        return F.softplus(logits[..., 1] - logits[..., 0])
+    return -logits.log_softmax(dim=-1)[..., 0]
 
 
 def _sigmoid_loss(logits: Tensor, classes: Tensor, config: LossConfig) -> Tensor:

@@ -75,7 +75,7 @@ class SSD(nn.Module):
         self.config = config
         self.num_classes = num_classes
         self.backbone = make_backbone(config)
-        sizes = map_sizes(config, self.backbone)
+        sizes = map_sizes(config)
         per_cell = [len(shapes) for shapes in config.anchors.shapes(len(sizes))]
         self.logits_an_anchor = num_classes + (config.scores == "softmax")
         self.class_heads = nn.ModuleList(
@@ -134,19 +134,16 @@ def make_backbone(config: ModelConfig) -> nn.Module:
 
 
 @torch.no_grad()
-def map_sizes(config: ModelConfig, backbone: nn.Module | None = None) -> list[tuple[int, int]]:
-    """(height, width) of each feature map, by passing one blank image through `backbone` or a new one.
+def map_sizes(config: ModelConfig) -> list[tuple[int, int]]:
+    """(height, width) of each feature map, finest first, by passing the shape of an image through; no arithmetic.
 
     Raises:
         ValueError: the image is too small for the backbone.
     """
-    backbone = backbone or make_backbone(config)
-    modes = [(module, module.training) for module in backbone.modules()]
-    try:
-        maps = backbone.eval()(torch.zeros(1, 3, *config.image_size))
-    except RuntimeError as error:
-        size = "×".join(map(str, config.image_size))
-        raise ValueError(f"model: image_size {size} is too small for the backbone {config.backbone}") from error
-    for module, training in modes:
-        module.training = training
+    with torch.device("meta"):
+        try:
+            maps = make_backbone(config).eval()(torch.zeros(1, 3, *config.image_size))
+        except RuntimeError as error:
+            size = "×".join(map(str, config.image_size))
+            raise ValueError(f"model: image_size {size} is too small for the backbone {config.backbone}") from error
     return [tuple(m.shape[-2:]) for m in maps]

@@ -59,6 +59,10 @@ def _resnet34(backbone: str, grids, zooms=(1.0,), ratios=(1.0,), bias=0.0, task=
         image_size=(224, 224),
         anchors=_fastai_anchors(grids, zooms, ratios),
         coder="tanh" if task == "detection" else "offset",
+        variances=(
+            1.0,
+            1.0,
+        ),  # of the offset coder: one anchor must reach every box, and small numbers are learned fast
         scores=LossConfig(class_loss=loss).scores,
         class_bias=bias,
         task=task,
@@ -82,17 +86,14 @@ PRESETS: dict[str, Preset] = {
         "resnet34_multi", (4, 2, 1), (0.75, 1.0, 1.3), (1.0, 0.5, 2.0), bias=-4.0, loss="focal"
     ),
     # fast.ai 2018, part 2, lesson 8: the largest object; which classes there are
-    "resnet34_largest_object": _resnet34("resnet34_whole", (1,), task="largest_object", loss="softmax"),
+    "resnet34_largest_object": _resnet34("resnet34_whole", (1,), (0.5,), task="largest_object", loss="softmax"),
     "resnet34_multi_label": _resnet34("resnet34_whole", (1,), task="multi_label", loss="bce"),
     # not from a textbook: the backbone that shows how one is added; anchors by eq. 4 of the SSD paper
     "ssd320_mobilenet_v3": Preset(
         ModelConfig(
             backbone="mobilenet_v3",
             image_size=(320, 320),
-            anchors=AnchorConfig(
-                sizes=tuple(AnchorConfig(scale_min=0.2, scale_max=0.95).sizes_of(6)),
-                ratios=((1.0, 2.0, 0.5, 3.0, 1 / 3),),
-            ),
+            anchors=AnchorConfig(sizes=tuple(AnchorConfig(scale_min=0.1, scale_max=0.9).sizes_of(6))),
         )
     ),
 }

@@ -14,6 +14,7 @@ from ssd.losses import LossConfig, LossSums, detection_loss, targets
 from ssd.matching import match
 from ssd.model import SSD
 from ssd.optimizer import TrainConfig, frozen_depths, lr_factor, make_optimizer, update_average
+from ssd.stopwatch import Stopwatch
 from ssd.tasks import present_classes
 
 
@@ -56,6 +57,9 @@ class Trainer:
         model: the network itself, not its DDP wrapper.
         steps: taken so far.
         sums: float64 [len(SUMS)] on the device, added up since the last `take_sums`.
+        stopwatch: gives each step's time to `forward`, `loss`, `all_reduce` (the losses' and waiting for slower
+            workers; that of gradients overlaps `backward`), `backward`, `optimizer`; whoever feeds the trainer marks
+            the rest.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.steps = 0
+        self.stopwatch = Stopwatch(self.device)
         self.sums = torch.zeros(len(SUMS), dtype=torch.float64, device=self.device)
         self._unchecked: tuple[Tensor, int, tuple[str, ...]] | None = None
 
@@ -98,16 +103,21 @@ class Trainer:
         """
         self._prepare()
         logits, offsets = self.forward(batch.images, self.network)
+        self.stopwatch.mark("forward")
         matched = match(self.model.anchors, batch.boxes, batch.labels, self.loss.iou_threshold)
         classes, offset_targets = targets(self.model.coder, batch.boxes, batch.labels, matched)
         if self.model.config.task == "multi_label":
-            classes = present_classes(batch.labels, self.model.num_classes)
+            classes = present_classes(batch.labels, self.model.num_classes).expand_as(logits)
         sums = detection_loss(logits, offsets, classes, offset_targets, self.loss)
         total = self.loss.class_weight * sums.class_sum + self.loss.box_weight * sums.box_sum
+        self.stopwatch.mark("loss")
         normaliser = self._normaliser(sums.positives, total, batch.image_ids)
+        if self.world_size > 1:
+            self.stopwatch.mark("all_reduce")
 
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total / normaliser).backward()
+        self.stopwatch.mark("backward")
         if self.config.clip_norm:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
@@ -116,6 +126,7 @@ class Trainer:
         if self.ema is not None:
             update_average(self.ema, self.model, self.config.ema_decay, self.steps)
         self.sums += self._observe(sums, logits.detach(), offsets.detach(), classes, offset_targets)
+        self.stopwatch.mark("optimizer")
         self.steps += 1
 
     def _prepare(self) -> None:

@@ -6,9 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
+
 ROOT = Path(__file__).parents[1]
+BCCD = ROOT.parent / "shared" / "datasets" / "bccd" / "VOCdevkit"  # real photographs, beside some checkouts
+needs_bccd = pytest.mark.skipif(not BCCD.is_dir(), reason="needs BCCD in ../shared/datasets/bccd/VOCdevkit")
 
 
 def draw_voc(folder, count, seed=0, size=(60, 90)):
@@ -61,6 +67,7 @@ TINY = {
     "train.batch_size": 8,
     "train.warmup_steps": 2,
     "train.precision": "fp32",
+    "tune": {"trials": 0},
 }
 
 

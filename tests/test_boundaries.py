@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-VERBS = {"generate", "fetch", "prepare", "train", "evaluate", "predict", "ui"}
+VERBS = {"anchors", "generate", "fetch", "prepare", "tune", "train", "evaluate", "predict", "ui"}
 
 
 def imports(path):

@@ -32,6 +32,7 @@ SMALL = {
     "train.lr": 0.002,
     "train.warmup_steps": 2,
     "train.precision": "fp32",
+    "tune.trials": 0,
 }
 EPOCHS = 15  # of 3 steps: some seconds, in which training can be hit
 LOCKS = {"data.dvc", "dvc.lock", "pipelines/dvc.lock"}  # what DVC pins, the data set's size being another
@@ -147,7 +148,7 @@ def clone(first):
 
 def test_repro_on_a_fresh_clone_runs_everything_and_leaves_git_clean(first):
     clone, output, changed = first
-    for stage in ("pipelines/dvc.yaml:generate", "prepare", "train", "evaluate"):
+    for stage in ("pipelines/dvc.yaml:generate", "prepare", "tune", "train", "evaluate"):
         assert f"Running stage '{stage}'" in output
     assert "Importing '" in output
     metrics = json.loads((clone.folder / "artifacts" / "evaluate" / "metrics.json").read_text())
@@ -179,7 +180,8 @@ def test_an_experiment_is_another_run_and_can_be_compared(clone):
     page = (clone.folder / "dvc_plots" / "index.html").read_text()
     for title in ("Training loss", "Validation mAP", "Precision and recall at IoU 0.5", "Confusion"):
         assert title in page
-    assert list((clone.folder / "dvc_plots" / "static").glob("*curves.png"))
+    for picture in ("curves", "slices"):
+        assert list((clone.folder / "dvc_plots" / "static").glob(f"*{picture}.png"))
     assert clone.changed_files() <= LOCKS | {"params.yaml"}
 
 

@@ -21,7 +21,7 @@ from pipelines.shards import read_manifest
 from ssd.augmentation import Augmentation, AugmentConfig
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     images=st.integers(1, 200),
     batch_size=st.integers(1, 40),

@@ -1,6 +1,6 @@
 import pytest
 
-from pipelines.cluster import ClusterError, workers
+from pipelines.cluster import NODE_CPUS, ClusterError, trials_at_once, workers
 
 
 @pytest.mark.parametrize(
@@ -9,6 +9,7 @@ from pipelines.cluster import ClusterError, workers
         ({"CPU": 2}, {}, (1, False, 2, 0)),
         ({"CPU": 8}, {"SSD_WORKERS": "4"}, (4, False, 2, 0)),
         ({"CPU": 32, "GPU": 4}, {}, (4, True, 8, 8)),
+        ({"CPU": 4, NODE_CPUS: 2}, {}, (1, False, 2, 0)),  # two nodes: a worker with 4 CPUs would wait for ever
         ({"CPU": 32, "GPU": 4}, {"SSD_USE_GPU": "0", "SSD_WORKERS": "2"}, (2, False, 16, 0)),
         ({"CPU": 8}, {"SSD_WORKERS": "2", "SSD_CPUS_PER_WORKER": "1", "SSD_LOADER_WORKERS": "3"}, (2, False, 1, 3)),
     ],
@@ -27,6 +28,25 @@ def test_as_many_workers_as_there_are_between_two_numbers(monkeypatch):
     assert (place.least, place.count, place.cpus) == (2, 8, 1)
     monkeypatch.setenv("SSD_WORKERS", "3")
     assert (workers({"CPU": 4}).least, workers({"CPU": 4}).count) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("resources", "variables", "trials", "expected"),
+    [
+        ({"CPU": 2}, {}, 4, (1, 1, 2)),  # workers a trial, CPUs a worker, trials at a time
+        ({"CPU": 2}, {}, 1, (1, 2, 1)),
+        ({"CPU": 64}, {}, 4, (1, 16, 4)),
+        ({"CPU": 64, NODE_CPUS: 8}, {}, 4, (1, 8, 8)),
+        ({"CPU": 4, NODE_CPUS: 2}, {"SSD_WORKERS": "2"}, 4, (2, 1, 2)),
+        ({"CPU": 32, "GPU": 4}, {}, 30, (1, 8, 4)),  # one GPU a trial
+        ({"CPU": 32, "GPU": 4}, {"SSD_WORKERS": "2"}, 30, (2, 8, 2)),
+    ],
+)
+def test_trials_share_the_cluster(monkeypatch, resources, variables, trials, expected):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    place = workers(resources, trials)
+    assert (place.count, place.cpus, trials_at_once(resources, place)) == expected
 
 
 @pytest.mark.parametrize(

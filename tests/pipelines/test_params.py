@@ -53,6 +53,23 @@ def test_what_scores_mean_follows_from_the_loss():
         ({"nonsense": {}}, "nonsense: unknown key"),
         ({"prepare": None}, "prepare"),
         ({"model": "tiny"}, "model.preset"),
+        ({"tune.trials": -1}, "tune.trials"),
+        ({"tune.grace_epochs": 9}, "tune: grace_epochs 9 is more than epochs"),
+        (
+            {"tune.space": {"train.momentum": {"uniform": [0.2, 0.1]}}},
+            "momentum: the range is empty: 0.2 is not",
+        ),
+        ({"tune.space": {"train.momentum": {"log_uniform": [0, 0.1]}}}, "log_uniform begins above 0, not at 0"),
+        ({"tune.space": {"train.momentum": {"choice": []}}}, "tune.space.train.momentum: choice is empty"),
+        (
+            {"tune.space": {"train.momentum": {"uniform": ["1e-4", 1]}}},
+            "'1e-4' is a string, a number is due; write 0.0001",
+        ),
+        ({"tune.space": {"train.momentum": {"integer": [1.5, 3]}}}, "tune.space.train.momentum.integer.0"),
+        ({"tune.space": {"train.momentum": {}}}, "give one of uniform, log_uniform, integer, choice"),
+        ({"tune.space": {"train.momentum": {"normal": [0, 1]}}}, "tune.space.train.momentum.normal: unknown key"),
+        ({"tune.space": {"seed": {"integer": [0, 9]}}}, "tune.space: seed cannot be searched; names begin with model."),
+        ({"tune.space": {"train.epochs": {"integer": [1, 9]}}}, "a trial trains for tune.epochs"),
     ],
 )
 def test_errors_name_the_file_and_the_key(overrides, says):

@@ -16,9 +16,8 @@ from pipelines.prepare import DataError, prepare
 from pipelines.quarantine import QuarantineError
 from pipelines.records import Annotation, Rejected, fit
 from pipelines.shards import read_boxes, read_manifest, read_records
+from tests.conftest import BCCD, needs_bccd
 from tests.pipelines.trees import encode, good, lenient, voc_xml, write_bananas, write_voc
-
-BCCD = Path(__file__).parents[3] / "shared" / "datasets" / "bccd" / "VOCdevkit"
 
 
 def quarantined(out: Path) -> dict[str, str]:
@@ -263,7 +262,7 @@ def test_command_ends_with_one_line_and_errors_with_another(tmp_path, monkeypatc
     assert "1 quarantined, in" in lines[-1]
 
 
-@pytest.mark.skipif(not BCCD.is_dir(), reason="needs BCCD in ../shared/datasets/bccd/VOCdevkit")
+@needs_bccd
 def test_bccd(tmp_path):
     manifest, rejected = prepare(BCCD, tmp_path / "out", PrepareParams(), 0)
     assert rejected == []

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from pipelines.charts import colour, precision_recall_chart
+from pipelines.handover import Tuned
 from pipelines.measure import measure
 from pipelines.report import choose, picture, render
 from ssd.metrics import FALSE, IGNORED, TRUE
@@ -62,12 +63,12 @@ def prepared_data(folder, classes, images=3):
     return predictions, truths, SimpleNamespace(splits={"test": split}, classes=classes)
 
 
-def page_of(predictions, truths, manifest, folder):
+def page_of(predictions, truths, manifest, folder, search=None):
     measured = measure(predictions, truths, manifest.classes, 0.5)
     counts = {"images": len(truths), "boxes": 2, "difficult": 0, "images_without_boxes": 1, "digest": "d"}
     metrics = measured.metrics | {"test": counts, "settings": {"report_score_threshold": 0.5}}
     lineage = {"Model": "ssd <b>1</b>", "Architecture": "tiny"}
-    return render(measured, metrics, predictions, truths, manifest, folder, lineage)
+    return render(measured, metrics, predictions, truths, manifest, folder, lineage, search)
 
 
 def test_the_page_is_whole_escaped_and_needs_nothing_else(tmp_path):
@@ -97,6 +98,19 @@ def test_the_images_show_truth_and_detections_from_the_threshold_on(tmp_path):
     # two truths; 0.9 in each image and 0.6 in the first, 0.4 is left out; and one of each in the legend
     assert (groups.count("truth"), groups.count("found")) == (2 + 1, 4 + 1)
     assert {a["viewbox"] for a in page.of("svg") if "200" in a.get("viewbox", "")} == {f"0 0 {WIDTH} {HEIGHT}"}
+
+
+def test_the_search_is_shown_where_there_was_one(tmp_path):
+    row = {"trial": "1", "origin": "a < b", "map": "0.12345", "train.lr": "0.002", "reason": "none"}
+    tuned = Tuned({"train.lr": 0.002}, "tune-1", 1, 0.12345)
+    data = prepared_data(tmp_path, ["a"])
+    text = page_of(*data, tmp_path, {"tuned": tuned, "trials": [row, row | {"map": ""}], "slices": b"png"})
+    (slices,) = Page(text).of("img")
+    assert slices["src"] == "data:image/png;base64,cG5n"  # base64 of "png"
+    assert "trial 1 of tune-1: train.lr 0.002" in text
+    assert "<td>0.123</td>" in text
+    assert "a &lt; b" in text
+    assert "The search before training" not in page_of(*data, tmp_path)
 
 
 @pytest.mark.parametrize("rows", [0, 2])

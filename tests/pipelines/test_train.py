@@ -57,7 +57,7 @@ class Training:
     def __init__(self, home, prepared, params, **environment):
         self.home, self.out = Path(home), Path(home) / "out"
         self.command = [sys.executable, "-m", "pipelines.train", "--prepared", str(prepared)]
-        self.command += ["--out", str(self.out), "--params", str(params)]
+        self.command += ["--out", str(self.out), "--params", str(params), "--tuned", str(self.out / "none.yaml")]
         self.environment = {**os.environ, "SSD_HOME": str(home), "SSD_CPUS_PER_WORKER": "1", **environment}
 
     def start(self):

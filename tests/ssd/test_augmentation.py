@@ -1,10 +1,15 @@
+from dataclasses import replace
+
+import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ssd.augmentation import Augmentation, AugmentConfig
 
-EVERYTHING = AugmentConfig(horizontal_flip=0.5, vertical_flip=0.5, photometric=0.5, zoom_out=0.5, iou_crop=True)
+SSD_SET = AugmentConfig(horizontal_flip=0.5, photometric=0.5, zoom_out=0.5, iou_crop=True)
+FASTAI_SET = AugmentConfig(horizontal_flip=0.5, rotation=3.0, lighting=0.05)
+EVERYTHING = replace(SSD_SET, vertical_flip=0.5, rotation=20.0, lighting=0.3)
 
 
 def painted(boxes, height=60, width=80):
@@ -15,15 +20,16 @@ def painted(boxes, height=60, width=80):
     return image
 
 
-@settings(max_examples=40, deadline=None)
+@pytest.mark.parametrize("config", [SSD_SET, FASTAI_SET, EVERYTHING], ids=["ssd", "fastai", "everything"])
+@settings(max_examples=30)
 @example(seed=842, count=2)  # rounding led past the border
 @given(seed=st.integers(0, 2**62), count=st.integers(0, 4))
-def test_boxes_stay_valid(seed, count):
+def test_boxes_stay_valid(config, seed, count):
     generator = torch.Generator().manual_seed(seed % 1000)
     low = torch.rand(count, 2, generator=generator) * 40
     boxes = torch.cat([low, low + 4 + torch.rand(count, 2, generator=generator) * 15], dim=1)
     labels = torch.arange(1, count + 1)
-    image, moved, kept = Augmentation(EVERYTHING)(painted(boxes), boxes, labels, seed)
+    image, moved, kept = Augmentation(config)(painted(boxes), boxes, labels, seed)
     assert image.shape == (3, 60, 80)
     assert image.dtype == torch.uint8
     assert moved.shape == (len(kept), 4)
@@ -62,3 +68,31 @@ def test_no_config_changes_nothing():
     image = painted(boxes)
     same = Augmentation(AugmentConfig())(image, boxes, torch.tensor([1]), 0)
     assert same[0] is image
+
+
+def test_a_turned_box_is_upright_around_the_turned_pixels():
+    boxes = torch.tensor([[30.0, 20.0, 50.0, 40.0]])
+    seen = 0
+    for seed in range(20):
+        image, moved, _ = Augmentation(AugmentConfig(rotation=30.0))(painted(boxes), boxes, torch.tensor([1]), seed)
+        rows, columns = image[0].gt(25).nonzero(as_tuple=True)  # more than half inside
+        around = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).float()
+        torch.testing.assert_close(moved[0], around, atol=1.5, rtol=0)
+        seen += not torch.equal(moved, boxes)
+    assert 4 <= seen <= 16  # each image is turned with probability ½
+
+
+def test_lighting_changes_pixels_a_little_and_boxes_not_at_all():
+    boxes = torch.tensor([[10.0, 5.0, 30.0, 25.0]])
+    image = torch.full((3, 60, 80), 100, dtype=torch.uint8)
+    lit, moved, _ = Augmentation(AugmentConfig(lighting=0.05))(image, boxes, torch.tensor([1]), 5)
+    assert torch.equal(moved, boxes)
+    # an even image has no contrast: brightness alone, by a factor in [0.95, 1.05]
+    assert 95 <= lit.float().mean() <= 105
+    assert not torch.equal(lit, image)
+
+
+@pytest.mark.parametrize(("arguments", "says"), [({"rotation": 181.0}, "rotation"), ({"lighting": 1.0}, "lighting")])
+def test_impossible_settings_are_refused(arguments, says):
+    with pytest.raises(ValueError, match=says):
+        AugmentConfig(**arguments)

@@ -12,7 +12,7 @@ def random_boxes(count, seed):
     return torch.cat([low, low + 0.02 + torch.rand(count, 2, generator=generator) * 0.3], dim=1)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**31))
 def test_decode_inverts_encode(seed):
     boxes, anchors = random_boxes(50, seed), random_boxes(50, seed + 1)

@@ -49,7 +49,7 @@ def test_d2l_targets():
     assert offsets[0].abs().sum(dim=1).count_nonzero() == len(positive)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**31), truths=st.integers(1, 12), side=st.integers(2, 6))
 @example(seed=2, truths=5, side=2)  # one truth is turned away more often than there are truths
 def test_equals_taking_the_best_pair_one_by_one(seed, truths, side):

@@ -42,7 +42,7 @@ def test_present_classes_by_hand():
     assert present_classes(torch.zeros(2, 0, dtype=torch.int64), 3).tolist() == [[[False] * 3]] * 2
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(labels=st.lists(st.integers(1, 6), max_size=8))
 def test_the_classifiers_truths_and_targets_agree(labels):
     boxes = torch.rand(len(labels), 4)

@@ -1,0 +1,94 @@
+"""Epochs inside Ray Train, from shards and augmented, beside the same steps on tensors that lie on the device.
+
+After each epoch the same worker takes as many steps on one resident batch: a pair an epoch, the first not counted.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.paired import Figure, Missing, Settings
+from benchmarks.shards import default_params, prepare_there, raw_data
+
+IMAGES = 320  # ten steps an epoch
+
+
+def work(config: dict[str, Any]) -> None:
+    """What the worker does: `fit`, and after each epoch as many steps on resident tensors."""
+    import ray.train
+    import ray.train.torch
+    import torch
+
+    from pipelines.fit import fit
+    from ssd.training import Trainer
+
+    torch.set_num_threads(config["cpus"])
+    job, device = config["job"], ray.train.torch.get_device()
+    batch, network = _resident(job, device)
+    trainer = Trainer(network, job.params.train, job.params.loss, 10**6, device)
+    steps = max(IMAGES // job.params.train.batch_size, 1)
+
+    def report(metrics: dict[str, Any], state: dict[str, Any] | None) -> None:
+        start = time.perf_counter()
+        for _ in range(steps):
+            trainer.step(batch)
+        trainer.take_sums()  # waits for the device, as the end of an epoch does
+        resident = steps * len(batch.images) / (time.perf_counter() - start)
+        config["queue"].put({"epoch": metrics["time/images_per_s"], "resident": resident})
+        ray.train.report({})
+
+    fit(job, report, None, device)
+
+
+def _resident(job: Any, device: Any) -> tuple[Any, Any]:
+    """A batch of the training split on the device, and a network for it."""
+    from pipelines.batches import Deal, DecodedSplit, TrainingSamples, training_batches
+    from pipelines.shards import read_manifest
+    from ssd.augmentation import Augmentation
+    from ssd.model import SSD
+
+    params, manifest = job.params, read_manifest(job.prepared)
+    split = DecodedSplit(job.prepared, manifest, "train", params.model.image_size, job.cache)
+    samples = TrainingSamples(split, Augmentation(params.augment, params.model.mean), params.seed)
+    batch = next(iter(training_batches(samples, Deal(len(split), params.train.batch_size, 1, params.seed), 0, False)))
+    return batch.to(device), SSD(params.model, len(manifest.classes))
+
+
+def speed(settings: Settings) -> Figure:
+    """Images a second of an epoch as a share of those on resident tensors."""
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    from pipelines.cluster import messages, ray_cluster, workers
+    from pipelines.fit import Job
+
+    pairs: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare_there(raw_data(folder, IMAGES), folder / "prepared")
+        params = default_params()
+        params = params.model_copy(update={"train": replace(params.train, epochs=settings.rounds + 1)})
+        with ray_cluster() as resources, messages(pairs.append) as queue:
+            if settings.device == "cuda" and not resources.get("GPU"):
+                raise Missing("a GPU that Ray sees")
+            place = workers(resources)
+            job = Job(params, folder / "prepared", folder / "cache", place.loader_workers)
+            TorchTrainer(
+                work,
+                train_loop_config={"job": job, "queue": queue, "cpus": place.cpus},
+                scaling_config=ray.train.ScalingConfig(
+                    num_workers=1, use_gpu=place.use_gpu, resources_per_worker={"CPU": place.cpus}
+                ),
+                run_config=ray.train.RunConfig(name="epochs", storage_path=str(folder / "ray")),
+            ).fit()
+            while len(pairs) <= settings.rounds:  # the queue's reader is a thread
+                time.sleep(0.1)
+    counted = pairs[1:]
+    medians = {key: statistics.median(pair[key] for pair in counted) for key in ("epoch", "resident")}
+    detail = "; ".join(f"{key} {median:.1f} images/s" for key, median in medians.items())
+    return Figure(statistics.median(pair["epoch"] / pair["resident"] for pair in counted), detail)

@@ -1,0 +1,67 @@
+"""Being interrupted: signals arrive where they can be handled, and two processes never work in one folder."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+
+class Killed(BaseException):
+    """SIGTERM arrived."""
+
+
+def raise_on_sigterm() -> None:
+    """Have SIGTERM raise `Killed` in the main thread."""
+
+    def on_sigterm(*_: Any) -> None:
+        raise Killed
+
+    signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def end_state(error: BaseException) -> str:
+    """MLflow's name for a run that `error` ended: KILLED by ctrl-C or SIGTERM, or FAILED."""
+    return "KILLED" if isinstance(error, KeyboardInterrupt | Killed) else "FAILED"
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Hold the run's folder: two processes never work on one run. Waits while another does, and says so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "driver.lock")
+    try:
+        lock.acquire(timeout=0.5)
+    except Timeout:
+        print(f"{folder.name}: another process is training this run; waiting for it to end", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def in_thread(function: Callable[[], Any]) -> None:
+    """Call `function` in a thread and wait: the main thread stays free for ctrl-C and SIGTERM.
+
+    In the main thread, Ray's `fit` handles ctrl-C in its own way and swallows what a handler of SIGTERM raises.
+    """
+    errors: list[Exception] = []
+
+    def call() -> None:
+        try:
+            function()
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call, name="fit", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.2)
+    if errors:
+        raise errors[0]

@@ -17,7 +17,7 @@ from pipelines.interruption import in_thread
 from pipelines.objects import StorageError, storage
 from pipelines.progress import Progress
 from pipelines.shipping import here
-from pipelines.storage import Checkpoints, checkpoints
+from pipelines.storage import Checkpoints, checkpoints, run_of
 from pipelines.tracking import RunSpec
 from ssd.training import NonFiniteLoss
 
@@ -78,8 +78,9 @@ def at_home(job: Job, folder: Path, say: Callable[[str], None]) -> tuple[Job, Pa
     """
     if storage() is None:
         return job, folder
-    home = Path(os.environ.get("SSD_HOME") or folder.parent)
-    folder = home / folder.name
+    name = run_of(folder)
+    home = Path(os.environ.get("SSD_HOME") or folder.parents[len(name.parts) - 1])
+    folder = home / name
     folder.mkdir(parents=True, exist_ok=True)
     weights = job.weights
     if weights is not None and not weights.is_file():

@@ -200,7 +200,9 @@ def main() -> None:
     try:
         if jobs.wanted():
             inputs = {"--params": args.params, "--prepared": args.prepared, "--model": args.model}
-            sys.exit(jobs.run("evaluate", inputs | {"--tuned": args.tuned}, args.out))
+            beside = [args.tuned.with_name(name) for name in ("trials.csv", "slices.png")]
+            beside.append(args.model.with_name("history.csv"))
+            sys.exit(jobs.run("evaluate", inputs | {"--tuned": args.tuned}, args.out, beside))
         params = load_params(args.params, read_tuned(args.tuned).overrides)
         print(evaluate(params, args.prepared, args.model, args.out, args.tuned.parent))
         jobs.deliver(args.out)

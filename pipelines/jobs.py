@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,14 @@ def wanted() -> bool:
     return os.environ.get("RAY_ADDRESS", "").startswith(("http://", "https://")) and IN_JOB not in os.environ
 
 
-def run(stage: str, inputs: dict[str, Path], out: Path) -> int:
+def run(stage: str, inputs: dict[str, Path], out: Path, beside: Iterable[Path] = ()) -> int:
     """Run a stage as a job, look on until it ends, and bring its outputs back; returns its exit code.
 
     Args:
         stage: a module of pipelines.
         inputs: paths by the stage's options; what of them is small travels along, shards go by STORAGE_URI.
         out: the folder that the stage's option --out names.
+        beside: small files that the stage finds beside its inputs, if they are there.
 
     Raises:
         ClusterError: the job server does not answer, or refuses.
@@ -58,7 +59,7 @@ def run(stage: str, inputs: dict[str, Path], out: Path) -> int:
         share(inputs["--prepared"], read_manifest(inputs["--prepared"]))
     client = _connect(address)
     with tempfile.TemporaryDirectory() as folder:
-        package = parcel.pack(root(), inputs.values(), Path(folder))
+        package = parcel.pack(root(), [*inputs.values(), *beside], Path(folder))
         words = [word for option, path in inputs.items() for word in (option, str(parcel.place(path)))]
         command = ["python", "-m", f"pipelines.{stage}", *words, "--out", str(parcel.place(out))]
         what = [command, parcel.digest(package), objects.uri, parcel.variables().get("MLFLOW_TRACKING_URI")]

@@ -28,6 +28,11 @@ def step_of(name: str) -> int:
     return int(Path(name).stem.removeprefix("step-"))
 
 
+def run_of(folder: Path) -> Path:
+    """A run's name, the path of its folder below the home: train-…, or tune-…/trial-… ."""
+    return Path(folder.parent.name, folder.name) if folder.parent.name.startswith("tune-") else Path(folder.name)
+
+
 class Checkpoints:
     """The checkpoint files in one folder, named after the step they were taken at.
 
@@ -77,11 +82,9 @@ class StoredCheckpoints(Checkpoints):
     a lost machine had not sent yet is trained again, to the same bits.
     """
 
-    def __init__(
-        self, folder: Path, objects: Objects, keep: int = 2, say: Callable[[str], None] = logger.warning, run: str = ""
-    ):
+    def __init__(self, folder: Path, objects: Objects, keep: int = 2, say: Callable[[str], None] = logger.warning):
         super().__init__(folder, keep)
-        self.objects, self.say, self.prefix = objects, say, f"runs/{run or self.folder.name}"
+        self.objects, self.say, self.prefix = objects, say, f"runs/{run_of(self.folder).as_posix()}"
         self._waiting: Path | None = None
         self._sending: Path | None = None
         self._wake = threading.Condition()

@@ -11,10 +11,11 @@ from typing import Any
 from filelock import FileLock
 
 from pipelines.cluster import Workers
-from pipelines.distributed import TrainingFailed, run_on_ray
+from pipelines.distributed import TrainingFailed, at_home, run_on_ray
 from pipelines.fit import Job, fit
+from pipelines.objects import StorageError
 from pipelines.progress import Progress
-from pipelines.storage import Checkpoints
+from pipelines.storage import checkpoints
 
 Tell = Callable[[list[dict[str, float]]], None]
 
@@ -57,7 +58,9 @@ def run_trial(config: dict[str, Any], tasks: dict[int, Task], queue: Any) -> Non
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         named = (
-            reason if isinstance(error, TrainingFailed | FloatingPointError) else f"{type(error).__name__}: {reason}"
+            reason
+            if isinstance(error, TrainingFailed | FloatingPointError | StorageError)
+            else f"{type(error).__name__}: {reason}"
         )
         ray.tune.report({"epoch": 0, "val/map": 0.0, "failure": named[:500]})
 
@@ -67,20 +70,25 @@ def _here(task: Task, tell: Tell, show: Callable[[dict[str, Any]], None]) -> Non
     import torch
 
     torch.set_num_threads(task.place.cpus)
-    checkpoints = Checkpoints(task.folder)
-    task.folder.mkdir(parents=True, exist_ok=True)
+
+    def say(text: str) -> None:
+        show({"say": text})
+
+    job, folder = at_home(task.job, task.folder, say)
+    kept = checkpoints(folder, say)
+    folder.mkdir(parents=True, exist_ok=True)
     # A trial that outlived its driver may still be writing: whoever comes next waits until it is gone.
-    with FileLock(task.folder / "writer.lock", timeout=300):
-        found = checkpoints.latest()
+    with FileLock(folder / "writer.lock", timeout=300):
+        found = kept.latest()
         state = found[1] if found else None
         tell(state["history"] if state else [])
 
         def report(metrics: dict[str, Any], state: dict[str, Any] | None) -> None:
             if state is not None:
-                checkpoints.save(state, state["trainer"]["steps"])
+                kept.save(state, state["trainer"]["steps"])
                 tell(state["history"])
 
-        fit(task.job, report, state, "cuda" if task.place.use_gpu else "cpu", Progress(show))
+        fit(job, report, state, "cuda" if task.place.use_gpu else "cpu", Progress(show))
 
 
 def _on_workers(task: Task, tell: Tell, show: Callable[[dict[str, Any]], None]) -> None:
@@ -93,8 +101,8 @@ def _on_workers(task: Task, tell: Tell, show: Callable[[dict[str, Any]], None]) 
         else:
             show(message)
 
-    checkpoints = Checkpoints(task.folder)
-    found = checkpoints.latest()
+    kept = checkpoints(task.folder)
+    found = kept.latest()
     tell(found[1]["history"] if found else [])
     run_on_ray(task.job, task.folder, None, task.place, handle)
-    tell(checkpoints.latest()[1]["history"])
+    tell(kept.latest()[1]["history"])

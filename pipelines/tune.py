@@ -10,16 +10,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipelines import provenance, tracking
+from pipelines import jobs, provenance, tracking
 from pipelines.cluster import ClusterError, ray_cluster, root, trials_at_once, workers
 from pipelines.coverage import propose
 from pipelines.fit import Job
 from pipelines.handover import TUNED, Tuned, draw_slices, rows, write_rows, write_tuned
 from pipelines.initial import InitialWeights, initial_weights, try_weights
 from pipelines.interruption import Killed, claim, end_state, raise_on_sigterm
+from pipelines.objects import StorageError
 from pipelines.params import Params, ParamsError, load_params
 from pipelines.search_space import check_plan, check_space, plan, trial_params, value_of
 from pipelines.shards import Manifest, ShardError, read_manifest
+from pipelines.shipping import here, share
 from pipelines.sweep import Sweep, Trial
 from pipelines.sweep_runs import SweepRuns, SweepWriter
 from pipelines.trials import Task
@@ -81,6 +83,8 @@ def tune(path: Path, prepared: Path, out: Path) -> str:
     check_space(path, params.tune)
     manifest = read_manifest(prepared)
     check(params, manifest, prepared, path)
+    share(prepared, manifest)
+    prepared = here(prepared, manifest.digest, tracking.home(), ("train", "val"))
     proposal = propose(params, manifest, prepared)
     planned = plan(params.tune, params.seed, proposal)
     check_plan(path, planned)
@@ -220,8 +224,11 @@ def main() -> None:
     args = parser.parse_args()
     raise_on_sigterm()
     try:
+        if jobs.wanted() and load_params(args.params).tune.trials:
+            sys.exit(jobs.run("tune", {"--params": args.params, "--prepared": args.prepared}, args.out))
         print(tune(args.params, args.prepared, args.out))
-    except (ParamsError, ShardError, ClusterError, TuningFailed, tracking.TrackerAway) as error:
+        jobs.deliver(args.out)
+    except (ParamsError, ShardError, StorageError, ClusterError, TuningFailed, tracking.TrackerAway) as error:
         sys.exit(f"tune: {error}")
     except Killed:
         sys.exit(143)

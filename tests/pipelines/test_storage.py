@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipelines.objects import StorageError, storage
-from pipelines.storage import Checkpoints, checkpoints
+from pipelines.storage import Checkpoints, checkpoints, run_of
 
 
 def test_keeps_the_newest_and_finds_them(tmp_path):
@@ -57,6 +57,11 @@ def test_killed_while_writing_leaves_a_whole_checkpoint(tmp_path):
         seen = step
     Checkpoints(tmp_path).save({"step": 0}, seen + 1)
     assert not list(tmp_path.glob(".*.partial"))
+
+
+def test_trials_of_two_sweeps_never_share_a_name():
+    assert run_of(Path("/home/train-1")) == Path("train-1")
+    assert run_of(Path("/home/tune-1/trial-3")) == Path("tune-1/trial-3") != run_of(Path("/home/tune-2/trial-3"))
 
 
 def test_without_storage_uri_checkpoints_stay_here(tmp_path):

@@ -53,5 +53,5 @@ def epoch_line(metrics: dict[str, float], epochs: int) -> str:
     return (
         f"epoch {epoch}/{epochs}: loss {metrics['train/loss']:.3f} "
         f"(class {metrics['train/class_loss']:.3f}, box {metrics['train/box_loss']:.3f}){validation}, "
-        f"{metrics['time/images_per_s']:.1f} images/s{left}{help_for and f"; {help_for}"}"
+        f"{metrics['time/images_per_s']:.1f} images/s{left}{help_for and f'; {help_for}'}"
     )

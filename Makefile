@@ -15,7 +15,7 @@ $(VENV)/.installed: requirements.lock
 	$(BIN)/uv pip install --python $(BIN)/python --no-cache --require-hashes -r requirements.lock
 	@touch $@
 
-.PHONY: help setup repro test test-fast lint lock ui clean
+.PHONY: help setup repro test test-fast lint lock ui up down job chaos clean
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
@@ -39,6 +39,20 @@ lock: setup  ## Write requirements.lock anew from pyproject.toml
 
 ui: setup  ## Open MLflow on the runs that `dvc repro` made
 	python -m pipelines.ui
+
+up: setup  ## Build a small real cluster on this machine: Ray with three nodes, MLflow, S3
+	python -m infra.local.cluster up
+
+down: setup  ## Stop that cluster
+	python -m infra.local.cluster down
+
+STAGE ?= train
+job: setup  ## Run one stage as a job on the cluster at RAY_ADDRESS=http://…: make job STAGE=evaluate
+	@case "$$RAY_ADDRESS" in http*) ;; *) echo "RAY_ADDRESS=http://head:8265 is due, not '$$RAY_ADDRESS'" >&2; exit 1;; esac
+	python -m pipelines.$(STAGE)
+
+chaos: setup  ## Kill anything at random steps on such a cluster, 20 rounds
+	python -m tests.chaos --rounds 20 --seed 0
 
 clean:  ## Remove the outputs and the runs (not .venv)
 	rm -rf artifacts runs

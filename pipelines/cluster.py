@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pipelines import parcel
 
 # Ray reads these when it is imported or when its processes start; what the user has set stays.
 QUIET = {
@@ -27,6 +30,9 @@ QUIET = {
 NODE_CPUS = "CPUs of the largest node"  # beside Ray's own resources, CPU and GPU
 
 
+IN_JOB = "SSD_SUBMISSION"  # variable of a Ray job that `jobs` submitted: its name
+
+
 class ClusterError(RuntimeError):
     """The cluster is not there, or has not what was asked for."""
 
@@ -36,11 +42,13 @@ class Workers:
     """How training is spread: a fact of the place it runs at, hence of the environment.
 
     Attributes:
-        count: SSD_WORKERS; by default one a GPU, or one; of each trial of a sweep, by default one.
+        count: SSD_WORKERS; by default one a GPU, or one; of each trial of a sweep, by default one. 2-8: as many as the
+            cluster has, never fewer than 2.
         use_gpu: SSD_USE_GPU (0 or 1); by default whether the cluster has GPUs.
         cpus: SSD_CPUS_PER_WORKER; by default an equal share of the cluster's, at most what a node has.
         loader_workers: SSD_LOADER_WORKERS; processes that augment ahead, by default 0 on CPUs and up to 8 beside a GPU.
         max_failures: SSD_MAX_FAILURES; how often a lost worker is replaced, by default 3.
+        least: how few workers may do; None: `count`.
     """
 
     count: int
@@ -48,6 +56,7 @@ class Workers:
     cpus: int
     loader_workers: int
     max_failures: int
+    least: int | None = None
 
 
 def root() -> Path:
@@ -70,10 +79,19 @@ def ray_cluster() -> Iterator[dict[str, float]]:
 
     address = os.environ.get("RAY_ADDRESS") or "local"
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(address=address, logging_level="ERROR", log_to_driver=bool(os.environ.get("SSD_RAY_LOGS")))
-    except Exception as error:
-        raise ClusterError(f"RAY_ADDRESS={address}: cannot connect: {error}") from error
+    with tempfile.TemporaryDirectory() as folder:
+        along = None
+        if address != "local" and not os.environ.get(IN_JOB):  # a job's workers have what the job has
+            along = {"working_dir": str(parcel.pack(root(), [], Path(folder))), "env_vars": parcel.variables()}
+        try:
+            ray.init(
+                address=address,
+                runtime_env=along,
+                logging_level="ERROR",
+                log_to_driver=bool(os.environ.get("SSD_RAY_LOGS")),
+            )
+        except Exception as error:
+            raise ClusterError(f"RAY_ADDRESS={address}: cannot connect: {error}") from error
     signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts a handler in its place that aborts
     try:
         nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
@@ -91,6 +109,16 @@ def _number(name: str, default: int) -> int:
     return int(text)
 
 
+def _span(name: str, default: int) -> tuple[int, int]:
+    """The least and the most of "2-8"; of a single number, itself twice."""
+    least, dash, most = os.environ.get(name, "").strip().partition("-")
+    if not dash:
+        return (max(_number(name, default), 1),) * 2
+    if not (least.isdigit() and most.isdigit() and 1 <= int(least) <= int(most)):
+        raise ClusterError(f"{name}={least}-{most}: two whole numbers are due, the lower one first: 2-8")
+    return int(least), int(most)
+
+
 def workers(resources: dict[str, float], trials: int = 0) -> Workers:
     """What the environment asks for, checked against the cluster's resources.
 
@@ -104,19 +132,19 @@ def workers(resources: dict[str, float], trials: int = 0) -> Workers:
     """
     gpus, all_cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
     use_gpu = bool(_number("SSD_USE_GPU", 1 if gpus else 0))
-    count = max(_number("SSD_WORKERS", gpus if use_gpu and not trials else 1), 1)
+    least, count = _span("SSD_WORKERS", gpus if use_gpu and not trials else 1)
     at_once = max(min(trials, gpus // count) if use_gpu else trials, 1)
     share = min(all_cpus // (count * at_once), int(resources.get(NODE_CPUS, all_cpus)))
     cpus = _number("SSD_CPUS_PER_WORKER", max(share, 1))
-    if use_gpu and count > gpus:
-        raise ClusterError(f"SSD_WORKERS={count} with a GPU each, but the cluster has {gpus} (SSD_USE_GPU=0: no GPU)")
-    if count * cpus > all_cpus:
+    if use_gpu and least > gpus:
+        raise ClusterError(f"SSD_WORKERS={least} with a GPU each, but the cluster has {gpus} (SSD_USE_GPU=0: no GPU)")
+    if least * cpus > all_cpus:
         raise ClusterError(
-            f"{count} workers with {cpus} CPUs each, but the cluster has {all_cpus} CPUs: "
+            f"{least} workers with {cpus} CPUs each, but the cluster has {all_cpus} CPUs: "
             "lower SSD_WORKERS or SSD_CPUS_PER_WORKER"
         )
     loaders = _number("SSD_LOADER_WORKERS", min(8, cpus) if use_gpu else 0)
-    return Workers(count, use_gpu, cpus, loaders, _number("SSD_MAX_FAILURES", 3))
+    return Workers(count, use_gpu, cpus, loaders, _number("SSD_MAX_FAILURES", 3), least)
 
 
 def trials_at_once(resources: dict[str, float], place: Workers) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,12 @@ from filelock import FileLock
 
 from pipelines.cluster import Workers, messages
 from pipelines.fit import Job, fit
+from pipelines.initial import initial_weights
 from pipelines.interruption import in_thread
+from pipelines.objects import StorageError, storage
 from pipelines.progress import Progress
-from pipelines.storage import Checkpoints
+from pipelines.shipping import here
+from pipelines.storage import Checkpoints, checkpoints
 from pipelines.tracking import RunSpec
 from ssd.training import NonFiniteLoss
 
@@ -27,50 +32,80 @@ def work(config: dict[str, Any]) -> None:
     import ray.train.torch
     import torch
 
-    folder, queue = config["folder"], config["queue"]
+    queue = config["queue"]
     rank = ray.train.get_context().get_world_rank()
     torch.set_num_threads(config["cpus"])
-    checkpoints = Checkpoints(folder)
-    # A worker that outlived its driver may still be writing: whoever comes next waits until it is gone.
+
+    def say(text: str) -> None:
+        queue.put({"say": text})
+
+    job, folder = at_home(config["job"], config["folder"], say)
+    kept = checkpoints(folder, say)
+    # A worker that outlived its driver may still be writing: whoever comes next waits until it is gone. (On another
+    # machine it may write on; the same steps make the same bits, and newer checkpoints stay.)
     lock = FileLock(folder / "writer.lock")
     if rank == 0:
         lock.acquire(timeout=300)
-    state = _newest(checkpoints, rank)
+    state = _newest(kept, rank)
     history = state["history"] if state else []
     ray.train.report({"history": history})
 
     def report(metrics: dict[str, Any], state: dict[str, Any] | None) -> None:
         if state is not None:
-            checkpoints.save(state, state["trainer"]["steps"])
+            kept.save(state, state["trainer"]["steps"])
             if metrics:
                 queue.put({"epoch": metrics, "history": state["history"]})
         ray.train.report({"history": state["history"]} if state is not None else {})
 
     progress = Progress(queue.put) if rank == 0 else (lambda _: None)
     try:
-        fit(config["job"], report, state, ray.train.torch.get_device(), progress)
+        fit(job, report, state, ray.train.torch.get_device(), progress)
+        if rank == 0:
+            kept.settle()
     except NonFiniteLoss as error:  # by all workers at once: a restart would only meet it again
-        queue.put({"failure": f"worker {rank}: {error}"})
+        advice = "the weights before it are kept; lower train.lr or mend the data"
+        queue.put({"failure": f"worker {rank}: {error}\n{advice}"})
+    except StorageError as error:
+        queue.put({"failure": f"{error}\ntrained to the end; the same command goes on from what is stored"})
     finally:
         lock.release()
 
 
-def _newest(checkpoints: Checkpoints, rank: int) -> dict[str, Any] | None:
-    """The newest state, the same on all workers: rank 0 chooses."""
+def at_home(job: Job, folder: Path, say: Callable[[str], None]) -> tuple[Job, Path]:
+    """The job and the checkpoints' folder as this machine has them.
+
+    Without STORAGE_URI all machines share a file system; with it each has its own SSD_HOME and fetches what it lacks.
+    """
+    if storage() is None:
+        return job, folder
+    home = Path(os.environ.get("SSD_HOME") or folder.parent)
+    folder = home / folder.name
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = job.weights
+    if weights is not None and not weights.is_file():
+        with FileLock(home / "weights.lock"):
+            weights = initial_weights(job.params).path
+    prepared = here(job.prepared, job.digest, home, ("train", "val"), say=say)
+    return replace(job, prepared=prepared, cache=home / "cache", weights=weights), folder
+
+
+def _newest(kept: Checkpoints, rank: int) -> dict[str, Any] | None:
+    """The newest state, the same on all workers: rank 0 reads it and sends it to the others, wherever they are."""
     import torch.distributed as dist
 
-    found = checkpoints.latest() if rank == 0 else None
-    if not dist.is_initialized():
-        return found[1] if found else None
-    step = [found[0] if found else None]
-    dist.broadcast_object_list(step)
-    if rank == 0 or step[0] is None:
-        return found[1] if found else None
-    return checkpoints.at(step[0])
+    found = kept.latest() if rank == 0 else None
+    state = [found[1] if found else None]
+    if dist.is_initialized():
+        dist.broadcast_object_list(state)
+    return state[0]
 
 
 def run_on_ray(
-    job: Job, folder: Path, spec: RunSpec | None, place: Workers, show: Callable[[dict[str, Any]], None]
+    job: Job,
+    folder: Path,
+    spec: RunSpec | None,
+    place: Workers,
+    show: Callable[[dict[str, Any]], None],
 ) -> None:
     """Train on the cluster that this process is connected to, until the last step.
 
@@ -102,7 +137,9 @@ def run_on_ray(
             work,
             train_loop_config={"job": job, "folder": folder, "queue": queue, "cpus": place.cpus},
             scaling_config=ray.train.ScalingConfig(
-                num_workers=place.count, use_gpu=place.use_gpu, resources_per_worker={"CPU": place.cpus}
+                num_workers=place.count if place.least in (None, place.count) else (place.least, place.count),
+                use_gpu=place.use_gpu,
+                resources_per_worker={"CPU": place.cpus},
             ),
             run_config=ray.train.RunConfig(
                 name=folder.name,
@@ -116,4 +153,4 @@ def run_on_ray(
         except Exception as error:
             raise TrainingFailed(f"training was lost: {str(error).strip().splitlines()[-1]}") from error
     if failures:
-        raise TrainingFailed("\n".join([*failures, "the weights before it are kept; lower train.lr or mend the data"]))
+        raise TrainingFailed("\n".join(failures))

@@ -18,15 +18,17 @@ import pyarrow.parquet as pq
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
-from pipelines import provenance, registry, tracking
+from pipelines import jobs, provenance, registry, tracking
 from pipelines.autopsy import read_history
 from pipelines.cluster import ClusterError
 from pipelines.handover import TUNED, read_search, read_tuned
 from pipelines.inference import detect_split
 from pipelines.measure import BACKGROUND, Measured, measure, truth_of_task
+from pipelines.objects import StorageError
 from pipelines.params import Params, ParamsError, load_params
 from pipelines.report import render
 from pipelines.shards import Manifest, ShardError, digest, read_boxes, read_manifest, split_of
+from pipelines.shipping import here, share
 
 SPLIT = "test"
 
@@ -49,6 +51,8 @@ def evaluate(params: Params, prepared: Path, model_json: Path, out: Path, tune: 
     check_classes(state["class_names"], manifest, entry)
     images = split_of(manifest, SPLIT).images
     print(f"{entry['name']} version {entry['version']} on {images} images of {SPLIT}", flush=True)
+    share(prepared, manifest)
+    prepared = here(prepared, manifest.digest, tracking.home(), [SPLIT])
     predictions = detect_split(prepared, manifest, SPLIT, state, params.detect, params.evaluate.batch_size)
     task = state["config"].get("task", "detection")
     rows = sorted(read_boxes(prepared, manifest, SPLIT), key=lambda row: row["image_id"])
@@ -194,9 +198,13 @@ def main() -> None:
     parser.add_argument("--tuned", type=Path, default=TUNED, help="what tune hands over; may be missing")
     args = parser.parse_args()
     try:
+        if jobs.wanted():
+            inputs = {"--params": args.params, "--prepared": args.prepared, "--model": args.model}
+            sys.exit(jobs.run("evaluate", inputs | {"--tuned": args.tuned}, args.out))
         params = load_params(args.params, read_tuned(args.tuned).overrides)
         print(evaluate(params, args.prepared, args.model, args.out, args.tuned.parent))
-    except (ParamsError, ShardError, ClusterError, EvaluationError, registry.RegistryError) as error:
+        jobs.deliver(args.out)
+    except (ParamsError, ShardError, StorageError, ClusterError, EvaluationError, registry.RegistryError) as error:
         sys.exit(f"evaluate: {error}")
 
 

@@ -47,6 +47,7 @@ class Job:
         cache: folder for decoded images on this machine.
         loader_workers: processes that augment ahead; 0 augments in the training process.
         weights: file of the weights that the model starts from; None starts at random.
+        digest: of the prepared data, by which a machine without the folder fetches them.
     """
 
     params: Params
@@ -54,6 +55,7 @@ class Job:
     cache: Path
     loader_workers: int = 0
     weights: Path | None = None
+    digest: str = ""
 
 
 class Run:

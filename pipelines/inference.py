@@ -12,7 +12,9 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.cluster import ClusterError, ray_cluster
+from pipelines.objects import storage
 from pipelines.shards import Manifest, split_of
+from pipelines.shipping import folder_of
 from ssd.detection import DetectConfig
 from ssd.images import decode
 from ssd.prediction import Detector
@@ -70,7 +72,7 @@ def detect_split(
     """Run the detector over a split.
 
     Args:
-        prepared: folder of the manifest; every node of the cluster reads it.
+        prepared: folder of the manifest; every node of the cluster reads it, or STORAGE_URI where that is set.
         state: of `ssd.checkpoint.load`.
         batch_size: images a step of one actor.
 
@@ -82,9 +84,14 @@ def detect_split(
         return PREDICTIONS.empty_table()
     # Ray prints an error where an actor gets an object by reference and may restart; ours outlives all actors.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    paths = [str((prepared / shard.path).resolve()) for shard in wanted.shards]
+    names, objects = [shard.path for shard in wanted.shards], storage()
+    paths = [str((prepared / name).resolve()) for name in names]
+    filesystem = None
+    if objects is not None:
+        filesystem, start = objects.filesystem()
+        paths = [f"{start}/{folder_of(manifest.digest)}/{name}" for name in names]
     with ray_cluster() as resources:
-        tables = _run(paths, state, config, batch_size, _actors(resources), wanted.images)
+        tables = _run(paths, filesystem, state, config, batch_size, _actors(resources), wanted.images)
     table = pa.concat_tables(tables).sort_by("image_id")
     if len(table) != wanted.images:
         raise ClusterError(f"{split}: {len(table)} of {wanted.images} images came back; run the stage again")
@@ -102,7 +109,9 @@ def _actors(resources: dict[str, float]) -> dict[str, Any]:
     return {"count": count, "gpu": int(use_gpu), "threads": max(cpus // count, 1)}
 
 
-def _run(paths: list[str], state: dict, config: DetectConfig, batch_size: int, actors: dict, total: int) -> list:
+def _run(
+    paths: list[str], filesystem: Any, state: dict, config: DetectConfig, batch_size: int, actors: dict, total: int
+) -> list:
     import ray
     import ray.data
 
@@ -110,7 +119,7 @@ def _run(paths: list[str], state: dict, config: DetectConfig, batch_size: int, a
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    rows = ray.data.read_parquet(paths)
+    rows = ray.data.read_parquet(paths, filesystem=filesystem)
     found = rows.map_batches(
         DetectBatch,
         fn_constructor_kwargs={"state": ray.put(state), "detect": asdict(config), "threads": actors["threads"]},

@@ -21,11 +21,13 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from pipelines import bananas, voc
+from pipelines.objects import StorageError
 from pipelines.params import PARAMS_FILE, ParamsError, PrepareParams, load_params
 from pipelines.quarantine import REPORT, QuarantineError, check_share, describe, write_report
 from pipelines.records import Annotation, Listing, Photo, Record, Rejected, examine
 from pipelines.shard_writer import write_split
 from pipelines.shards import MANIFEST, VERSION, Manifest, Split, digest
+from pipelines.shipping import share
 from pipelines.splits import SplitError, divide, shuffle
 
 DATA = Path("data")
@@ -203,7 +205,8 @@ def main() -> None:
     try:
         params = load_params(args.params)
         manifest, rejected = prepare(args.data, args.out, params.prepare, params.seed)
-    except (ParamsError, DataError, SplitError, QuarantineError, OSError) as error:
+        share(args.out, manifest)
+    except (ParamsError, DataError, SplitError, QuarantineError, StorageError, OSError) as error:
         sys.exit(f"prepare: {error}")
     if rejected:
         print(describe(rejected, args.out / REPORT))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 from collections.abc import Iterable
@@ -13,6 +14,8 @@ import torch
 import yaml
 
 from pipelines.cluster import root
+
+CARRIED = "SSD_PROVENANCE"  # variable of a job, which has no git: the tags of who submitted it, as JSON
 
 
 def code_digest(paths: Iterable[Path]) -> str:
@@ -34,6 +37,8 @@ def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def tags() -> dict[str, str]:
     """Git commit, DVC experiment and versions, as MLflow tags."""
+    if CARRIED in os.environ:
+        return json.loads(os.environ[CARRIED]) | {"torch.version": torch.__version__}
     commit = _git("rev-parse", "HEAD")
     found = {
         "mlflow.source.git.commit": commit,

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipelines import provenance, tracking
+from pipelines import jobs, provenance, tracking
 from pipelines.batches import steps_an_epoch
 from pipelines.cluster import ClusterError, ray_cluster, root, workers
 from pipelines.distributed import TrainingFailed, run_on_ray
@@ -21,11 +21,13 @@ from pipelines.fit import Job
 from pipelines.handover import TUNED, Tuned, read_tuned
 from pipelines.initial import InitialWeights, initial_weights, try_weights
 from pipelines.interruption import Killed, claim, end_state, raise_on_sigterm
+from pipelines.objects import StorageError
 from pipelines.params import Params, ParamsError, load_params
 from pipelines.progress import Progress
 from pipelines.publish import publish
 from pipelines.shards import Manifest, ShardError, read_manifest
-from pipelines.storage import Checkpoints
+from pipelines.shipping import here, share
+from pipelines.storage import checkpoints
 from ssd.weights import Loaded
 
 
@@ -78,19 +80,21 @@ def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None)
     """
     manifest = read_manifest(prepared)
     check(params, manifest, prepared)
+    share(prepared, manifest)
     home = tracking.home()
     weights = initial_weights(params)
     name = run_name(params, manifest, weights)
     folder = home / name
     total = params.train.epochs * steps_an_epoch(manifest.splits["train"].images, params.train.batch_size)
     sources = {"prepared": prepared.resolve(), "cache": home / "cache", "weights": weights and weights.path}
+    sources["digest"] = manifest.digest
     spec = describe(params, manifest, name)
     if tuned and tuned.trial:
         spec.tags.update({"tune.sweep": tuned.sweep, "tune.trial": str(tuned.trial)})
         print(f"parameters of {tuned}", flush=True)
-    checkpoints = Checkpoints(folder)
     with claim(folder), _mlflow_state(spec):
-        found = checkpoints.latest()
+        kept = checkpoints(folder, lambda text: print(f"  {text}", flush=True))
+        found = kept.latest()
         if found is None or found[0] < total:
             _begin(name, found, total, params, manifest)
             if weights is not None:
@@ -103,14 +107,16 @@ def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None)
                     raise TrainingFailed(f"{place.count} workers cannot share a batch of {params.train.batch_size}")
                 job = Job(params=params, loader_workers=place.loader_workers, **sources)
                 run_on_ray(job, folder, spec, place, Progress.printer(params.train.epochs))
-            found = checkpoints.latest()
+            found = kept.latest()
             if found is None or found[0] < total:
                 raise TrainingFailed(f"{name}: training ended at step {found[0] if found else 0} of {total}")
         else:
             print(
                 f"{name}: trained before with these parameters, data and code; publishing (remove {folder} to retrain)"
             )
-        publish(found[1], manifest, prepared, spec, params, out)
+        kept.settle()
+        shards = here(prepared, manifest.digest, home, ["train"], first=1)  # of which one image is the model's example
+        publish(found[1], manifest, shards, spec, params, out)
 
 
 def _begin(name: str, found: tuple | None, total: int, params: Params, manifest: Manifest) -> None:
@@ -164,9 +170,13 @@ def main() -> None:
     args = parser.parse_args()
     raise_on_sigterm()
     try:
+        if jobs.wanted():
+            inputs = {"--params": args.params, "--prepared": args.prepared, "--tuned": args.tuned}
+            sys.exit(jobs.run("train", inputs, args.out))
         tuned = read_tuned(args.tuned)
         train(load_params(args.params, tuned.overrides), args.prepared, args.out, tuned)
-    except (ParamsError, ShardError, ClusterError, TrainingFailed, tracking.TrackerAway) as error:
+        jobs.deliver(args.out)
+    except (ParamsError, ShardError, StorageError, ClusterError, TrainingFailed, tracking.TrackerAway) as error:
         sys.exit(f"train: {error}")
     except Killed:
         sys.exit(128 + signal.SIGTERM)

@@ -1,6 +1,7 @@
 """Prepared data small enough for every test, and a home of its own for each test's runs."""
 
 import json
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -95,8 +96,34 @@ def tiny_params(tmp_path):
 @pytest.fixture(autouse=True)
 def own_home(tmp_path_factory, monkeypatch):
     """Runs, caches and the MLflow store of a test go into a folder of its own."""
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "RAY_ADDRESS", "SSD_WORKERS", "DVC_ROOT"):
+    chosen = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "RAY_ADDRESS", "SSD_WORKERS", "DVC_ROOT", "STORAGE_URI")
+    for name in chosen:
         monkeypatch.delenv(name, raising=False)
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("SSD_HOME", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory):
+    """Ceph's S3 gateway; skips where Ceph is not installed."""
+    from infra.local.ceph import Ceph, missing
+
+    if lacking := missing():
+        pytest.skip(f"no S3 server: {', '.join(lacking)} not installed (apt-get install radosgw ceph-mon ceph-osd)")
+    server = Ceph(tmp_path_factory.mktemp("ceph") / "ceph").start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch):
+    """A bucket of its own as STORAGE_URI, with the variables that clients read; returns those."""
+    from pipelines.objects import Objects
+
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"test-{uuid.uuid4().hex[:8]}"
+    Objects(f"s3://{bucket}").client.create_bucket(Bucket=bucket)
+    monkeypatch.setenv("STORAGE_URI", f"s3://{bucket}/some/prefix")
+    return {**s3_server.environment, "STORAGE_URI": f"s3://{bucket}/some/prefix"}

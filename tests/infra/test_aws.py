@@ -53,6 +53,7 @@ def test_workers_are_on_spot_and_the_head_is_not():
         assert all(disk["Ebs"]["Encrypted"] for disk in node["node_config"]["BlockDeviceMappings"])
 
 
+@pytest.mark.slow
 def test_ray_understands_the_commands_and_shows_the_dashboard_to_the_head_alone():
     for key in ("head_start_ray_commands", "worker_start_ray_commands"):
         stop, start = launcher()[key]

@@ -96,6 +96,7 @@ def test_ray_understands_its_commands(services):
     assert worker["block"]
 
 
+@pytest.mark.slow
 def test_mlflow_understands_its_command(services):
     server = mlflow_server(services["mlflow"]["command"])
     variables = filled()

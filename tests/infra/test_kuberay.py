@@ -187,6 +187,7 @@ def test_the_job_runs_the_stages_on_that_cluster():
     assert (ROOT / "data.dvc").read_text().count("path: artifacts/bananas") == 1
 
 
+@pytest.mark.slow
 def test_mlflow_understands_its_command():
     (container,) = only("Deployment")["spec"]["template"]["spec"]["containers"]
     server = mlflow_server(container["args"])

@@ -21,6 +21,15 @@ def test_defaults_and_wishes(monkeypatch, resources, variables, expected):
     assert (place.count, place.use_gpu, place.cpus, place.loader_workers) == expected
 
 
+def test_as_many_workers_as_there_are_between_two_numbers(monkeypatch):
+    monkeypatch.setenv("SSD_WORKERS", "2-8")
+    monkeypatch.setenv("SSD_CPUS_PER_WORKER", "1")
+    place = workers({"CPU": 4})
+    assert (place.least, place.count, place.cpus) == (2, 8, 1)
+    monkeypatch.setenv("SSD_WORKERS", "3")
+    assert (workers({"CPU": 4}).least, workers({"CPU": 4}).count) == (3, 3)
+
+
 @pytest.mark.parametrize(
     ("resources", "variables", "trials", "expected"),
     [
@@ -43,6 +52,8 @@ def test_trials_share_the_cluster(monkeypatch, resources, variables, trials, exp
 @pytest.mark.parametrize(
     ("variables", "says"),
     [
+        ({"SSD_WORKERS": "4-2"}, "SSD_WORKERS=4-2: two whole numbers are due, the lower one first"),
+        ({"SSD_WORKERS": "3-4", "SSD_CPUS_PER_WORKER": "1"}, "3 workers with 1 CPUs each, but the cluster has 2"),
         ({"SSD_WORKERS": "two"}, "SSD_WORKERS=two: a whole number is due"),
         ({"SSD_WORKERS": "3", "SSD_CPUS_PER_WORKER": "1"}, "3 workers with 1 CPUs each, but the cluster has 2"),
         ({"SSD_WORKERS": "1", "SSD_USE_GPU": "1"}, "SSD_WORKERS=1 with a GPU each, but the cluster has 0"),

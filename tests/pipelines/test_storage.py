@@ -5,9 +5,11 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
-from pipelines.storage import Checkpoints
+from pipelines.objects import StorageError, storage
+from pipelines.storage import Checkpoints, checkpoints
 
 
 def test_keeps_the_newest_and_finds_them(tmp_path):
@@ -55,3 +57,49 @@ def test_killed_while_writing_leaves_a_whole_checkpoint(tmp_path):
         seen = step
     Checkpoints(tmp_path).save({"step": 0}, seen + 1)
     assert not list(tmp_path.glob(".*.partial"))
+
+
+def test_without_storage_uri_checkpoints_stay_here(tmp_path):
+    assert type(checkpoints(tmp_path)) is Checkpoints
+
+
+@pytest.mark.slow
+def test_checkpoints_go_to_the_store_and_come_back_on_another_machine(s3, tmp_path):
+    one = checkpoints(tmp_path / "one" / "train-1")
+    for step in (5, 10, 100):
+        one.save({"step": step}, step)
+        one.settle()
+    assert one.stored() == [100, 10]
+    other = checkpoints(tmp_path / "other" / "train-1")
+    assert other.latest() == (100, {"step": 100})
+    assert [path.name for path in other.paths()] == ["step-000000100.pt"]
+    (tmp_path / "other" / "train-1" / "step-000000100.pt").write_bytes(b"torn")
+    assert other.latest() == (100, {"step": 100})  # fetched again
+    storage().client.put_object(
+        Bucket=one.objects.bucket, Key=one.objects.key("runs/train-1/step-000000100.pt"), Body=b"?"
+    )
+    assert checkpoints(tmp_path / "third" / "train-1").latest() == (10, {"step": 10})
+    assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.slow
+def test_a_store_that_is_away_stops_nothing_and_catches_up(s3, s3_server, tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    said = []
+    kept = checkpoints(tmp_path / "train-1", said.append)
+    kept.save({"step": 1}, 1)
+    kept.settle()
+    s3_server.kill_gateway()
+    for step in (2, 3, 4):
+        started = time.monotonic()
+        kept.save({"step": step}, step)
+        assert time.monotonic() - started < 1
+    with pytest.raises(StorageError, match=r"step-000000004\.pt was not stored within 1 s: .* does not answer"):
+        kept.settle(1)
+    assert [line for line in said if "training goes on" in line] == said
+    assert len(said) == 1
+    s3_server.start_gateway()
+    kept.settle(30)
+    assert "is back: checkpoints are stored again" in said[-1]
+    assert kept.stored() == [4, 1]  # of those that waited, the newest
+    assert kept.latest() == (4, {"step": 4})

@@ -61,7 +61,9 @@ def truths_of(count, num_classes, generator):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("num_classes", "size"), [(91, (300, 300)), (21, (300, 420))])
+@pytest.mark.parametrize(
+    ("num_classes", "size"), [pytest.param(91, (300, 300), marks=pytest.mark.slow), (21, (300, 420))]
+)
 def test_equals_torchvisions_ssd300(num_classes, size):
     theirs, ours = both(num_classes, size)
     pixels = photographs(2, size)

@@ -1,0 +1,302 @@
+"""A small real cluster on this machine: Ray with a head and two more nodes, MLflow on PostgreSQL, S3 by Ceph.
+
+`python -m infra.local.cluster up` starts it, writes the variables that a client needs to env.sh, and leaves a
+supervisor behind that starts again what dies; `down` stops it all. Ray asks for a token, S3 for keys; MLflow, S3 and
+the dashboard listen on 127.0.0.1. Every node has a home of its own, so that nothing works by a disk that all share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import secrets
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from infra.local.ceph import Ceph, free_port, missing
+
+FOLDER = (
+    Path(tempfile.gettempdir()) / f"ssd-cluster-{os.getuid()}"
+)  # short: sockets have names of 107 characters at most
+NODES = 2
+BUCKET = "ssd"
+BIN = Path(sys.executable).parent
+
+
+@dataclass
+class Service:
+    """A process that is started again when it has died."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    user: str | None = None
+    process: subprocess.Popen | None = None
+
+    def start(self, folder: Path) -> None:
+        """Start it, with its output in a file."""
+        with open(folder / f"{self.name}.log", "ab") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                env={**os.environ, **self.environment},
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                user=self.user,
+            )
+
+    @property
+    def dead(self) -> bool:
+        """Whether it has ended, or was never started."""
+        return self.process is None or self.process.poll() is not None
+
+
+class Cluster:
+    """The services in one folder, in the order they are started in."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.ceph: Ceph | None = None
+        self.services: list[Service] = []
+        self.client: dict[str, str] = {}
+
+    def start(self) -> None:
+        """Start everything; returns when a client may come."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.client = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        self._start_s3()
+        self._start_mlflow(self._start_postgres())
+        self._start_ray()
+        lines = [f"export {name}={shlex.quote(value)}\n" for name, value in self.client.items()]
+        env = self.folder / "env.sh"
+        partial = env.with_suffix(".partial")
+        partial.touch(mode=0o600)
+        partial.write_text("".join(lines))
+        partial.rename(env)
+
+    def _start_s3(self) -> None:
+        if lacking := missing():
+            print(f"no S3: {', '.join(lacking)} not installed (apt-get install radosgw ceph-mon ceph-osd)", flush=True)
+            return
+        self.ceph = Ceph(self.folder / "ceph").start()
+        self.client |= self.ceph.environment | {"STORAGE_URI": f"s3://{BUCKET}/main"}
+        import boto3
+
+        keys = self.ceph.environment
+        boto3.client(
+            "s3",
+            endpoint_url=keys["AWS_ENDPOINT_URL"],
+            aws_access_key_id=keys["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=keys["AWS_SECRET_ACCESS_KEY"],
+            region_name=keys["AWS_DEFAULT_REGION"],
+        ).create_bucket(Bucket=BUCKET)
+
+    def _start_postgres(self) -> str:
+        """Address of MLflow's store: a database if PostgreSQL and its driver are installed, else a SQLite file."""
+        programs = Path(os.path.realpath(shutil.which("postgres") or "/none")).parent
+        if not (programs / "initdb").exists() or importlib.util.find_spec("psycopg2") is None:
+            print("PostgreSQL or psycopg2 is not installed: MLflow keeps its store in SQLite", flush=True)
+            return f"sqlite:///{self.folder / 'mlflow.db'}"
+        data, password = self.folder / "postgres", secrets.token_hex(16)
+        user = "postgres" if os.getuid() == 0 else None  # PostgreSQL refuses to run as root
+        data.mkdir(exist_ok=True)
+        secret = data.with_suffix(".password")
+        secret.touch(mode=0o600)
+        secret.write_text(password)
+        if user:
+            shutil.chown(data, user)
+            shutil.chown(secret, user)
+            self.folder.chmod(0o711)
+        first = [str(programs / "initdb"), "-D", str(data), "-U", "mlflow", "-A", "scram-sha-256", "--no-sync"]
+        subprocess.run([*first, f"--pwfile={secret}"], user=user, cwd="/", check=True, capture_output=True)
+        secret.unlink()
+        port = free_port()
+        where = ["-h", "127.0.0.1", "-p", str(port), "-k", ""]
+        self._add("postgres", [str(programs / "postgres"), "-D", str(data), *where], user=user)
+        return f"postgresql+psycopg2://mlflow:{password}@127.0.0.1:{port}/postgres"
+
+    def _start_mlflow(self, store: str) -> None:
+        port = free_port()
+        artifacts = f"s3://{BUCKET}/mlflow" if self.ceph else (self.folder / "mlartifacts").as_uri()
+        words = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+        quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        self._add(
+            "mlflow",
+            [sys.executable, "-m", *words, "--artifacts-destination", artifacts],
+            self._keys() | quiet | {"MLFLOW_BACKEND_STORE_URI": store},  # not on the command line: it has a password
+        )
+        self.client["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{port}"
+        self._until("mlflow", lambda: _answers(f"http://127.0.0.1:{port}/health"))
+
+    def _start_ray(self) -> None:
+        port, board = free_port(), free_port()
+        ray = [str(BIN / "ray"), "start", "--block", "--disable-usage-stats"]
+        self.client["RAY_ADDRESS"] = f"http://127.0.0.1:{board}"
+        head = ["--head", "--port", str(port), "--dashboard-host", "127.0.0.1", "--dashboard-port", str(board)]
+        self._add(
+            "head",
+            [*ray, *self._own(0), *head, "--num-cpus", "0", "--ray-client-server-port", str(free_port())],
+            self._node(0),
+        )
+        headers = {"Authorization": f"Bearer {self.client['RAY_AUTH_TOKEN']}"}
+        self._until("head", lambda: _answers(f"{self.client['RAY_ADDRESS']}/api/version", headers))
+        for number in range(1, NODES + 1):
+            node = [*ray, *self._own(number), "--address", f"127.0.0.1:{port}", "--num-cpus", "1"]
+            self._add(f"node-{number}", node, self._node(number))
+        nodes = f"{self.client['RAY_ADDRESS']}/nodes?view=summary"
+        self._until("node", lambda: _answers(nodes, headers).count(b'"ALIVE"') > NODES)
+
+    def _own(self, number: int) -> list[str]:
+        """What nodes of one machine must not share: a folder, and the port of the agent that starts jobs."""
+        return ["--temp-dir", str(self.folder / f"ray-{number}"), "--dashboard-agent-listen-port", str(free_port())]
+
+    def _keys(self) -> dict[str, str]:
+        """What the services know: addresses and keys, as a cluster's machines would."""
+        s3 = {"MLFLOW_S3_ENDPOINT_URL": self.client["AWS_ENDPOINT_URL"]} if self.ceph else {}
+        return self.client | s3
+
+    def _node(self, number: int) -> dict[str, str]:
+        home = self.folder / f"home-{number}"
+        own = {"SSD_HOME": str(home), "PATH": f"{BIN}:{os.environ['PATH']}"}
+        environment = {key: value for key, value in self._keys().items() if key not in ("RAY_ADDRESS", "STORAGE_URI")}
+        return environment | own | {"OMP_NUM_THREADS": "1"}
+
+    def _add(self, name: str, command: list[str], environment: dict[str, str] | None = None, user: str | None = None):
+        service = Service(name, command, environment or {}, user)
+        service.start(self.folder)
+        self.services.append(service)
+        print(f"{name} started", flush=True)
+
+    def _until(self, name: str, ready: Callable[[], object], seconds: float = 120) -> None:
+        end = time.monotonic() + seconds
+        while not ready():
+            if self.services[-1].dead or time.monotonic() > end:
+                raise RuntimeError(f"{name} does not start: see {self.folder}/*.log")
+            time.sleep(0.2)
+
+    def revive(self) -> list[str]:
+        """Start again what has died; returns its names."""
+        dead = [service for service in self.services if service.dead]
+        for service in dead:
+            service.start(self.folder)
+        names = [service.name for service in dead]
+        if self.ceph is not None and any(process.poll() is not None for process in self.ceph.processes.values()):
+            self.ceph.start()
+            names.append("ceph")
+        return names
+
+    def pids(self) -> dict[str, int]:
+        """Process ids by the services' names."""
+        found = {service.name: service.process.pid for service in self.services if service.process}
+        return found | ({name: p.pid for name, p in self.ceph.processes.items()} if self.ceph else {})
+
+    def stop(self) -> None:
+        """Stop everything, in reverse; data stay."""
+        for service in reversed(self.services):
+            end_tree(service.process.pid if service.process else None)
+        if self.ceph is not None:
+            self.ceph.stop()
+
+
+def _answers(url: str, headers: dict[str, str] | None = None) -> bytes:
+    try:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(urllib.request.Request(url, headers=headers or {}), timeout=10) as answer:
+            return answer.read() or b"yes"
+    except OSError:
+        return b""
+
+
+def end_tree(pid: int | None, seconds: float = 10) -> None:
+    """End a process and all below it: SIGTERM, then SIGKILL."""
+    try:
+        process = psutil.Process(pid) if pid else None
+        family = [process, *process.children(recursive=True)] if process else []
+    except psutil.NoSuchProcess:
+        return
+    for action in ("terminate", "kill"):
+        for one in family:
+            try:
+                getattr(one, action)()
+            except psutil.NoSuchProcess:
+                continue
+        _, family = psutil.wait_procs(family, seconds)
+
+
+def supervise(folder: Path) -> None:
+    """Start the cluster and keep it up until SIGTERM."""
+    cluster = Cluster(folder)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    state = folder / "pids.json"
+    try:
+        cluster.start()
+        while True:
+            partial = state.with_suffix(".partial")
+            partial.write_text(json.dumps({"supervisor": os.getpid(), **cluster.pids()}))
+            partial.rename(state)
+            time.sleep(1)
+            for name in cluster.revive():
+                print(f"{time.strftime('%X')} {name} had died and is started again", flush=True)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        cluster.stop()
+        state.unlink(missing_ok=True)
+
+
+def up(folder: Path) -> None:
+    """Start the supervisor in the background and wait until the cluster is there."""
+    if (folder / "pids.json").exists():
+        sys.exit(f"{folder}: a cluster is there already; `make down` first")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    with open(folder / "supervisor.log", "wb") as log:
+        command = [sys.executable, "-m", "infra.local.cluster", "supervise", "--folder", str(folder)]
+        supervisor = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    started = time.monotonic()
+    while not (folder / "pids.json").exists():
+        if supervisor.poll() is not None:
+            sys.exit((folder / "supervisor.log").read_text())
+        time.sleep(0.2)
+    print((folder / "supervisor.log").read_text(), end="")
+    print(f"up after {time.monotonic() - started:.0f} s; now: . {folder}/env.sh && dvc repro")
+
+
+def down(folder: Path) -> None:
+    """Stop the cluster; what a killed supervisor left behind, too."""
+    state = folder / "pids.json"
+    if not state.exists():
+        sys.exit(f"{folder}: no cluster is up")
+    pids = json.loads(state.read_text())
+    end_tree(pids.pop("supervisor"), 60)
+    for pid in pids.values():
+        end_tree(pid)
+    state.unlink(missing_ok=True)
+    print(f"down; logs and data are left in {folder}")
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m infra.local.cluster", description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["up", "down", "supervise"])
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    args = parser.parse_args()
+    {"up": up, "down": down, "supervise": supervise}[args.what](args.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""Chaos: on a small real cluster, kill -9 anything at random steps, and see that nothing is lost.
+
+`make chaos`, or `python -m tests.chaos --rounds 20 --seed 0`. Each round trains the same run anew as a Ray job, with
+an MLflow experiment and a storage prefix of its own. What dies in a cluster its supervisor starts again; where a user
+would run the command again, so does this. The weights must end bit-identical to those of the calm round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import torch
+from mlflow import MlflowClient
+
+from infra.local.cluster import Cluster
+from pipelines.objects import SHA256, Objects
+from pipelines.params import load_params
+from pipelines.prepare import prepare
+from pipelines.storage import StoredCheckpoints, step_of
+from tests.conftest import TINY, draw_voc, write_params
+
+ROOT = Path(__file__).parents[1]
+VICTIMS = ("worker", "node", "driver", "client", "mlflow", "s3")
+EPOCHS, STEPS = 16, 3  # an epoch has 3 steps and ends with a checkpoint
+TRIES = 12  # a user's patience
+TIMES = {"time/train_s", "time/validate_s", "time/images_per_s"}
+
+
+class Supervised:
+    """The cluster, and the thread that starts again what has died."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.cluster = folder, Cluster(folder)
+        self.cluster.start()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def _watch(self):
+        while not self._stop.wait(1.0):
+            self.cluster.revive()
+
+    def stop(self):
+        self._stop.set()
+        self._thread.join()
+        self.cluster.stop()
+
+    def below(self, service, words):
+        """Processes below a service whose command line holds `words`."""
+        found = []
+        for name, pid in self.cluster.pids().items():
+            with contextlib.suppress(psutil.Error):
+                if name.startswith(service):
+                    family = psutil.Process(pid).children(recursive=True)
+                    found += [one for one in family if words in " ".join(one.cmdline())]
+        return found
+
+    def kill(self, victim, client, rng):
+        """kill -9 of one process of a kind; whether there was one."""
+        if victim in ("mlflow", "s3", "client"):
+            pid = client.pid if victim == "client" else self.cluster.pids()["rgw" if victim == "s3" else "mlflow"]
+            os.killpg(pid, signal.SIGKILL)
+            return True
+        where = {
+            "worker": ("node", "RayTrainWorker"),
+            "node": ("node", "raylet/raylet"),
+            "driver": ("head", "-m pipelines.train"),
+        }
+        found = self.below(*where[victim])
+        if found:
+            rng.choice(found).kill()
+        return bool(found)
+
+
+class Round:
+    """One training as a job, from nothing, in a corner of its own."""
+
+    def __init__(self, name, supervised, data):
+        self.supervised, self.name, self.data = supervised, name, data
+        self.out = data / name
+        facts = supervised.cluster.client
+        self.environment = {**os.environ, **facts, "STORAGE_URI": f"s3://ssd/{name}", "MLFLOW_EXPERIMENT_NAME": name}
+        self.environment |= {"SSD_WORKERS": "2", "SSD_CPUS_PER_WORKER": "1", "SSD_MAX_FAILURES": "10"}
+        for home in supervised.folder.glob("home-*"):  # what the round before left: this one begins from nothing
+            shutil.rmtree(home, ignore_errors=True)
+
+    def start(self):
+        command = [sys.executable, "-m", "pipelines.train", "--prepared", str(self.data / "prepared")]
+        command += ["--params", str(self.data / "params.yaml"), "--out", str(self.out)]
+        with open(self.data / f"{self.name}.log", "ab") as log:
+            return subprocess.Popen(
+                command, cwd=ROOT, env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def step(self):
+        """The last step that a checkpoint was written after, on any node."""
+        steps = [step_of(path.name) for path in self.supervised.folder.glob("home-[1-9]/train-*/step-*.pt")]
+        return max(steps, default=0)
+
+    def run(self, plan, rng):
+        """Train to the end, killing as planned: pairs of a step and a victim. Returns how often the command was run."""
+        plan, runs, client = sorted(plan), 1, self.start()
+        end = time.monotonic() + 900
+        while True:
+            assert time.monotonic() < end, f"{self.name}: no end within 900 s\n{self.log()}"
+            if plan and self.step() >= plan[0][0] and self.supervised.kill(plan[0][1], client, rng):
+                plan.pop(0)
+            if client.poll() is not None:
+                if client.returncode == 0:
+                    assert not plan, f"{self.name} ended before {plan}"
+                    return runs
+                assert runs < TRIES, f"{self.name}: not after {runs} runs of the command\n{self.log()}"
+                runs, client = runs + 1, self.start()
+            time.sleep(0.1)
+
+    def log(self):
+        return (self.data / f"{self.name}.log").read_text()[-4000:]
+
+    def result(self):
+        """Digest of the last checkpoint's weights, averages, history without times, and best epoch."""
+        with _environment(self.environment):
+            objects = Objects(self.environment["STORAGE_URI"])
+            (run,) = {name.split("/")[1] for name in objects.sizes("runs")}
+            with tempfile.TemporaryDirectory() as folder:
+                step, state = StoredCheckpoints(Path(folder) / run, objects).latest()
+        assert step == EPOCHS * STEPS
+        digest = hashlib.sha256()
+        for part in (state["trainer"]["weights"], state["trainer"]["ema"], state["best"]["model"]["weights"]):
+            for name, value in part.items():
+                digest.update(name.encode() + value.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        history = [{key: value for key, value in row.items() if key not in TIMES} for row in state["history"]]
+        digest.update(json.dumps([history, state["best"]["epoch"]]).encode())
+        return digest.hexdigest()
+
+    def check(self):
+        """Outputs are here; MLflow has every epoch once and the true state; nothing is left over or half-written."""
+        assert {"model.pt", "model.json", "history.csv", "curves.png"} == {path.name for path in self.out.iterdir()}
+        tracker = MlflowClient(self.environment["MLFLOW_TRACKING_URI"])
+        (run,) = tracker.search_runs([tracker.get_experiment_by_name(self.name).experiment_id])
+        assert run.info.status == "FINISHED"
+        for key in ("train/loss", "val/map"):
+            steps = [metric.step for metric in tracker.get_metric_history(run.info.run_id, key)]
+            assert steps == list(range(1, EPOCHS + 1)), (key, steps)
+        assert run.info.run_id == json.loads((self.out / "model.json").read_text())["run_id"]
+        self.check_objects()
+        end = time.monotonic() + 30
+        while left := self.supervised.below("", "RayTrainWorker") + self.orphans():
+            assert time.monotonic() < end, f"left over: {[one.cmdline() for one in left]}"
+            time.sleep(0.5)
+
+    def orphans(self):
+        """Processes of this cluster's jobs that no service is above any more."""
+        found = []
+        for one in psutil.process_iter(["cmdline"]):
+            words = " ".join(one.info["cmdline"] or [])
+            if "RayTrainWorker" in words or "-m pipelines.train" in words:
+                with contextlib.suppress(psutil.Error):
+                    if one.environ().get("SSD_HOME", "").startswith(str(self.supervised.folder)):
+                        found.append(one)
+        return found
+
+    def check_objects(self):
+        """Every object is what its digest says, and no output waits to be collected."""
+        with _environment(self.environment):
+            objects = Objects(self.environment["STORAGE_URI"])
+            sizes = objects.sizes()
+            assert not [name for name in sizes if name.startswith("jobs/")]
+            for name in sizes:
+                answer = objects.client.get_object(Bucket=objects.bucket, Key=objects.key(name))
+                assert hashlib.sha256(answer["Body"].read()).hexdigest() == answer["Metadata"][SHA256], name
+
+
+@contextlib.contextmanager
+def _environment(variables):
+    before = dict(os.environ)
+    os.environ.update({key: value for key, value in variables.items() if key.startswith("AWS_")})
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def plans(rounds, seed):
+    """For each round one to three victims with their steps; over the rounds all kinds come equally often."""
+    rng, pool = random.Random(seed), []
+    last = EPOCHS * STEPS - 9
+    for _ in range(rounds):
+        plan = []
+        for _ in range(rng.randint(1, 3)):
+            pool = pool or rng.sample(VICTIMS, len(VICTIMS))
+            plan.append((rng.randint(1, last), pool.pop()))
+        yield sorted(plan)
+
+
+def chaos(folder, planned, seed, say=print):
+    """Run a calm round and then the planned ones; raises AssertionError where something was lost."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data = folder / "data"
+    draw_voc(data / "raw", 40)
+    params = load_params(write_params(data / "params.yaml", {**TINY, "train.epochs": EPOCHS}))
+    prepare(data / "raw", data / "prepared", params.prepare, params.seed)
+    started, rng = time.monotonic(), random.Random(seed)
+    supervised = Supervised(folder / "c")
+    try:
+        say(f"cluster up after {time.monotonic() - started:.0f} s; seed {seed}, {EPOCHS} epochs of {STEPS} steps")
+        say(f"{'round':>5} {'s':>4} {'runs':>4} {'weights':<12} killed (after step)")
+        calm = None
+        for number, plan in enumerate([[], *planned]):
+            started = time.monotonic()
+            one = Round(f"round-{number}", supervised, data)
+            runs = one.run(plan, rng)
+            one.check()
+            result = one.result()
+            calm = calm or result
+            killed = ", ".join(f"{victim} ({step})" for step, victim in plan) or "nothing: the calm round"
+            say(f"{number:>5} {time.monotonic() - started:>4.0f} {runs:>4} {result[:12]} {killed}")
+            assert result == calm, f"round {number} ended with other weights than the calm one"
+    finally:
+        supervised.stop()
+    say(f"{len(planned)} rounds: nothing lost, nothing twice, weights bit-identical")
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="ssd-chaos-", ignore_cleanup_errors=True) as folder:
+        chaos(Path(folder), list(plans(args.rounds, args.seed)), args.seed, lambda text: print(text, flush=True))
+
+
+if __name__ == "__main__":
+    main()

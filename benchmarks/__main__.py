@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.paired import Figure, Missing, Settings, machine
+from benchmarks.presets import measure as measure_preset
+from benchmarks.step import BATCH
 
 
 class Line(NamedTuple):
@@ -75,6 +77,35 @@ def show(name: str, row: dict[str, Any]) -> None:
     print(f"{name:10} {row['what']:36} {row['against']:22} {row['goal']:>7}  {shown:12} {detail}", flush=True)
 
 
+def measure_lines(names: list[str], settings: Settings, path: str | None) -> None:
+    """Measure and print lines, write them to a JSON file where one is named, and end with their count."""
+    heading = {"torch": torch.__version__, "machine": machine(settings.device), **settings._asdict()}
+    print(", ".join(f"{key} {value}" for key, value in heading.items()), flush=True)
+    rows = {}
+    for name in names:
+        rows[name] = run(LINES[name], settings)
+        show(name, rows[name])
+        if path:  # after each: what is measured stays
+            with open(path, "w", encoding="utf-8") as file:
+                json.dump(heading | {"lines": rows}, file, indent=2, ensure_ascii=False)
+    count = {key: sum(key in row for row in rows.values()) for key in ("skipped", "failed")}
+    count |= {"met": sum(row.get("met") is True for row in rows.values())}
+    count |= {"missed": sum(row.get("met") is False for row in rows.values())}
+    seconds = sum(row.get("seconds", 0) for row in rows.values())
+    print(f"benchmarks: {', '.join(f'{number} {key}' for key, number in count.items())} ({seconds:.0f} s)")
+    sys.exit(1 if count["failed"] else 0)
+
+
+def synthetic(settings: Settings) -> None:
+    """Print the ceiling: training steps and detection on noise that lies on the device, nothing read."""
+    presets = ["tiny", "tiny_fine", *(["ssd300_vgg16"] if settings.device == "cuda" else [])]
+    print("images/s on resident noise   training  inference", flush=True)
+    options = {**settings._asdict(), "batch_size": BATCH}
+    for name in presets:
+        row = measure_preset(name, argparse.Namespace(**options))
+        print(f"{name:28} {row['train']:8.1f} {row['infer']:10.1f}", flush=True)
+
+
 def main() -> None:
     """Measure what was asked for, and print it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
@@ -82,27 +113,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="that count, of each line (default: %(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="bf16", help="of our networks")
+    parser.add_argument("--synthetic", action="store_true", help="the ceiling: steps on resident noise, nothing else")
     parser.add_argument("--json", help="file to write the figures to")
     args = parser.parse_args()
     if args.rounds < 1:
         parser.error(f"--rounds {args.rounds}: at least 1 is due")
     settings = Settings(args.rounds, args.device, args.precision)
-    heading = {"torch": torch.__version__, "machine": machine(args.device), "precision": args.precision}
-    heading |= {"rounds": args.rounds, "command": " ".join(["python -m benchmarks", *sys.argv[1:]])}
-    print(", ".join(f"{key} {value}" for key, value in heading.items()), flush=True)
-    rows = {}
-    for name in args.only or LINES:
-        rows[name] = run(LINES[name], settings)
-        show(name, rows[name])
-    if args.json:
-        with open(args.json, "w", encoding="utf-8") as file:
-            json.dump(heading | {"lines": rows}, file, indent=2, ensure_ascii=False)
-    count = {key: sum(key in row for row in rows.values()) for key in ("skipped", "failed")}
-    count |= {"met": sum(row.get("met") is True for row in rows.values())}
-    count |= {"missed": sum(row.get("met") is False for row in rows.values())}
-    seconds = sum(row.get("seconds", 0) for row in rows.values())
-    print(f"benchmarks: {', '.join(f'{number} {key}' for key, number in count.items())} ({seconds:.0f} s)")
-    sys.exit(1 if count["failed"] else 0)
+    if args.synthetic:
+        synthetic(settings)
+    else:
+        measure_lines(args.only or list(LINES), settings, args.json)
 
 
 if __name__ == "__main__":

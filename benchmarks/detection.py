@@ -39,7 +39,7 @@ def _beside_torchvision(background: float, settings: Settings) -> Figure:
         "ours": lambda: detect(model.scores(logits), offsets, model.coder, config),
     }
     with torch.inference_mode():
-        return figure(measure(candidates, settings.rounds, settings.device), "torchvision's", "ours", BATCH)
+        return figure(measure(candidates, 5 * settings.rounds, settings.device), "torchvision's", "ours", BATCH)
 
 
 def as_trained(settings: Settings) -> Figure:

@@ -50,7 +50,7 @@ def beside_the_book(settings: Settings) -> Figure:
         "the book's": the_books(batch, settings.device),
         "ours": matching_and_loss(batch, "tiny", 1, settings.device),
     }
-    return figure(measure(candidates, settings.rounds, settings.device), "the book's", "ours")
+    return figure(measure(candidates, 5 * settings.rounds, settings.device), "the book's", "ours")
 
 
 def beside_torchvision(settings: Settings) -> Figure:
@@ -60,4 +60,4 @@ def beside_torchvision(settings: Settings) -> Figure:
         "torchvision's": torchvisions(batch, settings.device),
         "ours": matching_and_loss(batch, "ssd300_vgg16", 20, settings.device),
     }
-    return figure(measure(candidates, settings.rounds, settings.device), "torchvision's", "ours")
+    return figure(measure(candidates, 5 * settings.rounds, settings.device), "torchvision's", "ours")

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.paired import machine
+from benchmarks.paired import measure as measure_paired
 from ssd.detection import detect
 from ssd.model import SSD
 from ssd.presets import PRESETS
@@ -47,16 +46,7 @@ def giga_flops(name: str) -> float:
 
 def seconds(function: Callable[[], object], rounds: int, device: str) -> float:
     """Median over the rounds, after one that does not count."""
-    times = []
-    for _ in range(rounds + 1):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        function()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+    return statistics.median(measure_paired({"it": function}, rounds, device)["it"])
 
 
 def measure(name: str, args: argparse.Namespace) -> dict[str, object]:
@@ -96,7 +86,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", help="file to write the figures to")
     args = parser.parse_args()
-    what = torch.cuda.get_device_name() if args.device == "cuda" else f"{os.cpu_count()} cores, {platform.machine()}"
+    what = machine(args.device)
     print(f"torch {torch.__version__}, {what}, {args.precision}, batch {args.batch_size}, {CLASSES} classes\n")
     print("| preset | input | anchors | parameters (M) | GFLOPs | training, images/s | inference, images/s |")
     print("|---|---|---|---|---|---|---|")

@@ -64,7 +64,7 @@ def speed(settings: Settings) -> Figure:
                 paths = [str(folder / "prepared" / shard.path) for shard in split.shards]
                 _run(paths, None, state, DetectConfig(), BATCH, actors, split.images)
 
-            for _ in range(min(settings.rounds, 3)):
+            for _ in range(min(settings.rounds, 2)):
                 bare = bare_seconds(state, more, settings.device) / (more // BATCH * BATCH)
                 ours = (timed(lambda: evaluate(splits[-1])) - timed(lambda: evaluate(splits[0]))) / more
                 ratios.append(bare / ours)

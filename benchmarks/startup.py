@@ -27,7 +27,7 @@ def of_stages(settings: Settings) -> Figure:
     imports = "import torch, ray"
     candidates = {imports: process("-c", imports)}
     candidates |= {stage: process("-m", f"pipelines.{stage}", "--help") for stage in STAGES}
-    seconds = measure(candidates, min(settings.rounds, 3))
+    seconds = measure(candidates, min(settings.rounds, 2))
     medians = {stage: _median_difference(seconds[stage], seconds[imports]) for stage in STAGES}
     detail = "; ".join(describe(name, times) for name, times in seconds.items())
     return Figure(max(medians.values()), detail)

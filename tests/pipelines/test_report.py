@@ -63,12 +63,12 @@ def prepared_data(folder, classes, images=3):
     return predictions, truths, SimpleNamespace(splits={"test": split}, classes=classes)
 
 
-def page_of(predictions, truths, manifest, folder, search=None):
+def page_of(predictions, truths, manifest, folder, search=None, history=()):
     measured = measure(predictions, truths, manifest.classes, 0.5)
     counts = {"images": len(truths), "boxes": 2, "difficult": 0, "images_without_boxes": 1, "digest": "d"}
     metrics = measured.metrics | {"test": counts, "settings": {"report_score_threshold": 0.5}}
     lineage = {"Model": "ssd <b>1</b>", "Architecture": "tiny"}
-    return render(measured, metrics, predictions, truths, manifest, folder, lineage, search)
+    return render(measured, metrics, predictions, truths, manifest, folder, lineage, search, history)
 
 
 def test_the_page_is_whole_escaped_and_needs_nothing_else(tmp_path):
@@ -111,6 +111,16 @@ def test_the_search_is_shown_where_there_was_one(tmp_path):
     assert "<td>0.123</td>" in text
     assert "a &lt; b" in text
     assert "The search before training" not in page_of(*data, tmp_path)
+
+
+def test_where_the_time_went_is_shown_where_it_is_known(tmp_path):
+    rows = prepared_data(tmp_path, ["c"])
+    history = [{"epoch": "1", "time/train_s": "8.0", "time/wait_s": "2.0", "time/forward_s": "6.0"}]
+    text = page_of(*rows, tmp_path, history=history)
+    Page(text)
+    assert "The last epoch waited 25% for data: raise SSD_LOADER_WORKERS." in text
+    assert "Seconds of each epoch" in text
+    assert "Seconds of each epoch" not in page_of(*rows, tmp_path, history=[{"epoch": "1"}])
 
 
 @pytest.mark.parametrize("rows", [0, 2])

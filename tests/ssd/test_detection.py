@@ -1,6 +1,8 @@
+import pytest
 import torch
 from torchvision.ops import batched_nms
 
+from ssd import detection
 from ssd.boxes import OffsetCoder
 from ssd.detection import DetectConfig, detect
 
@@ -36,7 +38,9 @@ def test_boxes_are_cut_at_the_border_and_follow_the_offsets():
     torch.testing.assert_close(found.boxes, torch.tensor([[0.0, 0.2, 0.3, 0.6]]), atol=1e-6, rtol=0)
 
 
-def test_equals_a_loop_over_images_and_classes():
+@pytest.mark.parametrize("at_once", [20, 1000, 10_000])  # the best do not suffice, mostly do, are all there are
+def test_equals_a_loop_over_images_and_classes(at_once, monkeypatch):
+    monkeypatch.setattr(detection, "AT_ONCE", at_once)
     generator = torch.Generator().manual_seed(0)
     low = torch.rand(500, 2, generator=generator) * 0.7
     anchors = torch.cat([low, low + 0.1 + 0.2 * torch.rand(500, 2, generator=generator)], dim=1)

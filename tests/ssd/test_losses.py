@@ -134,3 +134,34 @@ def test_several_classes_at_once():
     sums = detection_loss(torch.zeros(2, 1, 3), zero, classes, zero, LossConfig(class_loss="bce"))
     assert sums.class_sum.item() == pytest.approx(6 * math.log(2))
     assert sums.positives.item() == 1
+
+
+@pytest.mark.parametrize("per_positive", [0, 0.5, 3, 1000])
+def test_the_hardest_negatives_are_the_first_of_a_stable_sort(per_positive):
+    generator = torch.Generator().manual_seed(0)
+    loss = torch.randint(0, 9, (16, 60), generator=generator).float()  # many ties
+    loss[0, 5], loss[1, 7] = torch.nan, torch.inf
+    positive = torch.rand(16, 60, generator=generator) < torch.linspace(0, 1, 16)[:, None]
+    for row, mine, mask in zip(loss, positive, hard_negative_mask(loss, positive, per_positive, 2)):
+        count = min(math.ceil(max(per_positive * int(mine.sum()), 2)), int((~mine).sum()))
+        order = [i for i in row.argsort(descending=True, stable=True).tolist() if not mine[i]]
+        assert mask.nonzero()[:, 0].tolist() == sorted(order[:count])
+
+
+@pytest.mark.parametrize("num_classes", [1, 4])
+def test_the_few_anchors_of_a_mined_loss_give_the_gradient_of_all(num_classes):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 50, num_classes + 1, generator=generator, requires_grad=True)
+    offsets = torch.randn(3, 50, 4, generator=generator, requires_grad=True)
+    classes = torch.randint(-40, num_classes + 1, (3, 50), generator=generator).clamp(min=0)
+    wanted = torch.randn(3, 50, 4, generator=generator)
+    sums = detection_loss(logits, offsets, classes, wanted, LossConfig())
+    mine = torch.autograd.grad(sums.class_sum + sums.box_sum, (logits, offsets))
+
+    every = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none").view(3, 50)
+    taken = (classes > 0) | hard_negative_mask(every, classes > 0)
+    boxes = F.smooth_l1_loss(offsets, wanted, reduction="none").sum(-1)
+    expected = torch.autograd.grad(every.where(taken, 0).sum() + boxes.where(classes > 0, 0).sum(), (logits, offsets))
+    torch.testing.assert_close(sums.class_sum, every.where(taken, 0).sum())
+    torch.testing.assert_close(mine, expected)
+    assert 0 < taken.sum() < taken.numel()

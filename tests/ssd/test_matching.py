@@ -10,7 +10,7 @@ from torchvision.ops import box_iou
 from ssd.anchors import AnchorConfig, make_anchors
 from ssd.boxes import OffsetCoder
 from ssd.losses import targets
-from ssd.matching import match
+from ssd.matching import match, pairwise_iou
 from ssd.presets import PRESETS
 
 FASTAI = json.loads((Path(__file__).parents[1] / "golden" / "fastai.json").read_text())
@@ -123,3 +123,12 @@ def test_fastais_worked_example():
     classes, _ = targets(OffsetCoder(anchors), boxes[None], labels, matched)
     named = {str(i): FASTAI["class_names"][str(int(c))] for i, c in enumerate(classes[0]) if c}
     assert named == FASTAI["matched_at_threshold_0.5"]
+
+
+def test_overlaps_are_torchvisions_bit_by_bit():
+    generator = torch.Generator().manual_seed(0)
+    boxes, anchors = torch.rand(5, 7, 4, generator=generator), torch.rand(300, 4, generator=generator)  # some reversed
+    boxes[0, 0], anchors[0] = 0, 0  # nothing over nothing is not a number
+    boxes[1, 2, 3] = torch.nan
+    expected = box_iou(boxes.view(-1, 4), anchors).view(5, 7, 300)
+    torch.testing.assert_close(pairwise_iou(boxes, anchors), expected, rtol=0, atol=0, equal_nan=True)

@@ -15,6 +15,8 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from tests.infra.files import INFRA, ROOT, launcher, ray_start, tool
 
+pytestmark = pytest.mark.slow  # validators of other programs: seconds each
+
 TERRAFORM = sorted((INFRA / "terraform").glob("*.tf"))
 
 
@@ -53,7 +55,6 @@ def test_workers_are_on_spot_and_the_head_is_not():
         assert all(disk["Ebs"]["Encrypted"] for disk in node["node_config"]["BlockDeviceMappings"])
 
 
-@pytest.mark.slow
 def test_ray_understands_the_commands_and_shows_the_dashboard_to_the_head_alone():
     for key in ("head_start_ray_commands", "worker_start_ray_commands"):
         stop, start = launcher()[key]

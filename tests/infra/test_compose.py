@@ -8,6 +8,8 @@ import pytest
 
 from tests.infra.files import INFRA, example, filled, mlflow_server, ray_start, tool
 
+pytestmark = pytest.mark.slow  # validators of other programs: seconds each
+
 SERVICES = ["head", "mlflow", "postgres", "s3", "worker"]
 
 
@@ -96,7 +98,6 @@ def test_ray_understands_its_commands(services):
     assert worker["block"]
 
 
-@pytest.mark.slow
 def test_mlflow_understands_its_command(services):
     server = mlflow_server(services["mlflow"]["command"])
     variables = filled()

@@ -13,6 +13,8 @@ import pytest
 
 from tests.infra.files import INFRA, ROOT, images, tool
 
+pytestmark = pytest.mark.slow  # validators of other programs: seconds each
+
 DOCKERFILE = (INFRA / "Dockerfile").read_text()
 LINES = re.sub(r"\\\n", " ", re.sub(r"^#.*\n", "", DOCKERFILE, flags=re.MULTILINE)).splitlines()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -77,7 +79,6 @@ def test_all_that_is_copied_reaches_the_builder_and_nothing_else():
     assert not [name for name in kept if fnmatch.fnmatch(name, "*env*") and not name.endswith(".sh")]
 
 
-@pytest.mark.slow
 def test_the_code_in_the_image_is_complete(tmp_path):
     for sources, target in copied():
         for source in sources:

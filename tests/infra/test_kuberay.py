@@ -9,6 +9,8 @@ import pytest
 
 from tests.infra.files import ROOT, filled, locked, mlflow_server, objects, only, pods, ray_start, templates
 
+pytestmark = pytest.mark.slow  # validators of other programs: seconds each
+
 KUBERNETES = "1.36"
 # No package carries KubeRay's own schema: these are fields of ray.io/v1 as its Go types have them, less deprecated ones
 # and some newer than v1.6. The pods in it are checked against the schema of Kubernetes.
@@ -187,7 +189,6 @@ def test_the_job_runs_the_stages_on_that_cluster():
     assert (ROOT / "data.dvc").read_text().count("path: artifacts/bananas") == 1
 
 
-@pytest.mark.slow
 def test_mlflow_understands_its_command():
     (container,) = only("Deployment")["spec"]["template"]["spec"]["containers"]
     server = mlflow_server(container["args"])

@@ -8,6 +8,8 @@ import yaml
 
 from tests.infra.files import CLIENT, FILES, INFRA, compose_text, example, filled, images, objects, pods
 
+pytestmark = pytest.mark.slow  # validators of other programs: seconds each
+
 SECRET = re.compile(r"TOKEN|PASSWORD|SECRET|ACCESS_KEY")
 
 

@@ -31,6 +31,7 @@ def test_passes_over_a_damaged_one(tmp_path, caplog):
     assert "step-000000002.pt" in caplog.text
 
 
+@pytest.mark.slow
 def test_killed_while_writing_leaves_a_whole_checkpoint(tmp_path):
     """A process that writes checkpoints as fast as it can is killed at arbitrary moments."""
     script = (

@@ -185,6 +185,7 @@ def _free_port():
         return s.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_two_workers_make_the_step_that_one_makes(tmp_path):
     context = multiprocessing.get_context("spawn")
     for world in (1, 2):

@@ -121,7 +121,9 @@ class Cluster:
         if user:
             shutil.chown(data, user)
             shutil.chown(secret, user)
-            self.folder.chmod(0o711)
+            for folder in (self.folder, self.folder.parent):  # it must get through to its data
+                if folder.stat().st_uid == 0:
+                    folder.chmod(folder.stat().st_mode | 0o011)
         first = [str(programs / "initdb"), "-D", str(data), "-U", "mlflow", "-A", "scram-sha-256", "--no-sync"]
         subprocess.run([*first, f"--pwfile={secret}"], user=user, cwd="/", check=True, capture_output=True)
         secret.unlink()

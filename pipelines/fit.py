@@ -24,13 +24,13 @@ from pipelines.batches import (
 from pipelines.params import Params
 from pipelines.shards import read_manifest
 from ssd.augmentation import Augmentation
-from ssd.checkpoint import model_state
+from ssd.checkpoint import load, model_state
 from ssd.detection import detect
 from ssd.metrics import evaluate, flatten_found, flatten_truths
 from ssd.model import SSD
 from ssd.tasks import truths
 from ssd.training import Trainer
-from ssd.weights import load_weights, read_weights
+from ssd.weights import load_weights
 
 IOU_THRESHOLDS = tuple(np.arange(0.5, 1.0, 0.05))
 
@@ -75,7 +75,7 @@ class Run:
         torch.manual_seed(mix(self.params.seed))  # all workers start from the same weights
         model = SSD(self.params.model, len(self.classes))
         if job.weights is not None:
-            load_weights(model, read_weights(job.weights))
+            load_weights(model, load(job.weights))
         total = self.steps * self.params.train.epochs
         self.trainer = Trainer(model, self.params.train, self.params.loss, total, device)
         self.history: list[dict[str, float]] = []

@@ -11,8 +11,9 @@ import fsspec
 
 from pipelines.params import Params, ParamsError
 from pipelines.tracking import home
+from ssd.checkpoint import load
 from ssd.model import SSD, make_backbone
-from ssd.weights import Loaded, load_weights, read_weights
+from ssd.weights import Loaded, load_weights
 
 
 class InitialWeights(NamedTuple):
@@ -55,7 +56,7 @@ def try_weights(params: Params, weights: InitialWeights, num_classes: int) -> Lo
         ParamsError: they do not.
     """
     try:
-        return load_weights(SSD(params.model, num_classes), read_weights(weights.path))
+        return load_weights(SSD(params.model, num_classes), load(weights.path))
     except ValueError as error:
         raise ParamsError(f"train.weights: {params.train.weights}: {error}") from None
 

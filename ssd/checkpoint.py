@@ -31,7 +31,7 @@ def save(state: dict[str, Any], path: Path | str) -> None:
 
 
 def load(path: Path | str) -> dict[str, Any]:
-    """Read what `save` wrote, onto the CPU, refusing anything that would run code.
+    """Read what `save` or `torch.save` wrote, onto the CPU, refusing anything that would run code.
 
     Raises:
         FileNotFoundError; ValueError: the file is damaged or holds more than plain values.
@@ -41,7 +41,7 @@ def load(path: Path | str) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except Exception as error:
-        raise ValueError(f"{path}: not a checkpoint of this project, or damaged: {error}") from error
+        raise ValueError(f"{path}: not a checkpoint or a file of weights, or damaged: {error}") from error
 
 
 def model_state(model: SSD, class_names: list[str], detect: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from ssd.backbones import VGG16Backbone
@@ -21,27 +19,13 @@ class Loaded(NamedTuple):
     left_random: list[str]
 
 
-def read_weights(path: Path | str) -> dict[str, Any]:
-    """Read a file that `torch.save` wrote, onto the CPU, refusing anything that would run code.
-
-    Raises:
-        ValueError: not such a file.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise ValueError(f"{path}: not a file of weights: {error}") from error
-
-
 def load_weights(model: SSD, state: dict[str, Any]) -> Loaded:
     """Fill a model with what fits it by name and shape, in place.
 
     Args:
-        state: our own `model.pt`; the state dict of a torchvision classifier with this backbone's body (as its
-            published ImageNet weights are); of torchvision's `ssd300_vgg16`, also of its COCO checkpoint. Heads for
-            another number of classes or anchors stay random.
+        state: what `ssd.checkpoint.load` read: our own `model.pt`; the state dict of a torchvision classifier with
+            this backbone's body (as its published ImageNet weights are); of torchvision's `ssd300_vgg16`, also of
+            its COCO checkpoint. Heads for another number of classes or anchors stay random.
 
     Raises:
         ValueError: nothing of it fits.

@@ -189,7 +189,7 @@ def test_hugging_face_reads_images(tmp_path, monkeypatch):
 def test_ray_data_reads_it(tmp_path):
     ray = pytest.importorskip("ray")
     manifest = write(tmp_path, shard_bytes=1)
-    ray.init(num_cpus=1, include_dashboard=False, logging_level="ERROR")
+    ray.init("local", num_cpus=1, include_dashboard=False, logging_level="ERROR")  # not one that a test beside it runs
     try:
         paths = [str(tmp_path / shard.path) for shard in manifest.splits["train"].shards]
         rows = sorted(ray.data.read_parquet(paths).take_all(), key=lambda row: row["image_id"])

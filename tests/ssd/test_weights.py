@@ -5,10 +5,10 @@ import torch
 from torchvision.models import mobilenet_v3_large, resnet34, vgg16
 from torchvision.models.detection import ssd300_vgg16
 
-from ssd.checkpoint import model_state
+from ssd.checkpoint import load, model_state
 from ssd.model import SSD
 from ssd.presets import PRESETS
-from ssd.weights import load_weights, read_weights
+from ssd.weights import load_weights
 
 # The published ImageNet files hold the state dicts of these networks, by these names.
 CLASSIFIERS = {
@@ -48,7 +48,7 @@ def test_our_own_model_with_other_classes(tmp_path):
     trained = SSD(config, 5)
     torch.save(model_state(trained, list("abcde")), tmp_path / "model.pt")
     model = SSD(config, 2)
-    loaded = load_weights(model, read_weights(tmp_path / "model.pt"))
+    loaded = load_weights(model, load(tmp_path / "model.pt"))
     assert loaded.kind == "a model of this project"
     assert {name.split(".")[0] for name in loaded.left_random} == {"class_heads"}
     assert torch.equal(model.box_heads[0].weight, trained.box_heads[0].weight)
@@ -68,5 +68,5 @@ def test_weights_of_another_network_are_refused():
 
 def test_a_file_that_would_run_code_is_refused(tmp_path):
     torch.save({"weights": print}, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match=r"x\.pth: not a file of weights"):
-        read_weights(tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"x\.pth: not a checkpoint or a file of weights"):
+        load(tmp_path / "x.pth")

@@ -26,7 +26,6 @@ from pipelines.inference import detect_split
 from pipelines.measure import BACKGROUND, Measured, measure, truth_of_task
 from pipelines.objects import StorageError
 from pipelines.params import Params, ParamsError, load_params
-from pipelines.report import render
 from pipelines.shards import Manifest, ShardError, digest, read_boxes, read_manifest, split_of
 from pipelines.shipping import here, share
 
@@ -54,6 +53,8 @@ def evaluate(params: Params, prepared: Path, model_json: Path, out: Path, tune: 
     share(prepared, manifest)
     prepared = here(prepared, manifest.digest, tracking.home(), [SPLIT])
     predictions = detect_split(prepared, manifest, SPLIT, state, params.detect, params.evaluate.batch_size)
+    from pipelines.report import render  # with matplotlib, 0.7 s that need not go before the work
+
     task = state["config"].get("task", "detection")
     rows = sorted(read_boxes(prepared, manifest, SPLIT), key=lambda row: row["image_id"])
     truths = [truth_of_task(row, task) for row in rows]

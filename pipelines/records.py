@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ssd.images import decode
+from ssd.images import check
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 SLACK = 1.0  # pixels that a box may stick out: tools that count from 0, or round up, do so; the box is clipped
@@ -97,7 +97,7 @@ def is_image(name: str) -> bool:
 
 
 def examine(folder: Path, photo: Photo, annotation: Annotation, classes: list[str]) -> Record:
-    """Read a photograph, decode it once to see that it is whole, and check its annotation against it.
+    """Read a photograph to its last bit, to see that it is whole, and check its annotation against it.
 
     One bad box rejects the photograph: without that box it would teach that there is nothing.
 
@@ -106,7 +106,7 @@ def examine(folder: Path, photo: Photo, annotation: Annotation, classes: list[st
     """
     try:
         encoded = (folder / photo.image).read_bytes()
-        _, height, width = decode(encoded).shape
+        height, width = check(encoded)
     except OSError as error:
         raise Rejected(photo.image, f"cannot be read: {error.strerror}") from None
     except ValueError as error:

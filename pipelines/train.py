@@ -24,7 +24,6 @@ from pipelines.interruption import Killed, claim, end_state, raise_on_sigterm
 from pipelines.objects import StorageError
 from pipelines.params import Params, ParamsError, load_params
 from pipelines.progress import Progress
-from pipelines.publish import publish
 from pipelines.shards import Manifest, ShardError, read_manifest
 from pipelines.shipping import here, share
 from pipelines.storage import checkpoints
@@ -116,6 +115,8 @@ def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None)
             )
         kept.settle()
         shards = here(prepared, manifest.digest, home, ["train"], first=1)  # of which one image is the model's example
+        from pipelines.publish import publish  # with matplotlib and pandas, a second that need not go before training
+
         publish(found[1], manifest, shards, spec, params, out)
 
 

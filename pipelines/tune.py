@@ -14,7 +14,7 @@ from pipelines import jobs, provenance, tracking
 from pipelines.cluster import ClusterError, ray_cluster, root, trials_at_once, workers
 from pipelines.coverage import propose
 from pipelines.fit import Job
-from pipelines.handover import TUNED, Tuned, draw_slices, rows, write_rows, write_tuned
+from pipelines.handover import TUNED, Tuned, rows, write_rows, write_tuned
 from pipelines.initial import InitialWeights, initial_weights, try_weights
 from pipelines.interruption import Killed, claim, end_state, raise_on_sigterm
 from pipelines.objects import StorageError
@@ -172,6 +172,8 @@ def hand_over(
     winner: Trial | None, trials: list[Trial], params: Params, of: dict[int, Params], out: Path, sweep: str = ""
 ) -> str:
     """Write tuned.yaml, trials.csv and slices.png; the closing line is returned."""
+    from pipelines.slices import draw_slices  # with matplotlib, 0.7 s that need not go before the search
+
     space = params.tune.space
     values = {trial.number: {name: value_of(of[trial.number], name) for name in space} for trial in trials}
     table = rows(trials, values)

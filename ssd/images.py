@@ -25,11 +25,32 @@ def decode(encoded: bytes) -> Tensor:
     Raises:
         ValueError: not an image, truncated, or too large to be decoded safely.
     """
+    pixels, _ = _read(encoded)
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def check(encoded: bytes) -> tuple[int, int]:
+    """(height, width) of an image, after reading it to its last bit.
+
+    Faster than `decode` for JPEGs: all of the file is read and its Huffman codes are followed, but only an eighth of
+    each side is computed.
+
+    Raises:
+        ValueError: `decode` would fail.
+    """
+    _, size = _read(encoded, draft=True)
+    return size
+
+
+def _read(encoded: bytes, draft: bool = False) -> tuple[np.ndarray, tuple[int, int]]:
     try:
         with Image.open(io.BytesIO(encoded)) as image:
+            size = image.height, image.width
             if image.width * image.height > LARGEST:
                 raise ValueError(f"{image.width}×{image.height} pixels, more than {LARGEST} (decompression bomb?)")
-            return torch.from_numpy(_to_rgb(image)).permute(2, 0, 1).contiguous()
+            if draft:
+                image.draft(None, (1, 1))  # JPEGs only
+            return _to_rgb(image), size
     except Exception as error:  # Pillow raises whatever its decoders raise: SyntaxError, struct.error, OSError …
         raise ValueError(f"cannot be decoded: {error}") from error
 
@@ -40,7 +61,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -34,7 +34,7 @@ from pipelines.storage import StoredCheckpoints, step_of
 from tests.conftest import TINY, draw_voc, write_params
 
 ROOT = Path(__file__).parents[1]
-VICTIMS = ("worker", "node", "driver", "client", "mlflow", "s3")
+VICTIMS = ("worker", "node", "driver", "client", "mlflow", "s3", "ctrl-C")  # the last is no kill, but what a user does
 EPOCHS, STEPS = 16, 3  # an epoch has 3 steps and ends with a checkpoint
 TRIES = 12  # a user's patience
 TIMES = {"time/train_s", "time/validate_s", "time/images_per_s"}
@@ -71,6 +71,10 @@ class Supervised:
 
     def kill(self, victim, client, rng):
         """kill -9 of one process of a kind; whether there was one."""
+        if victim == "ctrl-C":
+            client.send_signal(signal.SIGINT)
+            assert client.wait(120) == 128 + signal.SIGINT, "ctrl-C did not stop the job"
+            return True
         if victim in ("mlflow", "s3", "client"):
             pid = client.pid if victim == "client" else self.cluster.pids()["rgw" if victim == "s3" else "mlflow"]
             os.killpg(pid, signal.SIGKILL)

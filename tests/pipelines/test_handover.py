@@ -7,8 +7,6 @@ from scipy.stats import spearmanr
 
 from pipelines.handover import (
     Tuned,
-    draw_slices,
-    rank_correlation,
     read_search,
     read_tuned,
     rows,
@@ -16,6 +14,7 @@ from pipelines.handover import (
     write_tuned,
 )
 from pipelines.params import ParamsError, Range
+from pipelines.slices import draw_slices, rank_correlation
 from pipelines.sweep import Trial
 
 SPACE = {"train.lr": Range(log_uniform=(1e-3, 1e-1)), "train.optimizer": Range(choice=["adamw", "sgd"])}

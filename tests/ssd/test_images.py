@@ -3,9 +3,11 @@ import io
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from ssd.images import decode, resize
+from ssd.images import check, decode, resize
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
@@ -52,9 +54,43 @@ def test_what_is_no_whole_image_is_refused(kind, damage):
         decode(damage(encoded(Image.fromarray(PIXELS), kind)))
 
 
-def test_decompression_bombs_are_refused():
+WHOLE = [
+    encoded(Image.fromarray(PIXELS.repeat(4, 0).repeat(4, 1)).convert(mode), kind, **options)
+    for mode, kind, options in [
+        ("RGB", "JPEG", {}),
+        ("RGB", "JPEG", {"progressive": True}),
+        ("RGB", "JPEG", {"restart_marker_rows": 1}),
+        ("CMYK", "JPEG", {}),
+        ("L", "JPEG", {}),
+        ("RGB", "PNG", {}),
+        ("P", "GIF", {}),
+    ]
+]
+
+
+@given(
+    whole=st.sampled_from(WHOLE),
+    flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=4),
+    kept=st.floats(0, 1) | st.just(1.0),
+)
+def test_check_fails_where_decode_does_and_knows_the_size(whole, flips, kept):
+    damaged = bytearray(whole)
+    for place, value in flips:
+        damaged[int(place * len(damaged))] = value
+    damaged = bytes(damaged[: int(kept * len(damaged))])
+    try:
+        wanted = tuple(decode(damaged).shape[1:])
+    except ValueError:
+        with pytest.raises(ValueError, match="cannot be decoded"):
+            check(damaged)
+    else:
+        assert check(damaged) == wanted
+
+
+@pytest.mark.parametrize("read", [decode, check])
+def test_decompression_bombs_are_refused(read):
     with pytest.raises(ValueError, match="decompression bomb"):
-        decode(encoded(Image.new("1", (9500, 9500)), "PNG"))
+        read(encoded(Image.new("1", (9500, 9500)), "PNG"))
 
 
 def test_resize_height_and_width():

@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.train import UserCallback
 
-from pipelines.tracking import RunSpec, Writer
+from pipelines.tracking import RunLog, RunSpec, Writer
 
 
 class MlflowCallback(UserCallback):
@@ -22,7 +22,8 @@ class MlflowCallback(UserCallback):
         if history is None:
             return
         if self.writer is None:
-            self.writer = Writer(self.spec, say=lambda text: self.queue.put({"say": text}))
+            log = RunLog(self.spec)
+            self.writer = Writer(log.write, lambda text: self.queue.put({"say": text}), finish=log.finish)
         self.writer.update(history)
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:

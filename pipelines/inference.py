@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import torch
+from torch import Tensor
 
 from pipelines.cluster import ClusterError, ray_cluster
 from pipelines.objects import storage
@@ -37,7 +40,6 @@ class DetectBatch:
     def __init__(self, state: Any, detect: dict[str, Any], threads: int):
         """Build the detector from a reference to the weights' state, on the actor's GPU where it has one."""
         import ray
-        import torch
 
         torch.set_num_threads(threads)
         device = "cuda" if ray.get_gpu_ids() else "cpu"
@@ -54,16 +56,19 @@ def detect_rows(detector: Detector, rows: pa.Table) -> pa.Table:
     Raises:
         ValueError: an image cannot be decoded, naming it.
     """
-    images = []
-    for image_id, image in zip(rows["image_id"].to_pylist(), rows["image"].to_pylist()):
-        try:
-            images.append(decode(image["bytes"]))
-        except ValueError as error:
-            raise ValueError(f"image {image_id}: {error}; run `dvc repro -f prepare`") from None
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        images = list(pool.map(_decode, rows["image_id"].to_pylist(), rows["image"].to_pylist()))
     found = detector.predict(images)
     columns = {name: rows[name].to_pylist() for name in ("image_id", "height", "width")}
     columns |= {name: [getattr(one, name).tolist() for one in found] for name in ("boxes", "labels", "scores")}
     return pa.table(columns, schema=PREDICTIONS)
+
+
+def _decode(image_id: str, image: dict[str, bytes]) -> Tensor:
+    try:
+        return decode(image["bytes"])
+    except ValueError as error:
+        raise ValueError(f"image {image_id}: {error}; run `dvc repro -f prepare`") from None
 
 
 def detect_split(

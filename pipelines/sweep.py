@@ -2,16 +2,22 @@
 
 Ray Tune keeps a snapshot of its experiment too, but in place and every few seconds: what a killed driver leaves may be
 old or damaged. Here each event is on the disk before anything depends on it, and a killed sweep starts anew from these
-files: what is finished is not run again, what was running goes on from its checkpoints.
+files: what is finished is not run again, what was running goes on from its checkpoints. Where there is an object store,
+what has ended is there as well, for a machine that knows nothing.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+
+from pipelines.objects import NoSuchObject, Objects, StorageError, patiently
+
+logger = logging.getLogger(__name__)
 
 State = Literal["waiting", "running", "finished", "stopped", "failed"]
 OPEN: tuple[State, ...] = ("waiting", "running")
@@ -56,8 +62,9 @@ class Trial:
 class Sweep:
     """The trials of a sweep in its folder. One process writes: the driver, who holds the folder's claim."""
 
-    def __init__(self, folder: Path, planned: list[tuple[str, dict[str, Any]]]):
-        self.folder = Path(folder)
+    def __init__(self, folder: Path, planned: list[tuple[str, dict[str, Any]]], objects: Objects | None = None):
+        self.folder, self.objects = Path(folder), objects
+        self._stored: set[int] = set()
         self.trials = [
             self._read(Trial(number, origin, overrides)) for number, (origin, overrides) in enumerate(planned, 1)
         ]
@@ -66,11 +73,18 @@ class Sweep:
         return self.folder / trial.name / "trial.json"
 
     def _read(self, fresh: Trial) -> Trial:
-        """What is known of a trial."""
+        """What is known of a trial, here or in the store."""
+        file = self._file(fresh)
         try:
-            return Trial(**json.loads(self._file(fresh).read_text(encoding="utf-8")))
-        except FileNotFoundError:
+            if self.objects and not file.exists():
+                patiently(lambda: self.objects.fetch(self._name(fresh), file), logger.warning)
+            return Trial(**json.loads(file.read_text(encoding="utf-8")))
+        except (FileNotFoundError, NoSuchObject):
             return fresh
+
+    def _name(self, trial: Trial) -> str:
+        """Of a trial's object."""
+        return f"sweeps/{self.folder.name}/{trial.name}.json"
 
     def update(self, number: int, **changes: Any) -> Trial:
         """Change a trial and write it down."""
@@ -92,9 +106,21 @@ class Sweep:
     def end(self, number: int, state: State, reason: str = "") -> Trial:
         """Write down how a trial ended, and drop its checkpoints: nobody goes on from them."""
         trial = self.update(number, state=state, reason=reason)
+        self.store()
         for checkpoint in (self.folder / trial.name).glob("step-*.pt"):
             checkpoint.unlink(missing_ok=True)
         return trial
+
+    def store(self) -> None:
+        """Send the records of trials that have ended to the store; one that is away gets them with the next."""
+        ended = [trial for trial in self.trials if trial.state not in OPEN and trial.number not in self._stored]
+        for trial in ended if self.objects else []:
+            try:
+                self.objects.send(self._file(trial), self._name(trial))
+            except StorageError as error:
+                logger.warning("the sweep's records stay on this machine for now: %s", error)
+                return
+            self._stored.add(trial.number)
 
     @property
     def open(self) -> list[Trial]:

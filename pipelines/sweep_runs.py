@@ -1,8 +1,7 @@
-"""A sweep in MLflow: a parent run, a nested run a trial, written from a thread that the sweep never waits for."""
+"""A sweep in MLflow: a parent run, and a nested run a trial."""
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -13,8 +12,6 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from pipelines import tracking
 from pipelines.sweep import OPEN, Trial
-
-logger = logging.getLogger(__name__)
 
 STATE, BEST, SWEEP = "tune.state", "tune.best", "tune.sweep"
 STATUS = {"running": "RUNNING", "finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
@@ -35,17 +32,19 @@ class SweepRuns:
     _parent: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock)  # at the end two threads write
 
-    def write(self, client: MlflowClient, trials: list[Trial]) -> None:
-        """Bring the nested runs of `trials` up to date: their epochs and states."""
+    def write(self, client: MlflowClient, trials: list[Trial]) -> int:
+        """Bring the nested runs of `trials` up to date; returns how many epochs they lacked."""
+        logged = 0
         with self._lock:
             self._parent = self._parent or tracking.open_run(client, self.spec)
             for trial in trials:
                 now = (trial.state, len(trial.history))
                 if trial.state != "waiting" and self._written.get(trial.number) != now:
-                    self._write_trial(client, trial)
+                    logged += self._write_trial(client, trial)
                     self._written[trial.number] = now
+        return logged
 
-    def _write_trial(self, client: MlflowClient, trial: Trial) -> None:
+    def _write_trial(self, client: MlflowClient, trial: Trial) -> int:
         spec = self.spec_of(trial)
         tags = spec.tags | {MLFLOW_PARENT_RUN_ID: self._parent, SWEEP: self.spec.fingerprint, STATE: trial.state}
         known = tracking.find_run(client, spec)
@@ -55,11 +54,12 @@ class SweepRuns:
             run_id = known.info.run_id
         if trial.score is not None:  # before all others: MLflow's comparison begins with a run's first metric
             client.log_batch(run_id, metrics=[Metric("best/map", trial.score, 0, len(trial.history))])
-        tracking.log_history(client, run_id, trial.history)
+        logged = tracking.log_history(client, run_id, trial.history)
         reason = [RunTag("tune.reason", trial.reason)] if trial.reason else []
         client.log_batch(run_id, tags=[RunTag(STATE, trial.state), *reason])
         if trial.state not in OPEN and (known is None or known.info.status != STATUS[trial.state]):
             tracking.close_run(client, run_id, STATUS[trial.state])
+        return logged
 
     def finish(self, client: MlflowClient, trials: list[Trial], winner: Trial, files: list) -> None:
         """Write all that is missing, mark the winner, attach `files` to the parent and close it."""
@@ -85,43 +85,3 @@ class SweepRuns:
             if trial.state == "running":
                 tracking.close_quietly(self.spec_of(trial), status)
         tracking.close_quietly(self.spec, status)
-
-
-class SweepWriter:
-    """Keeps the runs of a sweep up to date from a thread; while MLflow is away the sweep goes on, and it catches up."""
-
-    def __init__(self, runs: SweepRuns, say: Callable[[str], None]):
-        self.runs, self.say = runs, say
-        self._changed: dict[int, Trial] = {}
-        self._lock, self._wake, self._stop = threading.Lock(), threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._work, name="sweep-writer", daemon=True)
-        self._thread.start()
-
-    def update(self, trial: Trial) -> None:
-        """Have a trial written soon; returns at once."""
-        with self._lock:
-            self._changed[trial.number] = trial
-        self._wake.set()
-
-    def close(self, patience: float = 30.0) -> None:
-        """Write what is still missing, for at most `patience` seconds."""
-        self._stop.set()
-        self._wake.set()
-        self._thread.join(patience)
-
-    def _work(self) -> None:
-        client, away = None, False
-        while not self._stop.is_set():
-            self._wake.wait()
-            self._wake.clear()
-            with self._lock:
-                trials = [self._changed[number] for number in sorted(self._changed)]
-            try:
-                client = client or tracking.connect()
-                self.runs.write(client, trials)
-                away = False
-            except Exception as error:  # whatever the tracker's trouble, the sweep goes on
-                if not away:
-                    reason = str(error).splitlines()[0][:200]
-                    self.say(f"MLflow at {tracking.tracking_uri()} does not answer, the sweep goes on: {reason}")
-                client, away = None, True

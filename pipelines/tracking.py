@@ -142,23 +142,28 @@ def close_run(client: MlflowClient, run_id: str, status: str) -> None:
 
 
 class Writer:
-    """Keeps an MLflow run up to date from a thread of its own: training never waits for the tracker.
+    """Keeps MLflow up to date from a thread of its own: no work ever waits for the tracker.
 
-    Every `update` hands over the whole history so far; what MLflow lacks of it is logged, so that a tracker which was
-    away catches up with the next epoch, and a restarted run repeats nothing.
+    A tracker that was away catches up with the next update, and a restarted run repeats nothing, as `log` is given all
+    of the work so far and logs what MLflow lacks of it, returning how many epochs that was.
     """
 
-    def __init__(self, spec: RunSpec, say: Callable[[str], None] = logger.warning):
-        self.spec, self.say = spec, say
-        self._history: list[dict[str, float]] = []
+    def __init__(
+        self,
+        log: Callable[[MlflowClient, Any], int],
+        say: Callable[[str], None] = logger.warning,
+        work: str = "training",
+        finish: Callable[[], None] = lambda: None,
+    ):
+        self.log, self.say, self.work, self.finish = log, say, work, finish
+        self._so_far: Any = None
         self._wake, self._stop = threading.Event(), threading.Event()
-        self._away = False
-        self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="mlflow-writer", daemon=True)
         self._thread.start()
 
-    def update(self, history: list[dict[str, float]]) -> None:
-        """Have `history` logged soon; returns at once."""
-        self._history = list(history)
+    def update(self, so_far: Any) -> None:
+        """Have what is missing of `so_far` logged soon; returns at once."""
+        self._so_far = list(so_far)
         self._wake.set()
 
     def close(self, patience: float = 30.0) -> None:
@@ -167,27 +172,50 @@ class Writer:
         self._wake.set()
         self._thread.join(patience)
 
-    def _work(self) -> None:
-        client = run_id = monitor = None
+    def _run(self) -> None:
+        client, away = None, False
         while not self._stop.is_set():
             self._wake.wait()
             self._wake.clear()
+            if self._so_far is None:
+                continue
             try:
                 client = client or connect()
-                run_id = run_id or open_run(client, self.spec)
-                monitor = monitor or _watch_system(run_id)
-                logged = log_history(client, run_id, self._history)
-                if self._away:
+                logged = self.log(client, self._so_far)
+                if away:
                     self.say(f"MLflow at {tracking_uri()} is back: {logged} epochs caught up")
-                self._away = False
-            except Exception as error:  # whatever the tracker's trouble, training goes on
-                client = monitor = None  # the monitor ends by itself when the tracker is away
-                if not self._away:
+                away = False
+            except Exception as error:  # whatever the tracker's trouble, the work goes on
+                client = None
+                if not away:
                     reason = str(error).splitlines()[0][:200]
-                    self.say(f"MLflow at {tracking_uri()} does not answer, training goes on: {reason}")
-                self._away = True
-        if monitor is not None:
-            monitor.finish()
+                    self.say(f"MLflow at {tracking_uri()} does not answer, {self.work} goes on: {reason}")
+                away = True
+        self.finish()
+
+
+class RunLog:
+    """What a `Writer` does for one run: log a history, and the machine's use beside it."""
+
+    def __init__(self, spec: RunSpec):
+        self.spec = spec
+        self._run_id = ""
+        self._monitor: Any = None
+
+    def write(self, client: MlflowClient, history: list[dict[str, float]]) -> int:
+        """Log the epochs that the run lacks, and return how many they were."""
+        try:
+            self._run_id = self._run_id or open_run(client, self.spec)
+            self._monitor = self._monitor or _watch_system(self._run_id)
+            return log_history(client, self._run_id, history)
+        except Exception:
+            self._monitor = None  # it ends by itself when the tracker is away
+            raise
+
+    def finish(self) -> None:
+        """Stop watching the machine."""
+        if self._monitor is not None:
+            self._monitor.finish()
 
 
 def _watch_system(run_id: str):

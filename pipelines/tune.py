@@ -17,13 +17,13 @@ from pipelines.fit import Job
 from pipelines.handover import TUNED, Tuned, rows, write_rows, write_tuned
 from pipelines.initial import InitialWeights, initial_weights, try_weights
 from pipelines.interruption import Killed, claim, end_state, raise_on_sigterm
-from pipelines.objects import StorageError
+from pipelines.objects import StorageError, storage
 from pipelines.params import Params, ParamsError, load_params
 from pipelines.search_space import check_plan, check_space, plan, trial_params, value_of
 from pipelines.shards import Manifest, ShardError, read_manifest
 from pipelines.shipping import here, share
 from pipelines.sweep import Sweep, Trial
-from pipelines.sweep_runs import SweepRuns, SweepWriter
+from pipelines.sweep_runs import SweepRuns
 from pipelines.trials import Task
 
 
@@ -94,7 +94,7 @@ def tune(path: Path, prepared: Path, out: Path) -> str:
     name = sweep_name(params, manifest, proposal, weights)
     folder = tracking.home() / name
     with claim(folder):
-        sweep = Sweep(folder, planned)
+        sweep = Sweep(folder, planned, storage())
         of = {trial.number: trial_params(path, trial.overrides, params.tune.epochs) for trial in sweep.trials}
         runs = SweepRuns(describe(params, manifest, name), lambda trial: describe_trial(trial, of[trial.number], name))
         try:
@@ -137,11 +137,10 @@ def run(
             trial.number: Task(Job(params=of[trial.number], **same), sweep.folder / trial.name, place)
             for trial in waiting
         }
-        writer = SweepWriter(runs, say)
-        for trial in sweep.trials:
-            writer.update(trial)
+        writer = tracking.Writer(runs.write, say, "the sweep")
+        writer.update(sweep.trials)
         try:
-            search(sweep, tasks, tune, at_once, writer.update, say)
+            search(sweep, tasks, tune, at_once, lambda _: writer.update(sweep.trials), say)
         finally:
             writer.close()
     if sweep.open:
@@ -156,6 +155,7 @@ def conclude(sweep: Sweep, of: dict[int, Params], params: Params, runs: SweepRun
         error = TuningFailed(f"all trials failed; mend params.yaml or the data, then remove {sweep.folder}:\n{reasons}")
         runs.interrupted(sweep.trials, "FAILED")
         raise error
+    sweep.store()
     line = hand_over(winner, sweep.trials, params, of, out, sweep.folder.name)
     try:
         files = [out / name for name in ("tuned.yaml", "trials.csv", "slices.png")]

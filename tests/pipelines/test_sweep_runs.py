@@ -1,7 +1,7 @@
 from pipelines import tracking
 from pipelines.sweep import Trial
-from pipelines.sweep_runs import SweepRuns, SweepWriter
-from pipelines.tracking import RunSpec
+from pipelines.sweep_runs import SweepRuns
+from pipelines.tracking import RunSpec, Writer
 from tests.pipelines.test_tracking import history, wait_for
 
 SPEC = RunSpec("tune-abc", "tune tiny", {"tune.epochs": 3})
@@ -72,12 +72,12 @@ def test_a_tracker_that_is_away_stops_nothing_and_catches_up(monkeypatch):
     said = []
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody listens on the discard port
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    writer = SweepWriter(runs(), said.append)
+    writer = Writer(runs().write, said.append, "the sweep")
     first, second = trials("finished", "running", epochs=2)
-    writer.update(first)
+    writer.update([first])
     wait_for(lambda: said)
     assert "does not answer, the sweep goes on" in said[0]
     monkeypatch.delenv("MLFLOW_TRACKING_URI")  # the tracker is back
-    writer.update(second)
+    writer.update([first, second])
     writer.close()
     assert shown(tracking.connect())["trial 1"] == ("FINISHED", "finished", [1, 2])

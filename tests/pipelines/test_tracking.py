@@ -3,7 +3,7 @@ import time
 import pytest
 
 from pipelines import tracking
-from pipelines.tracking import RunSpec, Writer, close_quietly, close_run, connect, log_history, open_run
+from pipelines.tracking import RunLog, RunSpec, Writer, close_quietly, close_run, connect, log_history, open_run
 
 SPEC = RunSpec("train-abc", "tiny-abc", {"train.lr": 0.1}, {"git.dirty": "false"})
 
@@ -46,7 +46,8 @@ def test_no_step_twice_and_none_missing():
 
 
 def test_the_writer_logs_beside_the_work():
-    writer = Writer(SPEC)
+    log = RunLog(SPEC)
+    writer = Writer(log.write, finish=log.finish)
     for epochs in range(1, 4):
         writer.update(history(epochs))
     writer.close()
@@ -58,7 +59,8 @@ def test_a_tracker_that_is_away_stops_nothing_and_catches_up(monkeypatch, own_ho
     said = []
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody listens on the discard port
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    writer = Writer(SPEC, said.append)
+    log = RunLog(SPEC)
+    writer = Writer(log.write, said.append, finish=log.finish)
     started = time.monotonic()
     writer.update(history(1))
     assert time.monotonic() - started < 0.5

@@ -36,8 +36,8 @@ from tests.conftest import TINY, draw_voc, write_params
 ROOT = Path(__file__).parents[1]
 VICTIMS = ("worker", "node", "driver", "client", "mlflow", "s3", "ctrl-C")  # the last is no kill, but what a user does
 EPOCHS, STEPS = 16, 3  # an epoch has 3 steps and ends with a checkpoint
+START = "\n--- the command\n"
 TRIES = 12  # a user's patience
-TIMES = {"time/train_s", "time/validate_s", "time/images_per_s"}
 
 
 class Supervised:
@@ -71,10 +71,6 @@ class Supervised:
 
     def kill(self, victim, client, rng):
         """kill -9 of one process of a kind; whether there was one."""
-        if victim == "ctrl-C":
-            client.send_signal(signal.SIGINT)
-            assert client.wait(120) == 128 + signal.SIGINT, "ctrl-C did not stop the job"
-            return True
         if victim in ("mlflow", "s3", "client"):
             pid = client.pid if victim == "client" else self.cluster.pids()["rgw" if victim == "s3" else "mlflow"]
             os.killpg(pid, signal.SIGKILL)
@@ -105,7 +101,9 @@ class Round:
     def start(self):
         command = [sys.executable, "-m", "pipelines.train", "--prepared", str(self.data / "prepared")]
         command += ["--params", str(self.data / "params.yaml"), "--out", str(self.out)]
-        with open(self.data / f"{self.name}.log", "ab") as log:
+        with open(self.data / f"{self.name}.log", "a") as log:
+            log.write(START)
+            log.flush()
             return subprocess.Popen(
                 command, cwd=ROOT, env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
@@ -121,7 +119,7 @@ class Round:
         end = time.monotonic() + 900
         while True:
             assert time.monotonic() < end, f"{self.name}: no end within 900 s\n{self.log()}"
-            if plan and self.step() >= plan[0][0] and self.supervised.kill(plan[0][1], client, rng):
+            if plan and self.step() >= plan[0][0] and self.strike(plan[0][1], client, rng):
                 plan.pop(0)
             if client.poll() is not None:
                 if client.returncode == 0:
@@ -130,6 +128,16 @@ class Round:
                 assert runs < TRIES, f"{self.name}: not after {runs} runs of the command\n{self.log()}"
                 runs, client = runs + 1, self.start()
             time.sleep(0.1)
+
+    def strike(self, victim, client, rng):
+        """Kill a process of a kind, or press ctrl-C; whether there was one."""
+        if victim != "ctrl-C":
+            return self.supervised.kill(victim, client, rng)
+        looks_on = any(words in self.log().rpartition(START)[2] for words in ("submitted with", "looking on"))
+        client.send_signal(signal.SIGINT)
+        code = client.wait(120)  # one that has not found its job yet cannot stop it
+        assert code == 128 + signal.SIGINT or (code == -signal.SIGINT and not looks_on), f"ctrl-C: exit code {code}"
+        return True
 
     def log(self):
         return (self.data / f"{self.name}.log").read_text()[-4000:]
@@ -146,13 +154,16 @@ class Round:
         for part in (state["trainer"]["weights"], state["trainer"]["ema"], state["best"]["model"]["weights"]):
             for name, value in part.items():
                 digest.update(name.encode() + value.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        history = [{key: value for key, value in row.items() if key not in TIMES} for row in state["history"]]
+        history = [
+            {key: value for key, value in row.items() if not key.startswith("time/")} for row in state["history"]
+        ]
         digest.update(json.dumps([history, state["best"]["epoch"]]).encode())
         return digest.hexdigest()
 
     def check(self):
         """Outputs are here; MLflow has every epoch once and the true state; nothing is left over or half-written."""
-        assert {"model.pt", "model.json", "history.csv", "curves.png"} == {path.name for path in self.out.iterdir()}
+        names = {path.name for path in self.out.iterdir()}
+        assert names == {"model.pt", "model.json", "history.csv", "curves.png", "augmented.jpg"}, names
         tracker = MlflowClient(self.environment["MLFLOW_TRACKING_URI"])
         (run,) = tracker.search_runs([tracker.get_experiment_by_name(self.name).experiment_id])
         assert run.info.status == "FINISHED"

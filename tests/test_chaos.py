@@ -24,8 +24,8 @@ def test_two_rounds_of_chaos(tmp_path_factory):
     if lacking := missing():
         pytest.skip(f"no S3 server: {', '.join(lacking)} not installed (apt-get install radosgw ceph-mon ceph-osd)")
     planned = [
-        [(6, "worker"), (15, "s3"), (24, "client"), (33, "ctrl-C")],
-        [(6, "mlflow"), (12, "node"), (27, "driver")],
+        [(6, "worker"), (15, "s3"), (27, "client")],
+        [(6, "mlflow"), (12, "node"), (21, "ctrl-C"), (30, "driver")],
     ]
     assert {victim for plan in planned for _, victim in plan} == set(VICTIMS)
     with tempfile.TemporaryDirectory(prefix="ssd-chaos-", ignore_cleanup_errors=True) as folder:  # short: sockets

@@ -22,7 +22,7 @@ from tests.conftest import TINY, write_params
 from tests.pipelines.test_fit import timeless
 
 ROOT = Path(__file__).parents[2]
-EPOCHS = 40
+EPOCHS = 24
 
 
 def test_equal_inputs_make_one_run_and_others_another(tiny_prepared, tmp_path):

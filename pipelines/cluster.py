@@ -164,12 +164,14 @@ def messages(handle: Callable[[dict[str, Any]], None]) -> Iterator[Any]:
 
     def listen() -> None:
         while True:
+            last = stop.is_set()  # asked before reading: what was put before the end is read
             try:
                 for item in queue.get_nowait_batch(min(max(queue.qsize(), 1), 100)):
                     handle(item)
             except Empty:
-                if stop.wait(0.2):
+                if last:
                     return
+                stop.wait(0.2)
             except Exception:  # the cluster is gone, and with it the queue
                 return
 
@@ -179,5 +181,5 @@ def messages(handle: Callable[[dict[str, Any]], None]) -> Iterator[Any]:
         yield queue
     finally:
         stop.set()
-        thread.join(5)
+        thread.join(30)
         queue.shutdown(force=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-
-from mlflow import MlflowClient
-from mlflow.entities import Metric, RunTag
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from typing import TYPE_CHECKING
 
 from pipelines import tracking
 from pipelines.sweep import OPEN, Trial
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 STATE, BEST, SWEEP = "tune.state", "tune.best", "tune.sweep"
 STATUS = {"running": "RUNNING", "finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
@@ -45,6 +45,9 @@ class SweepRuns:
         return logged
 
     def _write_trial(self, client: MlflowClient, trial: Trial) -> int:
+        from mlflow.entities import Metric, RunTag
+        from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
         spec = self.spec_of(trial)
         tags = spec.tags | {MLFLOW_PARENT_RUN_ID: self._parent, SWEEP: self.spec.fingerprint, STATE: trial.state}
         known = tracking.find_run(client, spec)
@@ -63,6 +66,8 @@ class SweepRuns:
 
     def finish(self, client: MlflowClient, trials: list[Trial], winner: Trial, files: list) -> None:
         """Write all that is missing, mark the winner, attach `files` to the parent and close it."""
+        from mlflow.entities import Metric
+
         self.write(client, trials)
         for trial in trials:
             run_id = tracking.find_run(client, self.spec_of(trial)).info.run_id

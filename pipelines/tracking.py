@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
-from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+
+if TYPE_CHECKING:  # importing MLflow takes a second: workers never do, stages while Ray starts
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,8 @@ def connect() -> MlflowClient:
     Four processes that create one SQLite store at once leave it broken, hence the lock.
     """
     be_brief()
+    from mlflow import MlflowClient
+
     uri = tracking_uri()
     if not uri.startswith("sqlite:///"):
         return MlflowClient(uri)
@@ -95,6 +99,8 @@ def find_run(client: MlflowClient, spec: RunSpec) -> Run | None:
 
 def open_run(client: MlflowClient, spec: RunSpec) -> str:
     """Id of the spec's run, set RUNNING: the one that has its fingerprint, or a new one."""
+    from mlflow.entities import Param, RunTag
+
     known = find_run(client, spec)
     if known:
         run_id = known.info.run_id
@@ -111,6 +117,8 @@ def open_run(client: MlflowClient, spec: RunSpec) -> str:
 
 def log_history(client: MlflowClient, run_id: str, history: list[dict[str, float]]) -> int:
     """Log the epochs that the run lacks, each in one transaction, and return how many they were."""
+    from mlflow.entities import Metric
+
     have = {metric.step for metric in client.get_metric_history(run_id, WITNESS)}
     missing = [epoch for epoch in history if int(epoch["epoch"]) not in have]
     for epoch in missing:

@@ -18,6 +18,7 @@ import torch
 from benchmarks.paired import Figure, Missing, Settings, machine
 from benchmarks.presets import measure as measure_preset
 from benchmarks.step import BATCH
+from ssd.memory import keep_memory
 
 
 class Line(NamedTuple):
@@ -118,6 +119,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.rounds < 1:
         parser.error(f"--rounds {args.rounds}: at least 1 is due")
+    keep_memory()  # for all that runs in this process, ours or not
     settings = Settings(args.rounds, args.device, args.precision)
     if args.synthetic:
         synthetic(settings)

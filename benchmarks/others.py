@@ -21,14 +21,18 @@ def d2l() -> ModuleType:
     Raises:
         Missing: the package, or one that it needs, is not installed.
     """
-    for name in ("IPython", "IPython.display", "matplotlib_inline", "matplotlib_inline.backend_inline"):
-        sys.modules.setdefault(name, types.ModuleType(name))  # d2l draws in notebooks with them; nothing is drawn here
-    sys.modules["IPython"].display = sys.modules["IPython.display"]
-    sys.modules["matplotlib_inline"].backend_inline = sys.modules["matplotlib_inline.backend_inline"]
+    names = ("IPython", "IPython.display", "matplotlib_inline", "matplotlib_inline.backend_inline")
+    empty = {name: types.ModuleType(name) for name in names}  # d2l draws in notebooks with them; nothing is drawn here
+    empty["IPython"].display = empty["IPython.display"]
+    empty["matplotlib_inline"].backend_inline = empty["matplotlib_inline.backend_inline"]
     try:
+        sys.modules.update(empty)
         from d2l import torch as package
     except ImportError as error:
         raise Missing(f"{error.name} (uv pip install --no-deps d2l==1.0.3 pandas requests scipy)") from error
+    finally:
+        for name in empty:  # others, Ray for one, look whether they run in a notebook
+            del sys.modules[name]
     return package
 
 

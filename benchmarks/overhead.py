@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.step import ours, random_batch
+from ssd.memory import keep_memory
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def steps(batch_size: int, count: int, threads: int, report) -> list[float]:
     """Seconds of each step of one worker, the first five left out; `report` is called after every epoch of ten."""
     torch.set_num_threads(threads)
+    keep_memory()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     step = ours(random_batch(batch_size, 256, device), device, "bf16")
     taken = []

@@ -5,12 +5,13 @@ What disturbs a machine for a while disturbs all candidates of a round alike; me
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -32,6 +33,38 @@ class Figure(NamedTuple):
 
 class Missing(RuntimeError):  # noqa: N818  named after what is the case
     """This machine lacks what a measurement needs; the message names it."""
+
+
+class Apart:
+    """A candidate in a process of its own, which nothing that another sets can touch; each call runs it there once."""
+
+    def __init__(self, make: Callable[..., Callable[[], object]], *args: object):
+        """Have `make(*args)` make the candidate there; both must be importable and picklable."""
+        context = multiprocessing.get_context("spawn")
+        self._pipe, there = context.Pipe()
+        self._process = context.Process(target=_serve, args=(there, torch.get_num_threads(), make, args), daemon=True)
+        self._process.start()
+        self()
+
+    def __call__(self) -> None:
+        self._pipe.send("run")
+        self._pipe.recv()
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.terminate()
+        self._process.join()
+
+
+def _serve(pipe: Any, threads: int, make: Callable[..., Callable[[], object]], args: tuple) -> None:
+    torch.set_num_threads(threads)
+    candidate = make(*args)
+    while True:
+        pipe.recv()
+        candidate()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        pipe.send("done")
 
 
 def timed(function: Callable[[], object], device: str = "cpu") -> float:

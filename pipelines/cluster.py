@@ -71,7 +71,7 @@ def ray_cluster() -> Iterator[dict[str, float]]:
     Raises:
         ClusterError: RAY_ADDRESS does not answer.
     """
-    for key, value in QUIET.items():
+    for key, value in (QUIET | parcel.MEMORY).items():
         os.environ.setdefault(key, value)
     paths = [str(root()), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))  # a local cluster's processes inherit it

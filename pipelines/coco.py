@@ -61,8 +61,10 @@ def measure(
     `difficult` truths become crowds (`iscrowd`), the only kind that COCO ignores. The difference to VOC: a crowd
     swallows any number of detections that lie inside it by half, whichever their own best overlap.
     """
-    evaluation, kept = _run(found, truths, sizes, class_names), found.scores >= score_threshold
-    at_threshold = _run(Found(*(column[kept] for column in found)), truths, sizes, class_names)
+    ground, kept = _ground(truths, sizes, class_names), found.scores >= score_threshold
+    evaluation = _evaluate(ground, found)
+    evaluation.accumulate()
+    at_threshold = _evaluate(ground, Found(*(column[kept] for column in found)))
     confusion = evaluation.confusion_matrix(iou_thr=0.5, min_score=score_threshold)["matrix"]
     return CocoReport(
         summary=_summary(evaluation),
@@ -74,16 +76,18 @@ def measure(
     )
 
 
-def _run(found: Found, truths: Truths, sizes: Sequence, class_names: Sequence[str]) -> COCOeval:
+def _ground(truths: Truths, sizes: Sequence, class_names: Sequence[str]) -> COCO:
     images = [{"id": i, "height": int(h), "width": int(w), "file_name": str(i)} for i, (h, w) in enumerate(sizes)]
     classes = [{"id": label, "name": name} for label, name in enumerate(class_names, start=1)]
-    truth = COCO.from_arrays(
+    return COCO.from_arrays(
         images, classes, truths.images, truths.labels, _xywh(truths.boxes), iscrowd=truths.difficult.astype(np.int64)
     )
+
+
+def _evaluate(ground: COCO, found: Found) -> COCOeval:
     rows = np.column_stack([found.images, _xywh(found.boxes), found.scores, found.labels]).astype(np.float64)
-    evaluation = COCOeval(truth, truth.load_res(rows), "bbox")
+    evaluation = COCOeval(ground, ground.load_res(rows), "bbox")
     evaluation.evaluate()
-    evaluation.accumulate()
     return evaluation
 
 

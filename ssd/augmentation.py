@@ -94,7 +94,7 @@ class Augmentation:
             "labels": labels,
         }
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed formats tracebacks
             for step in self.steps:
                 sample = step(sample)
             if sample["image"].shape[-2:] != (height, width):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from pipelines.storage import Checkpoints, checkpoints, run_of
 from pipelines.tracking import RunSpec
 from ssd.training import NonFiniteLoss
 
+UNUSUAL = 60.0  # seconds without a worker, after which the user is told
+
 
 class TrainingFailed(RuntimeError):  # noqa: N818  named after what happened
     """Training ended before its last step; the message says why and what to do."""
@@ -30,10 +33,14 @@ def work(config: dict[str, Any]) -> None:
     """What each Ray Train worker does: find the newest checkpoint, train on, report."""
     import ray.train
     import ray.train.torch
+    import ray.util
     import torch
 
     queue = config["queue"]
     rank = ray.train.get_context().get_world_rank()
+    if rank == 0:
+        group = ray.util.get_current_placement_group()
+        queue.put({"started": group.id.hex() if group else ""})
     torch.set_num_threads(config["cpus"])
 
     def say(text: str) -> None:
@@ -107,6 +114,7 @@ def run_on_ray(
     spec: RunSpec | None,
     place: Workers,
     show: Callable[[dict[str, Any]], None],
+    started: Callable[[str], None] = lambda group: None,
 ) -> None:
     """Train on the cluster that this process is connected to, until the last step.
 
@@ -116,6 +124,7 @@ def run_on_ray(
         spec: of the MLflow run; None logs nothing there.
         place: how training is spread.
         show: given every message of the workers, in a thread of its own.
+        started: told the id of the placement group that the workers run in, as often as they are started.
 
     Raises:
         TrainingFailed: the loss was not finite, or workers were lost more often than allowed.
@@ -126,13 +135,20 @@ def run_on_ray(
     from pipelines.callback import MlflowCallback
 
     failures: list[str] = []
+    wanted = f"{place.count} workers with {place.cpus} CPUs{' and a GPU' if place.use_gpu else ''} each"
+    hint = f"still waiting for {wanted}: is the cluster busy, or too small? (`ray status`)"
+    patience = threading.Timer(UNUSUAL, show, [{"say": hint}])
 
     def handle(message: dict[str, Any]) -> None:
-        if "failure" in message:
+        if "started" in message:
+            patience.cancel()
+            started(message["started"])
+        elif "failure" in message:
             failures.append(message["failure"])
         else:
             show(message)
 
+    patience.start()
     with messages(handle) as queue:
         trainer = TorchTrainer(
             work,
@@ -153,5 +169,7 @@ def run_on_ray(
             in_thread(trainer.fit)
         except Exception as error:
             raise TrainingFailed(f"training was lost: {str(error).strip().splitlines()[-1]}") from error
+        finally:
+            patience.cancel()
     if failures:
         raise TrainingFailed("\n".join(failures))

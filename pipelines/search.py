@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import ray.tune
+from ray import PlacementGroupID
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from pipelines.cluster import Workers, messages
 from pipelines.interruption import in_thread
@@ -17,6 +20,8 @@ from pipelines.params import TuneParams
 from pipelines.progress import epoch_line, step_line
 from pipelines.sweep import Sweep, Trial
 from pipelines.trials import Task, run_trial
+
+GRACE = 10.0  # seconds that a stopped trial's processes have for ending
 
 
 class Halving(ASHAScheduler):
@@ -30,20 +35,24 @@ class Halving(ASHAScheduler):
         self.epochs, self.baseline = tune.epochs, baseline
 
     def recall(self, trials: list[Trial]) -> set[int]:
-        """Learn all epochs of `trials` in the order in which they came; returns the trials to be stopped."""
+        """Learn all epochs of `trials` in the order in which they came; returns those that are stopped or at their end."""
         for trial in trials:
             self.on_trial_add(None, trial)
         epochs = sorted(((e["seen"], t.number, e) for t in trials for e in t.history), key=lambda event: event[:2])
         of = {trial.number: trial for trial in trials}
-        return {n for _, n, e in epochs if self.on_trial_result(None, of[n], e) == TrialScheduler.STOP}
+        return {n for _, n, e in epochs if self._judge(of[n], e) == TrialScheduler.STOP}
 
     def on_trial_add(self, tune_controller, trial):
         """Enter a trial."""
         super().on_trial_add(tune_controller, _numbered(trial))
 
     def on_trial_result(self, tune_controller, trial, result):
-        """Judge an epoch of a trial."""
-        decision = super().on_trial_result(tune_controller, _numbered(trial), result)
+        """Judge an epoch of a trial; after the last one it ends by itself, and with it the workers that it may have."""
+        decision = self._judge(trial, result)
+        return TrialScheduler.CONTINUE if result["epoch"] >= self.epochs else decision
+
+    def _judge(self, trial, result):
+        decision = super().on_trial_result(None, _numbered(trial), result)
         spared = _number(trial) == self.baseline and result["epoch"] < self.epochs
         return TrialScheduler.CONTINUE if spared else decision
 
@@ -70,6 +79,7 @@ class Recorder(ray.tune.Callback):
 
     def __init__(self, sweep: Sweep, epochs: int, changed: Callable[[Trial], None], say: Callable[[str], None]):
         self.sweep, self.epochs, self.changed, self.say = sweep, epochs, changed, say
+        self.groups: dict[int, str] = {}  # placement groups of the trials' workers, by trial number
 
     def __getstate__(self):
         """Leave all behind: Ray Tune pickles its callbacks into the snapshot that we have no use for."""
@@ -96,6 +106,7 @@ class Recorder(ray.tune.Callback):
     def on_trial_complete(self, iteration, trials, trial, **info):
         """Note that a trial came to its last epoch, or was stopped before."""
         settle(self._known(trial), self.epochs, self._end)
+        self._free(_number(trial))
 
     def on_trial_recover(self, iteration, trials, trial, **info):
         """Say that a trial's process was lost."""
@@ -104,6 +115,22 @@ class Recorder(ray.tune.Callback):
     def on_trial_error(self, iteration, trials, trial, **info):
         """Note that a trial's process was lost too often."""
         self._end(self._known(trial), "failed", f"lost {trial.num_failures} times; out of memory?")
+        self._free(_number(trial))
+
+    def _free(self, number: int) -> None:
+        """Give back the CPUs of a stopped trial's workers: Ray Tune ends the trial's process, not its placement group.
+
+        Not at once: while Ray Train's controller lives, it takes that for a loss and asks for others.
+        """
+
+        def remove() -> None:
+            group = self.groups.pop(number, "")
+            if group and ray.is_initialized():
+                remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
+
+        timer = threading.Timer(GRACE, remove)
+        timer.daemon = True
+        timer.start()
 
     def _end(self, trial: Trial, state: str, reason: str = "") -> None:
         self.changed(self.sweep.end(trial.number, state, reason))
@@ -152,6 +179,9 @@ def search(
     _forget(sweep)  # what an earlier driver left
 
     def progress(message: dict[str, Any]) -> None:
+        if "group" in message:
+            recorder.groups[message["trial"]] = message["group"]
+            return
         text = step_line(message["step"]) if "step" in message else message["say"]
         say(f"  trial {message['trial']} {text}")
 
@@ -169,8 +199,8 @@ def _forget(sweep: Sweep) -> None:
 def _tuner(
     trainable: Callable, numbers: list[int], place: Workers, at_once: int, scheduler: Halving, recorder: Recorder
 ) -> ray.tune.Tuner:
-    """A tuner of the trials with these numbers; a trial with workers of its own needs next to nothing itself."""
-    needs = {"CPU": place.cpus, "GPU": int(place.use_gpu)} if place.count == 1 else {"CPU": 0.01}
+    """A tuner of the trials with these numbers; one with workers of its own leaves them every CPU."""
+    needs = {"CPU": place.cpus, "GPU": int(place.use_gpu)} if place.count == 1 else {"CPU": 0, "memory": 1 << 20}
     return ray.tune.Tuner(
         ray.tune.with_resources(trainable, needs),
         param_space={"trial": ray.tune.grid_search(numbers)},

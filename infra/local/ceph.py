@@ -56,7 +56,7 @@ auth allow insecure global id reclaim = false
 osd data = {folder}/osd
 osd objectstore = bluestore
 bluestore block create = true
-bluestore block size = 4294967296
+bluestore block size = 17179869184
 bluestore cache autotune = false
 bluestore cache size = 67108864
 bdev aio poll ms = 10
@@ -70,6 +70,9 @@ rgw run sync thread = false
 rgw enable quota threads = false
 rgw dynamic resharding = false
 rgw enable lc threads = false
+rgw gc obj min wait = 10
+rgw gc processor period = 10
+rgw gc processor max time = 10
 """
 
 

@@ -35,7 +35,7 @@ class Halving(ASHAScheduler):
         self.epochs, self.baseline = tune.epochs, baseline
 
     def recall(self, trials: list[Trial]) -> set[int]:
-        """Learn all epochs of `trials` in the order in which they came; returns those that are stopped or at their end."""
+        """Learn all epochs of `trials` in the order in which they came; returns those stopped or at their end."""
         for trial in trials:
             self.on_trial_add(None, trial)
         epochs = sorted(((e["seen"], t.number, e) for t in trials for e in t.history), key=lambda event: event[:2])

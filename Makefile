@@ -26,7 +26,7 @@ repro: setup  ## Run the whole pipeline: generate, prepare, tune, train, evaluat
 
 test: setup  ## Run all tests: the fast ones first, then those on real Ray, DVC and MLflow
 	pytest -m "not slow" -n 2
-	pytest -m slow -n 3 --dist loadfile
+	pytest -m slow -n 3 --dist loadfile --no-loadscope-reorder
 
 test-fast: setup  ## Run the tests that take under a minute together
 	pytest -m "not slow" -n 2

@@ -19,6 +19,14 @@ long_test = pytest.mark.skipif(not os.environ.get("SSD_TEST_LONG"), reason="take
 needs_bccd = pytest.mark.skipif(not BCCD.is_dir(), reason="needs BCCD in ../shared/datasets/bccd/VOCdevkit")
 
 
+LONGEST = ("test_dvc", "test_train", "test_presets", "test_chaos", "test_tune", "test_mlflow_server", "test_network")
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest: whole files are dealt to the processes, and no one shall come last."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 def draw_voc(folder, count, seed=0, size=(60, 90)):
     """VOC data of bright rectangles (class `bar`) and dark ones (`slot`) on grey; every tenth image is empty."""
     rng = np.random.default_rng(seed)

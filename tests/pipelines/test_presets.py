@@ -13,7 +13,10 @@ from pipelines.shards import read_manifest
 from pipelines.storage import Checkpoints
 from pipelines.train import run_name, train
 from ssd.checkpoint import load
+from ssd.presets import PRESETS
 from tests.conftest import TINY, long_test, write_params
+
+OFTEN = ("tiny_fine", "ssd300_vgg16", "resnet34_multi")  # the others take minutes more
 
 # As small as each backbone allows: the VGGs narrow, the others (which have one width) on small images.
 SMALL = {
@@ -35,8 +38,8 @@ def cluster():
 @pytest.mark.parametrize(
     "name",
     [
-        *("tiny_fine", "ssd300_vgg16", "resnet34_multi", "resnet34_multi_label", "ssd320_mobilenet_v3"),
-        *(pytest.param(name, marks=long_test) for name in ("ssd512_vgg16", "resnet34_grid", "resnet34_largest_object")),
+        *OFTEN,
+        *(pytest.param(name, marks=long_test) for name in sorted(PRESETS) if name not in ("tiny", *OFTEN)),
     ],
 )  # tiny is tiny_fine but for sizes
 def test_every_stage_takes_every_preset(cluster, tiny_prepared, tmp_path, own_home, monkeypatch, name, capsys):

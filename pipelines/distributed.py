@@ -138,6 +138,7 @@ def run_on_ray(
     wanted = f"{place.count} workers with {place.cpus} CPUs{' and a GPU' if place.use_gpu else ''} each"
     hint = f"still waiting for {wanted}: is the cluster busy, or too small? (`ray status`)"
     patience = threading.Timer(UNUSUAL, show, [{"say": hint}])
+    patience.daemon = True
 
     def handle(message: dict[str, Any]) -> None:
         if "started" in message:
@@ -148,7 +149,6 @@ def run_on_ray(
         else:
             show(message)
 
-    patience.start()
     with messages(handle) as queue:
         trainer = TorchTrainer(
             work,
@@ -165,6 +165,7 @@ def run_on_ray(
                 callbacks=[MlflowCallback(spec, queue)] if spec else [],
             ),
         )
+        patience.start()
         try:
             in_thread(trainer.fit)
         except Exception as error:

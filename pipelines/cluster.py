@@ -88,7 +88,7 @@ def ray_cluster() -> Iterator[dict[str, float]]:
                 address=address,
                 runtime_env=along,
                 logging_level="ERROR",
-                include_dashboard=False if address == "local" else None,  # eight more processes
+                include_dashboard=False if address == "local" else None,  # a second of start-up
                 log_to_driver=bool(os.environ.get("SSD_RAY_LOGS")),
             )
         except Exception as error:

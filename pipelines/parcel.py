@@ -24,7 +24,7 @@ STAYS = {  # secrets, which Ray would show to all who may see its dashboard, and
     "SSD_HOME",
 }
 # glibc reads these when a process starts: keep what is freed, as `ssd.memory.keep_memory` has it, in all threads alike
-# (Ray Train and Ray Data work in threads). TinySSD then trains half as fast again on CPUs. Elsewhere they mean nothing.
+# (Ray Train and Ray Data work in threads). What that gives: benchmarks/README.md. Elsewhere they mean nothing.
 MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 FOR_JOBS = "SSD_JOB_"  # SSD_JOB_X=y: on the cluster X is y, also where X would stay here or is something else here
 

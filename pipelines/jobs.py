@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -189,12 +190,8 @@ def _tail(client: Any, name: str, shown: int) -> int:
             print(new, end="", flush=True)
             shown += len(new)
 
-    try:
+    with suppress(Exception):  # the job is not there yet, the head restarts, the network: its status says what to do
         asyncio.run(follow())
-    except _Signal:
-        raise
-    except Exception:  # the job is not there yet, the head restarts, the network: its status says what to do
-        return shown
     return shown
 
 

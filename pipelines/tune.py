@@ -130,8 +130,8 @@ def run(
         place = workers(resources, tune.trials)
         at_once = trials_at_once(resources, place)
         say(f"  {at_once} at a time, {place.count} × {place.cpus} CPUs each{', on GPUs' if place.use_gpu else ''}")
-        data = {"prepared": prepared.resolve(), "cache": tracking.home() / "cache"}
-        same = data | {"loader_workers": place.loader_workers, "weights": weights and weights.path}
+        same = {"prepared": prepared.resolve(), "cache": tracking.home() / "cache"}
+        same |= {"loader_workers": place.loader_workers, "weights": weights and weights.path}
         same["digest"] = read_manifest(prepared).digest
         tasks = {
             trial.number: Task(Job(params=of[trial.number], **same), sweep.folder / trial.name, place)

@@ -12,7 +12,7 @@ $(VENV)/.installed: requirements.lock
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Python's venv module is incomplete: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-cache-dir --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip install --python $(BIN)/python --no-cache --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --python $(BIN)/python --no-cache --compile-bytecode --require-hashes -r requirements.lock
 	@touch $@
 
 .PHONY: help setup repro test test-fast lint lock ui up down job chaos clean

@@ -77,6 +77,12 @@ class Training:
         assert self.process.returncode == code, output
         return output
 
+    def wait_for(self, words):
+        output = ""
+        while words not in output:
+            output += (line := self.process.stdout.readline())
+            assert line, output
+
     def checkpoints(self):
         folders = list(self.home.glob("train-*"))
         return Checkpoints(folders[0]) if folders else Checkpoints(self.home / "none")
@@ -180,11 +186,13 @@ def test_kill_9_of_a_worker(calm, tmp_path, tiny_prepared, params_file, monkeypa
 def test_two_at_once_never_work_on_one_run(calm, tmp_path, tiny_prepared, params_file, monkeypatch):
     first = Training(tmp_path, tiny_prepared, params_file).start()
     first.wait_for_step(1)
+    (worker,) = first.workers()
+    worker.suspend()  # until the other has come, however fast this machine trains
     second = Training(tmp_path, tiny_prepared, params_file).start()
+    second.wait_for("another process is training this run; waiting")
+    worker.resume()
     first.end()
-    output = second.end()
-    assert "another process is training this run; waiting" in output
-    assert "trained before" in output
+    assert "trained before" in second.end()
     same(calm.result(), first.result())
     check_mlflow(first, monkeypatch)
 

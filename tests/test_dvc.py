@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -34,7 +33,7 @@ SMALL = {
     "train.precision": "fp32",
     "tune.trials": 0,
 }
-EPOCHS = 15  # of 3 steps: some seconds, in which training can be hit
+EPOCHS = 40  # of 3 steps: some seconds, in which training can be hit
 LOCKS = {"data.dvc", "dvc.lock", "pipelines/dvc.lock"}  # what DVC pins, the data set's size being another
 
 
@@ -100,26 +99,17 @@ class Clone:
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
 
-    def train_until_epoch_3(self):
-        """`dvc repro` in the middle of training; its process, the stage's, and the run's folder."""
-        before = set(self.home.glob("train-*"))
-        process = self.start("dvc", "repro", "train")
-        end = time.monotonic() + 240
-        while True:
-            started = set(self.home.glob("train-*")) - before
-            if any(int(path.stem[5:]) >= 9 for folder in started for path in folder.glob("step-*.pt")):
-                break
-            assert process.poll() is None, process.stdout.read()
-            assert time.monotonic() < end, "no epoch 3 within 240 s"
-            time.sleep(0.05)
+    def train_until(self, words):
+        """`dvc repro` that has said these words; its process, the stage's, and its output so far."""
+        process = self.start("dvc", "repro")
+        output = read_until(process, words)
         children = psutil.Process(process.pid).children(recursive=True)
-        stage = next(p for p in children if p.cmdline()[1:3] == ["-m", "pipelines.train"])
-        return process, stage, started.pop()
+        return process, next(p for p in children if p.cmdline()[1:3] == ["-m", "pipelines.train"]), output
 
-    def check_run(self, folder):
-        """One run, FINISHED, every step once, one version."""
+    def check_run(self, name):
+        """One run of this name, FINISHED, every step once, one version."""
         client, runs = self.mlflow()
-        (run,) = [run for run in runs if run.data.tags["ssd.fingerprint"] == folder.name]
+        (run,) = [run for run in runs if run.data.tags["ssd.fingerprint"] == name]
         assert run.info.status == "FINISHED"
         for key in ("train/loss", "val/map"):
             steps = [m.step for m in client.get_metric_history(run.info.run_id, key)]
@@ -127,6 +117,14 @@ class Clone:
         (version,) = client.search_model_versions(f"name = 'ssd' and run_id = '{run.info.run_id}'")
         entry = json.loads((self.folder / "artifacts" / "train" / "model.json").read_text())
         assert (entry["run_id"], str(entry["version"])) == (run.info.run_id, str(version.version))
+
+
+def read_until(process, words):
+    output = ""
+    while words not in output:
+        output += (line := process.stdout.readline())
+        assert line, output
+    return output
 
 
 @pytest.fixture(scope="module")
@@ -166,9 +164,12 @@ def test_a_second_repro_runs_nothing(clone):
     assert clone.changed_files() == set()
 
 
-def test_an_experiment_is_another_run_and_can_be_compared(clone):
-    clone.dvc("exp", "run", "--set-param", "train.lr=0.001")
+def test_an_experiment_keeps_its_run_in_the_same_store_and_can_be_compared(clone):
+    clone.dvc("exp", "run", "--temp", "--name", "slower", "--set-param", "train.lr=0.001")
     assert 0.001 in clone.lrs()
+    assert "0.001" in clone.dvc("exp", "show", "--csv")
+    assert clone.changed_files() == set()
+    clone.dvc("exp", "apply", "slower")
     (changed,) = json.loads(clone.dvc("params", "diff", "--json"))["params.yaml"].items()
     assert changed[0] == "train.lr"
     assert (changed[1]["old"], changed[1]["new"]) == (SMALL["train.lr"], 0.001)
@@ -185,25 +186,27 @@ def test_an_experiment_is_another_run_and_can_be_compared(clone):
     assert clone.changed_files() <= LOCKS | {"params.yaml"}
 
 
-def test_a_temporary_experiment_keeps_its_run_in_the_same_store(clone):
-    clone.dvc("exp", "run", "--temp", "--set-param", "train.lr=0.0005", "train")
-    assert 0.0005 in clone.lrs()
-    assert "0.0005" in clone.dvc("exp", "show", "--csv")
-    assert clone.changed_files() == set()
+def test_ones_own_photographs_take_the_place_of_the_generated_through_kills_of_dvc(clone, tmp_path):
+    draw_voc(tmp_path / "own", 30)
+    shutil.rmtree(clone.folder / "data")
+    shutil.rmtree(clone.folder / "artifacts" / "bananas")
+    clone.dvc("import-url", str(tmp_path / "own"), "data")
+    clone.set(**{"train.epochs": EPOCHS})
+    before = {path.name for path in clone.home.glob("train-*")}
+    process, stage, _ = clone.train_until(f"/{EPOCHS}: loss")
+    os.killpg(process.pid, signal.SIGKILL)  # dvc and the stage
+    process.wait()
 
-
-def test_kill_9_of_dvc_and_repro_beside_the_stage_that_goes_on(clone):
-    clone.set(**{"train.epochs": EPOCHS, "train.lr": 0.003})
-    process, stage, folder = clone.train_until_epoch_3()
+    process, stage, output = clone.train_until(f"/{EPOCHS}: loss")
     (worker,) = [p for p in stage.children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
     worker.suspend()  # until the other has come, however fast this machine trains
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()  # dvc alone
     process.wait()
-    second = clone.start("dvc", "repro", "train")
-    output = ""
-    while "another process is training this run; waiting" not in output:
-        output += (line := second.stdout.readline())
-        assert line, output
+    assert "goes on at step" in output
+    assert "epoch 1/" not in output
+
+    second = clone.start("dvc", "repro")
+    output = read_until(second, "another process is training this run; waiting")
     assert stage.is_running()
     worker.resume()
     output += second.stdout.read()
@@ -212,29 +215,10 @@ def test_kill_9_of_dvc_and_repro_beside_the_stage_that_goes_on(clone):
     assert "epoch 1/" not in output
     psutil.wait_procs([stage], timeout=30)
     assert not stage.is_running()
-    clone.check_run(folder)
-
-
-def test_kill_9_of_dvc_and_the_stage_together(clone):
-    clone.set(**{"train.epochs": EPOCHS, "train.lr": 0.004})
-    process, stage, folder = clone.train_until_epoch_3()
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    output = clone.dvc("repro", "train")
-    assert "goes on at step" in output
-    assert "epoch 1/" not in output
-    assert not stage.is_running()
-    clone.check_run(folder)
-
-
-def test_ones_own_photographs_take_the_place_of_the_generated(clone, tmp_path):
-    draw_voc(tmp_path / "own", 30)
-    shutil.rmtree(clone.folder / "data")
-    shutil.rmtree(clone.folder / "artifacts" / "bananas")
-    clone.dvc("import-url", str(tmp_path / "own"), "data")
-    output = clone.dvc("repro")
     assert "generate" not in output
     assert not (clone.folder / "artifacts" / "bananas").exists()
+    (name,) = {path.name for path in clone.home.glob("train-*")} - before
+    clone.check_run(name)
     manifest = json.loads((clone.folder / "artifacts" / "prepared" / "manifest.json").read_text())
     assert manifest["classes"] == ["bar", "slot"]
     metrics = json.loads((clone.folder / "artifacts" / "evaluate" / "metrics.json").read_text())

@@ -73,22 +73,11 @@ class Server:
 
 
 class Watched(Training):
-    """A training whose output is read while it works; it gives an MLflow that is away up at once."""
+    """A training that gives an MLflow that is away up at once."""
 
     def __init__(self, home, prepared, params, url):
         at_once = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
         super().__init__(home, prepared, params, MLFLOW_TRACKING_URI=url, **at_once)
-
-    def wait_for(self, text):
-        lines = []
-        while not lines or text not in lines[-1]:
-            lines.append(self.process.stdout.readline())
-            assert lines[-1], f"ended without {text!r}:\n{''.join(lines)}"
-
-    def end(self, code=0):
-        output = self.process.stdout.read()
-        assert self.process.wait(60) == code, output
-        return output
 
     def last_step(self):
         return max(int(path.stem[5:]) for path in self.checkpoints().paths())
@@ -148,27 +137,7 @@ def wait_until_logged(server, training, epoch):
         time.sleep(0.05)
 
 
-def test_trains_and_registers_through_the_server(server, tiny_prepared, tmp_path):
-    training = training_of(tmp_path, tiny_prepared, server, **{"seed": 1}).start()
-    training.end()
-    check(server, training, TINY["train.epochs"])
-    client, run = run_of(server, training)
-    assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
-    assert "curves.png" in {file.path for file in client.list_artifacts(run.info.run_id)}
-    assert not (training.home / "mlflow.db").exists()
-    photographs = sorted(map(str, (tiny_prepared.parent / "raw" / "JPEGImages").iterdir()))[:3]
-    done = subprocess.run(
-        [sys.executable, "-c", PREDICT, *photographs],
-        cwd=tmp_path,  # away from the repository: the model brings its code along
-        env={**os.environ, "MLFLOW_TRACKING_URI": server.url},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.stdout.strip() == "3 answers", done.stderr
-
-
-def test_a_server_killed_in_the_middle_stops_nothing_and_is_told_later(server, tiny_prepared, tmp_path):
+def test_a_server_killed_in_the_middle_stops_nothing_and_has_all_in_the_end(server, tiny_prepared, tmp_path):
     training = training_of(tmp_path, tiny_prepared, server, **{"seed": 2, "train.epochs": EPOCHS}).start()
     wait_until_logged(server, training, 2)
     server.kill()
@@ -185,6 +154,21 @@ def test_a_server_killed_in_the_middle_stops_nothing_and_is_told_later(server, t
     assert "epochs caught up" in output
     assert "was lost" not in output
     check(server, training, EPOCHS)
+
+    client, run = run_of(server, training)
+    assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
+    assert "curves.png" in {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert not (training.home / "mlflow.db").exists()
+    photographs = sorted(map(str, (tiny_prepared.parent / "raw" / "JPEGImages").iterdir()))[:3]
+    done = subprocess.run(
+        [sys.executable, "-c", PREDICT, *photographs],
+        cwd=tmp_path,  # away from the repository: the model brings its code along
+        env={**os.environ, "MLFLOW_TRACKING_URI": server.url},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.stdout.strip() == "3 answers", done.stderr
 
 
 def test_a_server_gone_for_good_fails_the_stage_and_the_training_is_kept(server, tiny_prepared, tmp_path):

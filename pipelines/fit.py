@@ -218,6 +218,7 @@ def fit(
             progress({"epoch": epoch, "step": within, "steps": run.steps, "images_per_s": images / seconds})
             if every and within % every == 0:
                 run.trainer.check()
+                run.trainer.gather()
                 report({}, run.state() if run.rank == 0 else None)
                 stopwatch.mark("checkpoint")
     return run

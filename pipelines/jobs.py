@@ -1,11 +1,14 @@
 """A stage as a Ray job: RAY_ADDRESS=http://head:8265 sends it there, and its small outputs come back.
 
+`python -m pipelines.jobs FOLDER` packs one for a plain `ray job submit` and prints that line.
+
 A job is named after what it works on. Who runs the same stage again, after a kill -9 of the client say, finds it there
 and looks on; only a job that has ended is submitted again, and goes on from its checkpoints.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
@@ -23,7 +26,7 @@ from typing import Any
 from pipelines import parcel, provenance
 from pipelines.cluster import IN_JOB, ClusterError, root
 from pipelines.objects import NoSuchObject, Objects, StorageError, sha256_of, storage
-from pipelines.shards import read_manifest
+from pipelines.shards import ShardError, read_manifest
 from pipelines.shipping import share
 
 LISTING = "outputs.json"  # written last: who finds it finds all outputs
@@ -240,3 +243,48 @@ def collect(name: str, objects: Objects, out: Path, say: Callable[[str], None] =
         objects.fetch(f"jobs/{name}/{relative}", out / relative, digest)
     objects.delete(f"jobs/{name}/{relative}" for relative in [LISTING, *listing])
     say(f"{out}: {len(listing)} files brought back")
+
+
+def pack_by_hand(folder: Path) -> str:
+    """Put into a new folder what `ray job submit` needs, send the shards to the store, and return the line to type.
+
+    The outputs stay in the store, below jobs/; the model is in the registry.
+
+    Raises:
+        FileExistsError: something is there already.
+        StorageError: STORAGE_URI is missing or does not work.
+        ShardError: the shards are damaged.
+    """
+    import yaml
+
+    objects, prepared = _storage(), Path("artifacts/prepared")
+    objects.check()
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise FileExistsError(f"{folder} is there already; name a new folder") from None
+    if (prepared / "manifest.json").exists():
+        share(prepared, read_manifest(prepared))
+    artifacts = [Path("artifacts") / part for part in ("prepared", "tune", "train")]
+    inputs = [path for path in (Path("params.yaml"), *artifacts) if path.exists()]
+    package = parcel.pack(root(), inputs, (folder / "working_dir").absolute())
+    variables = parcel.variables() | {IN_JOB: f"by-hand-{parcel.digest(package)[:12]}"}
+    runtime_env = folder / "runtime_env.yaml"
+    runtime_env.write_text(yaml.safe_dump({"working_dir": str(package), "env_vars": variables}))
+    address = os.environ.get("RAY_ADDRESS", "http://head:8265")
+    words = ["ray", "job", "submit", "--address", address, "--runtime-env", str(runtime_env)]
+    return shlex.join([*words, "--", "python", "-m", "pipelines.train"])
+
+
+def main() -> None:
+    """Read the command line and pack."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.jobs", description=pack_by_hand.__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="a new one, for runtime_env.yaml and working_dir/")
+    try:
+        print(pack_by_hand(parser.parse_args().folder))
+    except (ClusterError, StorageError, ShardError, FileExistsError) as error:
+        sys.exit(f"jobs: {error}")
+
+
+if __name__ == "__main__":
+    main()

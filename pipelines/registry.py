@@ -72,7 +72,7 @@ def register(
         model_id = _logged_model(client, run_id, weights, digest, name, example_image)
         lineage = {**tags, SHA256: digest, "ssd.classes": ", ".join(class_names)[:5000], "ssd.model_id": model_id}
         _ensure_registered_model(client, name)
-        with _tracking(client):
+        with _tracking(client), _quiet():
             found = client.create_model_version(name, f"models:/{model_id}", run_id, lineage, model_id=model_id)
     client.set_registered_model_alias(name, CANDIDATE, found.version)
     return {

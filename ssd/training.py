@@ -180,6 +180,21 @@ class Trainer:
         parts = (sums.class_sum, sums.box_sum, sums.positives, errors.sum(), absolute)
         return torch.cat([torch.stack([part.double() for part in parts]), count])
 
+    @torch.no_grad()
+    def gather(self) -> None:
+        """Bring to rank 0, whose state is kept, what the workers know apart; every worker must call it.
+
+        The sums go to rank 0, and rank 0's batch-norm statistics, each worker's being of its own batches, to all: so
+        all validate the model that is kept.
+        """
+        if self.world_size == 1:
+            return
+        dist.reduce(self.sums, 0)
+        if dist.get_rank():
+            self.sums.zero_()
+        for buffer in self.averaged_model.buffers():
+            dist.broadcast(buffer, 0)
+
     def take_sums(self) -> dict[str, float]:
         """What was added up since the last call, over all workers; every worker must call it.
 
@@ -187,9 +202,10 @@ class Trainer:
             NonFiniteLoss: the last step's loss was not finite.
         """
         self.check()
+        self.gather()
         sums = self.sums.clone()
         if self.world_size > 1:
-            dist.all_reduce(sums)
+            dist.broadcast(sums, 0)
         self.sums.zero_()
         return dict(zip(SUMS, sums.tolist(), strict=True))
 
@@ -220,6 +236,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.sums.copy_(state["sums"])
+        if self.world_size > 1 and dist.get_rank():
+            self.sums.zero_()  # they are of all workers
 
 
 def autocast(device: torch.device, precision: str):

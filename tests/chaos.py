@@ -143,22 +143,26 @@ class Round:
         return (self.data / f"{self.name}.log").read_text()[-4000:]
 
     def result(self):
-        """Digest of the last checkpoint's weights, averages, history without times, and best epoch."""
+        """What training led to, but for the time it took: the last checkpoint's tensors, history and best epoch."""
         with _environment(self.environment):
             objects = Objects(self.environment["STORAGE_URI"])
             (run,) = {name.split("/")[1] for name in objects.sizes("runs")}
             with tempfile.TemporaryDirectory() as folder:
                 step, state = StoredCheckpoints(Path(folder) / run, objects).latest()
         assert step == EPOCHS * STEPS
-        digest = hashlib.sha256()
-        for part in (state["trainer"]["weights"], state["trainer"]["ema"], state["best"]["model"]["weights"]):
-            for name, value in part.items():
-                digest.update(name.encode() + value.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        history = [
-            {key: value for key, value in row.items() if not key.startswith("time/")} for row in state["history"]
-        ]
-        digest.update(json.dumps([history, state["best"]["epoch"]]).encode())
-        return digest.hexdigest()
+        parts = {"weights": state["trainer"]["weights"], "ema": state["trainer"]["ema"]}
+        parts["best"] = state["best"]["model"]["weights"]
+        result = {
+            f"{part} {name}": hashlib.sha256(
+                value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+            ).hexdigest()
+            for part, tensors in parts.items()
+            for name, value in tensors.items()
+        }
+        for row in state["history"]:
+            numbers = {key: value for key, value in row.items() if not key.startswith("time/")}
+            result |= {f"epoch {row['epoch']} {key}": value for key, value in numbers.items()}
+        return result | {"best epoch": state["best"]["epoch"]}
 
     def check(self):
         """Outputs are here; MLflow has every epoch once and the true state; nothing is left over or half-written."""
@@ -242,9 +246,15 @@ def chaos(folder, planned, seed, say=print):
             one.check()
             result = one.result()
             calm = calm or result
+            digest = hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
             killed = ", ".join(f"{victim} ({step})" for step, victim in plan) or "nothing: the calm round"
-            say(f"{number:>5} {time.monotonic() - started:>4.0f} {runs:>4} {result[:12]} {killed}")
-            assert result == calm, f"round {number} ended with other weights than the calm one"
+            say(f"{number:>5} {time.monotonic() - started:>4.0f} {runs:>4} {digest[:12]} {killed}")
+            other = [
+                f"{key}: {calm.get(key)} → {result.get(key)}"
+                for key in calm | result
+                if calm.get(key) != result.get(key)
+            ]
+            assert not other, f"round {number} ended otherwise than the calm one:\n" + "\n".join(other)
     finally:
         supervised.stop()
     say(f"{len(planned)} rounds: nothing lost, nothing twice, weights bit-identical")

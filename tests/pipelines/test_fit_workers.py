@@ -15,6 +15,7 @@ from pipelines.params import load_params
 from pipelines.shards import read_boxes, read_manifest
 from ssd.checkpoint import load, save
 from tests.conftest import TINY, write_params
+from tests.pipelines.test_fit import timeless
 
 
 class _Enough(Exception):  # noqa: N818
@@ -26,9 +27,10 @@ def _train(rank, workers, port, job, folder, start, stop):
     torch.set_num_threads(1)
     if workers > 1:
         dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=workers)
-    seen, batches = [], Run.batches
+    seen, runs, batches = [], [], Run.batches
 
     def watched(run):
+        runs.append(run)
         for batch in batches(run):
             seen.append((run.trainer.steps, list(batch.image_ids)))
             yield batch
@@ -41,6 +43,7 @@ def _train(rank, workers, port, job, folder, start, stop):
 
     with mock.patch.object(Run, "batches", watched), contextlib.suppress(_Enough):
         fit(job, report, load(folder / f"{start}.pt") if start else None)
+    torch.save(runs[0].trainer.averaged_model.state_dict(), folder / f"averaged-{rank}.pt")
     (folder / f"seen-{start}-{rank}.json").write_text(json.dumps(seen))
 
 
@@ -50,15 +53,42 @@ def _free_port():
         return listener.getsockname()[1]
 
 
-@pytest.mark.slow
-def test_another_number_of_workers_sees_each_image_once_an_epoch(tiny_prepared, tmp_path):
-    """3 epochs of 3 steps: steps 0 to 3 by one process, the others, from the midst of an epoch on, by two."""
+def _two(job, folder, start, stop):
+    multiprocessing.spawn(_train, (2, _free_port(), job, folder, start, stop), 2)
+
+
+@pytest.fixture
+def job(tiny_prepared, tmp_path):
+    """3 epochs of 3 steps, with a state after each of them."""
     params = load_params(write_params(tmp_path / "p.yaml", {**TINY, "train.checkpoint_steps": 1}))
-    job = Job(params, tiny_prepared, tmp_path / "cache")
+    return Job(params, tiny_prepared, tmp_path / "cache")
+
+
+@pytest.mark.slow
+def test_two_go_on_from_the_midst_of_an_epoch_as_if_they_had_never_stopped(job, tmp_path):
+    calm, resumed = tmp_path / "calm", tmp_path / "resumed"
+    for folder in (calm, resumed):
+        folder.mkdir()
+    _two(job, calm, 0, 9)
+    (calm / "4.pt").rename(resumed / "4.pt")
+    _two(job, resumed, 4, 9)
+    one, other = (load(folder / "9.pt") for folder in (calm, resumed))
+    assert timeless(one["history"]) == timeless(other["history"])
+    for part in ("weights", "ema"):
+        for name, value in one["trainer"][part].items():
+            assert torch.equal(value, other["trainer"][part][name]), name
+    for folder in (calm, resumed):  # both have validated the one model that is kept
+        kept, mine = (torch.load(folder / f"averaged-{rank}.pt") for rank in (0, 1))
+        assert all(torch.equal(value, mine[name]) for name, value in kept.items())
+
+
+@pytest.mark.slow
+def test_another_number_of_workers_sees_each_image_once_an_epoch(job, tiny_prepared, tmp_path):
+    """Steps 0 to 3 by one process, the others, from the midst of an epoch on, by two."""
     folder = tmp_path / "states"
     folder.mkdir()
     _train(0, 1, None, job, folder, 0, 4)
-    multiprocessing.spawn(_train, (2, _free_port(), job, folder, 4, 9), 2)
+    _two(job, folder, 4, 9)
     seen = [step for file in folder.glob("seen-*.json") for step in json.loads(file.read_text())]
     ids = sorted(row["image_id"] for row in read_boxes(tiny_prepared, read_manifest(tiny_prepared), "train"))
     for epoch in range(3):

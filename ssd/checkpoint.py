@@ -45,9 +45,9 @@ def load(path: Path | str) -> dict[str, Any]:
 
 
 def model_state(model: SSD, class_names: list[str], detect: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What makes a model usable elsewhere: config, class names, settings of detection, weights."""
+    """What makes a model usable elsewhere: config, class names, settings of detection, weights (copies, on the CPU)."""
     config = asdict(model.config)
-    weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    weights = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
     return {"config": config, "class_names": list(class_names), "detect": detect or {}, "weights": weights}
 
 

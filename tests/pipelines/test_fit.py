@@ -4,7 +4,7 @@ import dataclasses
 import pytest
 import torch
 
-from pipelines.fit import Job, fit
+from pipelines.fit import Job, Run, fit
 from pipelines.params import load_params
 from ssd.checkpoint import build_model, load, save
 from ssd.training import NonFiniteLoss
@@ -55,6 +55,18 @@ def test_reports_every_epoch_with_metrics_and_a_state(job):
     model = build_model(state["best"]["model"])
     assert state["best"]["model"]["class_names"] == ["bar", "slot"]
     assert model(torch.zeros(1, 3, 64, 96))[0].shape == (1, len(model.anchors), 3)
+
+
+def test_the_best_model_is_that_of_the_best_epoch_whatever_comes_after(job, monkeypatch):
+    scores = iter((0.1, 0.5, 0.2))
+    monkeypatch.setattr(Run, "validate", lambda run: {"val/map": next(scores)})
+    (_, second), (_, last) = run(job)[1:]
+    assert last["best"]["epoch"] == 2
+    for name, value in last["best"]["model"]["weights"].items():
+        assert torch.equal(value, second["trainer"]["ema"][name]), name
+    assert not torch.equal(
+        second["trainer"]["ema"]["class_heads.0.weight"], last["trainer"]["ema"]["class_heads.0.weight"]
+    )
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 7])

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# Parts of an epoch, metrics time/<part>_s, and their names in charts. `checkpoint` is that of the epoch before.
+# Parts of an epoch, metrics time/<part>_s, and their names in charts. `checkpoint` is that of the epoch before, and
+# `decode` came before the first.
 PARTS = {
     "forward": "forward",
     "loss": "matching, loss",
@@ -15,11 +16,15 @@ PARTS = {
     "optimizer": "optimizer",
     "all_reduce": "all-reduce",
     "transfer": "transfer",
+    "read": "read",
+    "augment": "augment",
     "wait": "waiting for data",
     "validate": "validation",
     "checkpoint": "checkpoint",
+    "decode": "decode",
 }
-TOO_LONG = 0.1  # share of an epoch's steps that waiting for data may take
+DATA = ("read", "augment", "wait")  # the first two where no other process does them ahead
+TOO_LONG = 0.1  # share of an epoch's steps that data may take
 
 
 def seconds_of(row: dict[str, Any]) -> dict[str, float]:
@@ -30,17 +35,20 @@ def seconds_of(row: dict[str, Any]) -> dict[str, float]:
 
 def advice(row: dict[str, Any]) -> str:
     """What to do about an epoch whose steps waited too long for data; empty where they did not."""
-    train, wait = float(row.get("time/train_s") or 0), seconds_of(row).get("wait", 0.0)
+    train, seconds = float(row.get("time/train_s") or 0), seconds_of(row)
+    wait = sum(seconds.get(part, 0.0) for part in DATA)
     if not train or wait <= TOO_LONG * train:
         return ""
-    return f"waited {wait / train:.0%} for data: raise SSD_LOADER_WORKERS"
+    most = max(DATA[:2], key=lambda part: seconds.get(part, 0.0))
+    of_it = f" ({most} {seconds[most] / train:.0%})" if most in seconds else ""
+    return f"waited {wait / train:.0%} for data{of_it}: raise SSD_LOADER_WORKERS"
 
 
 def draw_times(axes: Any, history: Sequence[dict[str, Any]], colours: Sequence[str]) -> None:
     """Stack the parts of each epoch's time, in seconds, on matplotlib's axes."""
     epochs, times = [int(float(row["epoch"])) for row in history], [seconds_of(row) for row in history]
     below = [0.0] * len(history)
-    for (part, name), colour in zip(PARTS.items(), colours):
+    for (part, name), colour in zip(PARTS.items(), colours, strict=True):
         if any(part in row for row in times):
             heights = [row.get(part, 0.0) for row in times]
             axes.bar(epochs, heights, 0.8, below, color=colour, label=name)

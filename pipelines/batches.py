@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,10 +141,20 @@ class Deal(Sampler):
 
 
 class TrainingSamples(Dataset):
-    """Augmented samples of a split, addressed by (epoch, index), with what `task` asks to be found in them."""
+    """Augmented samples of a split, addressed by (epoch, index), with what `task` asks to be found in them.
 
-    def __init__(self, split: DecodedSplit, augmentation: Augmentation, seed: int, task: str = "detection"):
-        self.split, self.augmentation, self.seed, self.task = split, augmentation, seed, task
+    `mark` is told the part of the work that is done, `read` or `augment`: see `ssd.stopwatch`.
+    """
+
+    def __init__(
+        self,
+        split: DecodedSplit,
+        augmentation: Augmentation,
+        seed: int,
+        task: str = "detection",
+        mark: Callable[[str], None] | None = None,
+    ):
+        self.split, self.augmentation, self.seed, self.task, self.mark = split, augmentation, seed, task, mark
 
     def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, str]:
         """Image uint8 [3, H, W], boxes [N, 4] in unit coordinates, labels [N], image id."""
@@ -152,9 +162,13 @@ class TrainingSamples(Dataset):
         sample = self.split.samples[index]
         height, width = self.split.size
         sides = torch.tensor([width, height] * 2, dtype=torch.float32)
-        seed = mix(self.seed, epoch, index)
-        image, boxes, labels = self.augmentation(self.split.image(index), sample.boxes * sides, sample.labels, seed)
+        seed, pixels = mix(self.seed, epoch, index), self.split.image(index)
+        if self.mark:
+            self.mark("read")
+        image, boxes, labels = self.augmentation(pixels, sample.boxes * sides, sample.labels, seed)
         boxes, labels, _ = truths(self.task, boxes / sides, labels, torch.zeros_like(labels, dtype=torch.bool))
+        if self.mark:
+            self.mark("augment")
         return image, boxes, labels, sample.image_id
 
 

@@ -68,9 +68,11 @@ class Run:
         manifest = read_manifest(job.prepared)
         self.classes = list(manifest.classes)
         size = self.params.model.image_size
+        started = time.perf_counter()
         self.train = DecodedSplit(job.prepared, manifest, "train", size, job.cache)
         has_val = "val" in manifest.splits and manifest.splits["val"].images > 0
         self.val = DecodedSplit(job.prepared, manifest, "val", size, job.cache) if has_val else None
+        self.decoding = {"time/decode_s": time.perf_counter() - started}  # of the first epoch to come
         self.steps = steps_an_epoch(len(self.train), self.params.train.batch_size)
         torch.manual_seed(mix(self.params.seed))  # all workers start from the same weights
         model = SSD(self.params.model, len(self.classes))
@@ -85,7 +87,9 @@ class Run:
         """All steps that are left, from the trainer's position on."""
         seed = self.params.seed
         model, train = self.params.model, self.params.train
-        samples = TrainingSamples(self.train, Augmentation(self.params.augment, model.mean), seed, model.task)
+        here = self.job.loader_workers == 0 and self.device.type == "cpu"  # otherwise beside the steps, not in them
+        mark = self.trainer.stopwatch.mark if here else None
+        samples = TrainingSamples(self.train, Augmentation(self.params.augment, model.mean), seed, model.task, mark)
         deal = Deal(len(self.train), train.batch_size, train.epochs, seed, self.trainer.steps, self.rank, self.workers)
         return training_batches(samples, deal, self.job.loader_workers, self.device.type == "cuda")
 
@@ -131,7 +135,8 @@ class Run:
         metrics = {"epoch": epoch, "step": self.trainer.steps} | training_metrics(sums, self.params) | self.validate()
         metrics["time/train_s"] = seconds
         metrics["time/validate_s"] = time.perf_counter() - started
-        metrics |= parts
+        metrics |= parts | self.decoding
+        self.decoding = {}
         metrics["time/images_per_s"] = sums["images"] / seconds if seconds else float("nan")
         self.history.append(metrics)
         score = metrics.get("val/map")

@@ -1,25 +1,24 @@
-"""A detector over a whole split: Ray Data actors that read shards and answer with boxes."""
+"""A detector over a whole split: Ray Data's tasks read and decode shards, its actors answer with boxes."""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from pipelines.cluster import ClusterError, ray_cluster
 from pipelines.objects import storage
 from pipelines.shards import Manifest, split_of
 from pipelines.shipping import folder_of
 from ssd.detection import DetectConfig
-from ssd.images import decode
+from ssd.images import decode, resize
 from ssd.prediction import Detector
 
 PREDICTIONS = pa.schema(
@@ -34,8 +33,32 @@ PREDICTIONS = pa.schema(
 )
 
 
+def decode_rows(rows: pa.Table, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Shard rows as the detector takes them: `pixels` uint8 [N, 3, *size] beside image_id, height and width.
+
+    Raises:
+        ValueError: an image cannot be decoded, naming it.
+    """
+    columns = {name: rows[name].to_numpy() for name in ("image_id", "height", "width")}
+    pixels = np.empty((len(rows), 3, *size), np.uint8)
+    for row, (image_id, image) in enumerate(zip(columns["image_id"], rows["image"])):
+        try:
+            pixels[row] = resize(decode(image["bytes"].as_py()), size).numpy()
+        except ValueError as error:
+            raise ValueError(f"image {image_id}: {error}; run `dvc repro -f prepare`") from None
+    return columns | {"pixels": pixels}
+
+
+def detect_rows(detector: Detector, rows: dict[str, np.ndarray]) -> pa.Table:
+    """Rows of PREDICTIONS for what `decode_rows` returned; boxes are xyxy, in 0-based pixels of the image as stored."""
+    found = detector.predict_batch(torch.tensor(rows["pixels"]), list(zip(rows["height"], rows["width"])))
+    columns = {name: rows[name] for name in ("image_id", "height", "width")}
+    columns |= {name: [getattr(one, name).tolist() for one in found] for name in ("boxes", "labels", "scores")}
+    return pa.table(columns, schema=PREDICTIONS)
+
+
 class DetectBatch:
-    """What each actor does: keep one detector, and answer batches of shard rows with rows of PREDICTIONS."""
+    """What each actor does: keep one detector, and answer batches of decoded rows with rows of PREDICTIONS."""
 
     def __init__(self, state: Any, detect: dict[str, Any], threads: int):
         """Build the detector from a reference to the weights' state, on the actor's GPU where it has one."""
@@ -45,30 +68,9 @@ class DetectBatch:
         device = "cuda" if ray.get_gpu_ids() else "cpu"
         self.detector = Detector(ray.get(state), device, **detect)
 
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        """Detect in a batch of shard rows."""
+    def __call__(self, rows: dict[str, np.ndarray]) -> pa.Table:
+        """Detect in a batch."""
         return detect_rows(self.detector, rows)
-
-
-def detect_rows(detector: Detector, rows: pa.Table) -> pa.Table:
-    """Rows of PREDICTIONS for shard rows: boxes xyxy in 0-based pixels of the image as it is stored.
-
-    Raises:
-        ValueError: an image cannot be decoded, naming it.
-    """
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        images = list(pool.map(_decode, rows["image_id"].to_pylist(), rows["image"].to_pylist()))
-    found = detector.predict(images)
-    columns = {name: rows[name].to_pylist() for name in ("image_id", "height", "width")}
-    columns |= {name: [getattr(one, name).tolist() for one in found] for name in ("boxes", "labels", "scores")}
-    return pa.table(columns, schema=PREDICTIONS)
-
-
-def _decode(image_id: str, image: dict[str, bytes]) -> Tensor:
-    try:
-        return decode(image["bytes"])
-    except ValueError as error:
-        raise ValueError(f"image {image_id}: {error}; run `dvc repro -f prepare`") from None
 
 
 def detect_split(
@@ -124,11 +126,18 @@ def _run(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.target_max_block_size = 16 << 20  # bytes that are decoded before the detector gets them
     rows = ray.data.read_parquet(paths, filesystem=filesystem)
-    found = rows.map_batches(
+    decoded = rows.map_batches(
+        decode_rows,
+        fn_kwargs={"size": state["config"]["image_size"]},
+        batch_format="pyarrow",
+        batch_size=batch_size,
+    )
+    found = decoded.map_batches(
         DetectBatch,
         fn_constructor_kwargs={"state": ray.put(state), "detect": asdict(config), "threads": actors["threads"]},
-        batch_format="pyarrow",
+        batch_format="numpy",
         batch_size=batch_size,
         compute=ray.data.ActorPoolStrategy(size=actors["count"]),
         num_cpus=0,  # what actors book, readers lack: on a single CPU, even half a one stops Ray Data for good

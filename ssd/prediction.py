@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ssd.checkpoint import build_model
-from ssd.detection import DetectConfig, detect
+from ssd.detection import DetectConfig, Detections, detect
 from ssd.images import resize
 
 
@@ -53,11 +53,24 @@ class Detector:
         """
         if not images:
             return []
+        batch = torch.stack([resize(image, self.model.config.image_size) for image in images])
+        return self.predict_batch(batch, [image.shape[-2:] for image in images], score_threshold)
+
+    @torch.inference_mode()
+    def predict_batch(
+        self, batch: Tensor, sizes: Sequence[tuple[int, int]], score_threshold: float | None = None
+    ) -> list[Prediction]:
+        """Detect in images that have the network's size already.
+
+        Args:
+            batch: uint8 [B, 3, H, W], H and W the network's, on any device.
+            sizes: (height, width) of the B images as they were before, in whose pixels the boxes are given.
+            score_threshold: in place of that in `detect`.
+        """
         config = self.detect if score_threshold is None else replace(self.detect, score_threshold=score_threshold)
-        batch = torch.stack([resize(image, self.model.config.image_size) for image in images]).to(self.device)
-        logits, offsets = self.forward(batch)
+        logits, offsets = self.forward(batch.to(self.device))
         found = detect(self.model.scores(logits), offsets, self.model.coder, config)
-        return [_to_pixels(one, image) for one, image in zip(found, images)]
+        return [_to_pixels(one, *size) for one, size in zip(found, sizes, strict=True)]
 
     def forward(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and offsets of a batch uint8 [B, 3, H, W] of the network's size, on its device."""
@@ -68,7 +81,6 @@ class Detector:
         return [self.class_names[label - 1] for label in labels]
 
 
-def _to_pixels(found, image: Tensor) -> Prediction:
-    height, width = image.shape[-2:]
+def _to_pixels(found: Detections, height: int, width: int) -> Prediction:
     boxes = found.boxes * found.boxes.new_tensor([width, height, width, height])
     return Prediction(*(column.cpu().numpy() for column in (boxes, found.labels, found.scores)))

@@ -12,6 +12,8 @@ ROW = {"epoch": 1, "train/loss": 1.0, "time/train_s": 10.0, "time/wait_s": 3.1, 
 def test_advice_where_more_than_a_tenth_is_waiting():
     assert advice(ROW) == "waited 31% for data: raise SSD_LOADER_WORKERS"
     assert advice(ROW | {"time/wait_s": 1.0}) == ""
+    here = ROW | {"time/wait_s": 0.1, "time/read_s": 0.2, "time/augment_s": 1.5}
+    assert advice(here) == "waited 18% for data (augment 15%): raise SSD_LOADER_WORKERS"
     assert advice({"epoch": 1}) == ""
 
 

@@ -1,7 +1,6 @@
 """The stage `evaluate`, from a registered model to the champion."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +11,7 @@ import torch
 from pipelines import evaluate as stage
 from pipelines import registry, tracking
 from pipelines.evaluate import EvaluationError, check_classes, describe_test, evaluate, is_metric, mlflow_name
-from pipelines.inference import PREDICTIONS, detect_rows, detect_split
+from pipelines.inference import PREDICTIONS, decode_rows, detect_rows, detect_split
 from pipelines.shards import read_manifest, read_records
 from ssd.checkpoint import load, model_state, save
 from ssd.model import SSD
@@ -55,7 +54,8 @@ def test_from_the_registry_to_the_champion(tiny_prepared, tiny_params, registere
     # Ray's actors say what the detector says here, image by image
     detector = Detector(load(tmp_path / "model.pt"))
     batches = [pa.Table.from_batches([b]) for b in read_records(tiny_prepared, manifest, "test")]
-    expected = pa.concat_tables([detect_rows(detector, b) for b in batches]).sort_by("image_id").to_pylist()
+    decoded = [decode_rows(b, tiny_params.model.image_size) for b in batches]
+    expected = pa.concat_tables([detect_rows(detector, d) for d in decoded]).sort_by("image_id").to_pylist()
     found = pq.read_table(out / "predictions.parquet").to_pylist()
     assert [row["image_id"] for row in found] == [row["image_id"] for row in expected]
     assert sum(len(row["scores"]) for row in found) > 20
@@ -141,11 +141,10 @@ def test_no_images_need_no_cluster(tiny_prepared, tiny_params):
     assert detect_split(tiny_prepared, empty, "test", {}, tiny_params.detect, 4).equals(PREDICTIONS.empty_table())
 
 
-def test_a_damaged_image_is_named(tiny_params, tmp_path):
+def test_a_damaged_image_is_named():
     rows = {"image_id": ["7"], "image": [{"bytes": b"no", "path": None}], "height": [60], "width": [90]}
-    detector = Detector(load(write_model(tmp_path / "m.pt", replace(tiny_params.model, image_size=(64, 64)))))
     with pytest.raises(ValueError, match=r"image 7: cannot be decoded.*dvc repro -f prepare"):
-        detect_rows(detector, pa.table(rows))
+        decode_rows(pa.table(rows), (64, 64))
 
 
 def test_what_mlflow_gets():

@@ -46,10 +46,12 @@ def test_reports_every_epoch_with_metrics_and_a_state(job):
     assert last["train/loss"] < reports[0][0]["train/loss"]
     assert 0 <= last["val/map"] <= last["val/map50"] <= 1
     assert timeless(state["history"]) == timeless([m for m, _ in reports])
-    parts = [last[f"time/{part}_s"] for part in ("wait", "transfer", "forward", "loss", "backward", "optimizer")]
+    parts = ("read", "augment", "wait", "transfer", "forward", "loss", "backward", "optimizer")
+    parts = [last[f"time/{part}_s"] for part in parts]
     assert min(parts) > 0
     assert sum(parts) == pytest.approx(last["time/train_s"], rel=0.2)  # nothing else of weight is in an epoch
     assert last["time/checkpoint_s"] > 0
+    assert [metrics.get("time/decode_s", 0) > 0 for metrics, _ in reports] == [True, False, False]
     best = max(reports, key=lambda r: r[0]["val/map"])[0]
     assert state["best"]["score"] == best["val/map"]
     model = build_model(state["best"]["model"])

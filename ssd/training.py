@@ -139,12 +139,25 @@ class Trainer:
             for modules, still in zip(self.model.backbone.depths, frozen, strict=True):
                 for module in modules:
                     module.requires_grad_(not still)
-            # DDP takes note of what requires a gradient when it is built
-            self.network = self.model if self.world_size == 1 else DistributedDataParallel(self.model)
+            self.network = self.model if self.world_size == 1 else self._distributed()
         self.model.train()
         for modules, still in zip(self.model.backbone.depths, frozen, strict=True):
             for module in modules:
                 module.train(not still)
+
+    def _distributed(self) -> DistributedDataParallel:
+        """The model in DDP, which takes note of what requires a gradient when it is built, ready for its second pass.
+
+        After the first backward pass DDP deals the gradients out to buckets anew, and a sum over three or more workers
+        depends on where in its bucket it lies. Taken here, before any step, that pass leaves the same buckets in a run
+        that goes on as in one that was never stopped.
+        """
+        network = DistributedDataParallel(self.model.eval())
+        nothing = torch.zeros(1, 3, *self.model.config.image_size, dtype=torch.uint8, device=self.device)
+        logits, offsets = self.forward(nothing, network)
+        (logits.sum() + offsets.sum()).backward()
+        self.model.zero_grad(set_to_none=True)
+        return network
 
     def _normaliser(self, positives: Tensor, total: Tensor, image_ids: tuple[str, ...]) -> Tensor:
         """Mean number of positives of the workers, at least 1; all workers learn here if one's loss is not finite."""

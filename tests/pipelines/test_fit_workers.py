@@ -53,8 +53,8 @@ def _free_port():
         return listener.getsockname()[1]
 
 
-def _two(job, folder, start, stop):
-    multiprocessing.spawn(_train, (2, _free_port(), job, folder, start, stop), 2)
+def _train_with(workers, job, folder, start, stop):
+    multiprocessing.spawn(_train, (workers, _free_port(), job, folder, start, stop), workers)
 
 
 @pytest.fixture
@@ -65,20 +65,21 @@ def job(tiny_prepared, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_go_on_from_the_midst_of_an_epoch_as_if_they_had_never_stopped(job, tmp_path):
+def test_three_go_on_from_the_midst_of_an_epoch_as_if_they_had_never_stopped(job, tmp_path):
+    """Three: the sum of two gradients does not depend on their order."""
     calm, resumed = tmp_path / "calm", tmp_path / "resumed"
     for folder in (calm, resumed):
         folder.mkdir()
-    _two(job, calm, 0, 9)
+    _train_with(3, job, calm, 0, 9)
     (calm / "4.pt").rename(resumed / "4.pt")
-    _two(job, resumed, 4, 9)
+    _train_with(3, job, resumed, 4, 9)
     one, other = (load(folder / "9.pt") for folder in (calm, resumed))
     assert timeless(one["history"]) == timeless(other["history"])
     for part in ("weights", "ema"):
         for name, value in one["trainer"][part].items():
             assert torch.equal(value, other["trainer"][part][name]), name
-    for folder in (calm, resumed):  # both have validated the one model that is kept
-        kept, mine = (torch.load(folder / f"averaged-{rank}.pt") for rank in (0, 1))
+    kept, *others = (torch.load(calm / f"averaged-{rank}.pt") for rank in range(3))
+    for mine in others:  # all have validated the one model that is kept
         assert all(torch.equal(value, mine[name]) for name, value in kept.items())
 
 
@@ -88,7 +89,7 @@ def test_another_number_of_workers_sees_each_image_once_an_epoch(job, tiny_prepa
     folder = tmp_path / "states"
     folder.mkdir()
     _train(0, 1, None, job, folder, 0, 4)
-    _two(job, folder, 4, 9)
+    _train_with(2, job, folder, 4, 9)
     seen = [step for file in folder.glob("seen-*.json") for step in json.loads(file.read_text())]
     ids = sorted(row["image_id"] for row in read_boxes(tiny_prepared, read_manifest(tiny_prepared), "train"))
     for epoch in range(3):

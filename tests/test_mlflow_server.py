@@ -17,7 +17,7 @@ from tests.pipelines.test_train import Training
 
 pytestmark = pytest.mark.slow
 
-EPOCHS = 60
+EPOCHS = 100
 PREDICT = """
 import sys, mlflow, pandas
 from pathlib import Path

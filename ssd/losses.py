@@ -111,7 +111,7 @@ def hard_negative_mask(loss: Tensor, positive: Tensor, per_positive: float = 3.0
     count = (positive.sum(dim=1) * per_positive).clamp(min=least)
     count = torch.minimum(count, (~positive).sum(dim=1).to(count.dtype)).ceil().long()[:, None]
     # A loss that is not a number counts as the highest: it shall be seen in the sum.
-    loss = loss.detach().nan_to_num(nan=torch.inf, posinf=torch.inf).masked_fill(positive, -torch.inf)
+    loss = loss.detach().nan_to_num(nan=torch.inf, posinf=torch.inf).masked_fill_(positive, -torch.inf)
     most = max(int(count.max()), 1) if loss.device.type == "cpu" else loss.shape[1]  # elsewhere asking would wait
     least_taken = loss.topk(most, dim=1).values.gather(1, (count - 1).clamp(min=0))
     above, equal = loss > least_taken, loss == least_taken
@@ -145,7 +145,8 @@ def detection_loss(
 
 def _box_loss(offsets: Tensor, wanted: Tensor, positive: Tensor, config: LossConfig) -> Tensor:
     if offsets.device.type == "cpu":  # the few positives alone; elsewhere counting them would wait for the device
-        offsets, wanted, positive = offsets[positive], wanted[positive], positive.new_ones(1)
+        offsets, wanted = _chosen(positive, offsets, wanted)
+        positive = positive.new_ones(1)
     if config.box_loss == "l1":
         loss = F.l1_loss(offsets, wanted, reduction="none")
     else:
@@ -153,11 +154,17 @@ def _box_loss(offsets: Tensor, wanted: Tensor, positive: Tensor, config: LossCon
     return loss.where(positive[..., None], 0).sum()
 
 
+def _chosen(mask: Tensor, *tensors: Tensor) -> list[Tensor]:
+    """What `mask` [B, A] chooses of tensors [B, A, …]: their [mask], at the cost of looking for it once."""
+    index = mask.flatten().nonzero().squeeze(1)
+    return [tensor.flatten(0, 1).index_select(0, index) for tensor in tensors]
+
+
 def _softmax_loss(logits: Tensor, classes: Tensor, positive: Tensor, config: LossConfig) -> Tensor:
     if config.class_loss == "softmax_mining" and logits.device.type == "cpu":
         loss = _background_loss(logits.detach())
         taken = positive | hard_negative_mask(loss, positive, config.negatives_per_positive, config.least_negatives)
-        return F.cross_entropy(logits[taken], classes[taken], reduction="sum")  # a gradient for few, as above
+        return F.cross_entropy(*_chosen(taken, logits, classes), reduction="sum")  # a gradient for few, as above
     loss = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none").view_as(classes)
     if config.class_loss == "softmax_mining":
         mined = hard_negative_mask(loss, positive, config.negatives_per_positive, config.least_negatives)
@@ -172,7 +179,8 @@ def _background_loss(logits: Tensor) -> Tensor:
     """Cross-entropy [B, A] of saying background everywhere."""
     if logits.shape[-1] == 2:  # softmax over rows of two takes ten times as long
         return F.softplus(logits[..., 1] - logits[..., 0])
-    return -logits.log_softmax(dim=-1)[..., 0]
+    parts = logits.split(8)  # what is thrown away again stays in the processor's cache
+    return torch.cat([-part.log_softmax(dim=-1)[..., 0] for part in parts])
 
 
 def _sigmoid_loss(logits: Tensor, classes: Tensor, config: LossConfig) -> Tensor:

@@ -28,7 +28,7 @@ def match(anchors: Tensor, boxes: Tensor, labels: Tensor, iou_threshold: float =
     if most == 0:
         return torch.full((batch, len(anchors)), -1, dtype=torch.int64, device=anchors.device)
     iou = pairwise_iou(boxes.float(), anchors.float())
-    iou = iou.masked_fill((labels == 0)[..., None], -1.0)  # padding never wins
+    iou.masked_fill_((labels == 0)[..., None], -1.0)  # padding never wins
 
     best_iou, best_truth = iou.max(dim=1)
     matched = torch.where(best_iou >= iou_threshold, best_truth, -1)
@@ -46,11 +46,11 @@ def pairwise_iou(boxes: Tensor, anchors: Tensor) -> Tensor:
     """
     left, top, right, bottom = (side[..., None] for side in boxes.unbind(-1))
     a_left, a_top, a_right, a_bottom = anchors.unbind(-1)
-    width = (torch.minimum(right, a_right) - torch.maximum(left, a_left)).clamp_(min=0)
-    height = (torch.minimum(bottom, a_bottom) - torch.maximum(top, a_top)).clamp_(min=0)
+    width = torch.minimum(right, a_right).sub_(torch.maximum(left, a_left)).clamp_(min=0)
+    height = torch.minimum(bottom, a_bottom).sub_(torch.maximum(top, a_top)).clamp_(min=0)
     shared = width.mul_(height)
     area, a_area = (right - left) * (bottom - top), (a_right - a_left) * (a_bottom - a_top)
-    return shared / (area + a_area - shared)
+    return shared.div_((area + a_area).sub_(shared))
 
 
 def _own_anchor(iou: Tensor) -> Tensor:

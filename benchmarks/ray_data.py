@@ -24,7 +24,7 @@ from ssd.detection import DetectConfig
 from ssd.model import SSD
 from ssd.prediction import Detector
 
-IMAGES = 640
+IMAGES = 2000
 BATCH = 32
 
 

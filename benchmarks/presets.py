@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.paired import machine
 from benchmarks.paired import measure as measure_paired
 from ssd.detection import detect
+from ssd.memory import keep_memory
 from ssd.model import SSD
 from ssd.presets import PRESETS
 from ssd.training import Batch, TrainConfig, Trainer
@@ -86,6 +87,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", help="file to write the figures to")
     args = parser.parse_args()
+    keep_memory()
     what = machine(args.device)
     print(f"torch {torch.__version__}, {what}, {args.precision}, batch {args.batch_size}, {CLASSES} classes\n")
     print("| preset | input | anchors | parameters (M) | GFLOPs | training, images/s | inference, images/s |")

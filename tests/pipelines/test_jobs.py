@@ -1,12 +1,15 @@
 """Stages as jobs: what is refused before anything starts. What happens on a cluster: tests/test_chaos.py."""
 
 import json
+from pathlib import Path
 
 import pytest
+import yaml
 
 from pipelines import jobs, provenance
 from pipelines.cluster import IN_JOB, ClusterError
 from pipelines.objects import StorageError, storage
+from tests.conftest import write_params
 
 
 def test_only_an_http_address_makes_jobs_and_a_job_makes_none(monkeypatch):
@@ -56,6 +59,29 @@ def test_outputs_come_back_whole_and_leave_nothing_behind(s3, monkeypatch, tmp_p
     assert storage().sizes() == {}
     with pytest.raises(StorageError, match="the job has left no outputs"):
         jobs.collect("ssd-train-1", storage(), back)
+
+
+@pytest.mark.slow
+def test_a_job_packed_by_hand_has_code_inputs_and_no_secrets(s3, tiny_prepared, monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "artifacts" / "prepared").symlink_to(tiny_prepared)
+    write_params(tmp_path / "params.yaml", {})
+    line = jobs.pack_by_hand(Path("parcel"))
+    assert line.startswith("ray job submit --address ")
+    assert line.endswith("--runtime-env parcel/runtime_env.yaml -- python -m pipelines.train")
+    text = (tmp_path / "parcel" / "runtime_env.yaml").read_text()
+    assert s3["AWS_SECRET_ACCESS_KEY"] not in text
+    environment = yaml.safe_load(text)
+    assert environment["env_vars"]["STORAGE_URI"] == s3["STORAGE_URI"]
+    package = Path(environment["working_dir"])
+    for file in ("params.yaml", "artifacts/prepared/manifest.json", "pipelines/train.py", "ssd/model.py"):
+        assert (package / file).is_file(), file
+    assert not list(package.rglob("*.parquet"))
+    assert any(name.endswith("manifest.json") for name in storage().sizes())  # the shards went by the store
+    with pytest.raises(FileExistsError, match="parcel is there already"):
+        jobs.pack_by_hand(Path("parcel"))
 
 
 def test_a_job_says_where_its_submitter_was(monkeypatch):

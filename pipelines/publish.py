@@ -80,11 +80,11 @@ def draw_curves(history: list[dict[str, float]], best: int, path: Path) -> None:
     epochs = [row["epoch"] for row in history]
     figure, (left, right, times) = plt.subplots(1, 3, figsize=(16, 4), layout="constrained")
     for key in ("train/loss", "train/class_loss", "train/box_loss"):
-        left.plot(epochs, [row[key] for row in history], label=key.removeprefix("train/"))
+        left.plot(epochs, [row[key] for row in history], marker=".", label=key.removeprefix("train/"))
     left.set(title="Training loss", xlabel="epoch", yscale="log")
     for key, name in (("val/map50", "mAP50"), ("val/map", "mAP 50:95")):
         if key in history[-1]:
-            right.plot(epochs, [row[key] for row in history], label=name)
+            right.plot(epochs, [row[key] for row in history], marker=".", label=name)
     right.axvline(best, color="grey", linestyle=":", label=f"registered: epoch {best}")
     right.set(title="Validation", xlabel="epoch", ylim=(0, 1.02))
     draw_times(times, history, PALETTE)

@@ -135,8 +135,8 @@ class Round:
             return self.supervised.kill(victim, client, rng)
         looks_on = any(words in self.log().rpartition(START)[2] for words in ("submitted with", "looking on"))
         client.send_signal(signal.SIGINT)
-        code = client.wait(120)
-        assert code == 128 + signal.SIGINT or not looks_on, f"ctrl-C: exit code {code}"  # before, there is none to stop
+        code = client.wait(120)  # one that has not found its job yet cannot stop it
+        assert code == 128 + signal.SIGINT or (code == -signal.SIGINT and not looks_on), f"ctrl-C: exit code {code}"
         return True
 
     def log(self):

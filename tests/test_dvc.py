@@ -164,12 +164,9 @@ def test_a_second_repro_runs_nothing(clone):
     assert clone.changed_files() == set()
 
 
-def test_an_experiment_keeps_its_run_in_the_same_store_and_can_be_compared(clone):
-    clone.dvc("exp", "run", "--temp", "--name", "slower", "--set-param", "train.lr=0.001")
+def test_an_experiment_is_another_run_and_can_be_compared(clone):
+    clone.dvc("exp", "run", "--set-param", "train.lr=0.001")
     assert 0.001 in clone.lrs()
-    assert "0.001" in clone.dvc("exp", "show", "--csv")
-    assert clone.changed_files() == set()
-    clone.dvc("exp", "apply", "slower")
     (changed,) = json.loads(clone.dvc("params", "diff", "--json"))["params.yaml"].items()
     assert changed[0] == "train.lr"
     assert (changed[1]["old"], changed[1]["new"]) == (SMALL["train.lr"], 0.001)
@@ -186,6 +183,13 @@ def test_an_experiment_keeps_its_run_in_the_same_store_and_can_be_compared(clone
     assert clone.changed_files() <= LOCKS | {"params.yaml"}
 
 
+def test_a_temporary_experiment_keeps_its_run_in_the_same_store(clone):
+    clone.dvc("exp", "run", "--temp", "--set-param", "train.lr=0.0005", "train")
+    assert 0.0005 in clone.lrs()
+    assert "0.0005" in clone.dvc("exp", "show", "--csv")
+    assert clone.changed_files() == set()
+
+
 def test_ones_own_photographs_take_the_place_of_the_generated_through_kills_of_dvc(clone, tmp_path):
     draw_voc(tmp_path / "own", 30)
     shutil.rmtree(clone.folder / "data")
@@ -196,6 +200,8 @@ def test_ones_own_photographs_take_the_place_of_the_generated_through_kills_of_d
     process, stage, _ = clone.train_until(f"/{EPOCHS}: loss")
     os.killpg(process.pid, signal.SIGKILL)  # dvc and the stage
     process.wait()
+    psutil.wait_procs([stage], timeout=30)
+    assert not stage.is_running()
 
     process, stage, output = clone.train_until(f"/{EPOCHS}: loss")
     (worker,) = [p for p in stage.children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]

@@ -202,6 +202,18 @@ def test_sigterm_then_kill_9_then_two_at_once_end_as_a_calm_run(
 
 
 @pytest.mark.slow
+def test_kill_9_of_a_worker(calm, tmp_path, tiny_prepared, params_file, monkeypatch):
+    training = Training(tmp_path, tiny_prepared, params_file).start()
+    training.wait_for_step(12)
+    (worker,) = training.workers()
+    worker.kill()
+    output = training.end()
+    assert "was lost" in output
+    same(calm.result(), training.result())
+    check_mlflow(training, monkeypatch)
+
+
+@pytest.mark.slow
 def test_two_workers_lose_one_and_end_as_two_that_lost_none(tmp_path, tiny_prepared, params_file, monkeypatch):
     two = {"SSD_WORKERS": "2"}
     quiet = Training(tmp_path / "quiet", tiny_prepared, params_file, **two).start()

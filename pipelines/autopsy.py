@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def draw_times(axes: Any, history: Sequence[dict[str, Any]], colours: Sequence[s
     """Stack the parts of each epoch's time, in seconds, on matplotlib's axes."""
     epochs, times = [int(float(row["epoch"])) for row in history], [seconds_of(row) for row in history]
     below = [0.0] * len(history)
-    for (part, name), colour in zip(PARTS.items(), colours, strict=True):
+    for (part, name), colour in zip(PARTS.items(), cycle(colours)):
         if any(part in row for row in times):
             heights = [row.get(part, 0.0) for row in times]
             axes.bar(epochs, heights, 0.8, below, color=colour, label=name)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from pipelines.autopsy import draw_times
 
-# Okabe & Ito's palette, told apart by colour-blind people, then its darker and lighter kin
+# Okabe & Ito's palette, told apart by colour-blind people, then its darker and lighter kin, grey and brown
 PALETTE = (
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9",
     "#8b6ccf", "#a8a100", "#c0392b", "#5b7f95", "#7f7f7f", "#7a4a2b",

@@ -51,7 +51,8 @@ def decode_rows(rows: pa.Table, size: tuple[int, int]) -> dict[str, np.ndarray]:
 
 def detect_rows(detector: Detector, rows: dict[str, np.ndarray]) -> pa.Table:
     """Rows of PREDICTIONS for what `decode_rows` returned; boxes are xyxy, in 0-based pixels of the image as stored."""
-    found = detector.predict_batch(torch.tensor(rows["pixels"]), list(zip(rows["height"], rows["width"])))
+    pixels = torch.tensor(rows["pixels"])  # a copy: Ray's array is read-only
+    found = detector.predict_batch(pixels, list(zip(rows["height"], rows["width"])))
     columns = {name: rows[name] for name in ("image_id", "height", "width")}
     columns |= {name: [getattr(one, name).tolist() for one in found] for name in ("boxes", "labels", "scores")}
     return pa.table(columns, schema=PREDICTIONS)

@@ -114,12 +114,17 @@ def _begin(client: Any, name: str, command: list[str], package: Path, objects: O
         return False
     if status is not None:
         client.delete_job(name)
-    variables = parcel.variables() | {IN_JOB: name, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
-    variables[provenance.CARRIED] = json.dumps(provenance.tags())
     size = sum(path.stat().st_size for path in package.rglob("*") if path.is_file())
     print(f"{name}: submitted with {size / 1e3:.0f} kB of code and small inputs", flush=True)
-    _submit(client, name, shlex.join(command), {"working_dir": str(package), "env_vars": variables})
+    _submit(client, name, shlex.join(command), _runtime_env(name, package))
     return True
+
+
+def _runtime_env(name: str, package: Path) -> dict[str, Any]:
+    """What Ray gives the job of this name: the parcel's files, and variables."""
+    variables = parcel.variables() | {IN_JOB: name, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
+    variables[provenance.CARRIED] = json.dumps(provenance.tags())
+    return {"working_dir": str(package), "env_vars": variables}
 
 
 def _submit(client: Any, name: str, command: str, runtime_env: dict[str, Any]) -> None:
@@ -268,9 +273,8 @@ def pack_by_hand(folder: Path) -> str:
     artifacts = [Path("artifacts") / part for part in ("prepared", "tune", "train")]
     inputs = [path for path in (Path("params.yaml"), *artifacts) if path.exists()]
     package = parcel.pack(root(), inputs, (folder / "working_dir").absolute())
-    variables = parcel.variables() | {IN_JOB: f"by-hand-{parcel.digest(package)[:12]}"}
     runtime_env = folder / "runtime_env.yaml"
-    runtime_env.write_text(yaml.safe_dump({"working_dir": str(package), "env_vars": variables}))
+    runtime_env.write_text(yaml.safe_dump(_runtime_env(f"by-hand-{parcel.digest(package)[:12]}", package)))
     address = os.environ.get("RAY_ADDRESS", "http://head:8265")
     words = ["ray", "job", "submit", "--address", address, "--runtime-env", str(runtime_env)]
     return shlex.join([*words, "--", "python", "-m", "pipelines.train"])

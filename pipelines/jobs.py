@@ -17,8 +17,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -68,13 +68,13 @@ def run(stage: str, inputs: dict[str, Path], out: Path, beside: Iterable[Path] =
         command = ["python", "-m", f"pipelines.{stage}", *words, "--out", str(parcel.place(out))]
         what = [command, parcel.digest(package), objects.uri, parcel.variables().get("MLFLOW_TRACKING_URI")]
         name = f"ssd-{stage}-{sha256(json.dumps(what).encode()).hexdigest()[:12]}"
-        if _begin(client, name, command, package, objects):
-            try:
-                code = _look_on(client, name, address)
-            except _Signal as signalled:
-                return _stop(client, name, signalled.args[0])
-            if code:
-                return code
+        try:
+            with _signals():
+                code = _look_on(client, name, address) if _begin(client, name, command, package, objects) else 0
+        except _Signal as signalled:
+            return _stop(client, name, signalled.args[0])
+        if code:
+            return code
     collect(name, objects, out)
     return 0
 
@@ -152,33 +152,39 @@ def _status(client: Any, name: str) -> str | None:
         raise ClusterError(f"{name}: {str(error).strip().splitlines()[0][:300]}") from error
 
 
-def _look_on(client: Any, name: str, address: str) -> int:
-    """Print the job's output until it ends; returns its exit code. SIGINT and SIGTERM raise _Signal."""
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Let SIGINT and SIGTERM raise _Signal: from before there is a job to stop."""
 
     def interrupt(number: int, _: Any) -> None:
         raise _Signal(number)
 
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        shown, away = 0, None
-        while True:
-            shown = _tail(client, name, shown)
-            try:
-                details = client.get_job_info(name)
-                away = None
-            except Exception as error:
-                away = away or time.monotonic()
-                if time.monotonic() - away > PATIENCE:
-                    raise ClusterError(
-                        f"{address} has not answered for {PATIENCE:.0f} s. The job {name} may go on; the same command "
-                        "looks on again"
-                    ) from error
-            if away is None and details.status.is_terminal():
-                break
-            time.sleep(0.5)
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _look_on(client: Any, name: str, address: str) -> int:
+    """Print the job's output until it ends; returns its exit code."""
+    shown, away = 0, None
+    while True:
+        shown = _tail(client, name, shown)
+        try:
+            details = client.get_job_info(name)
+            away = None
+        except Exception as error:
+            away = away or time.monotonic()
+            if time.monotonic() - away > PATIENCE:
+                raise ClusterError(
+                    f"{address} has not answered for {PATIENCE:.0f} s. The job {name} may go on; the same command "
+                    "looks on again"
+                ) from error
+        if away is None and details.status.is_terminal():
+            break
+        time.sleep(0.5)
     if details.status == "SUCCEEDED":
         return 0
     code = details.driver_exit_code
@@ -206,6 +212,10 @@ def _tail(client: Any, name: str, shown: int) -> int:
 def _stop(client: Any, name: str, number: int) -> int:
     """Stop the job and wait for it; returns the exit code of a process that was ended by a signal."""
     print(f"{name}: stopping", file=sys.stderr, flush=True)
+    if _status(client, name) is None:
+        time.sleep(2)  # it may be on its way
+    if _status(client, name) is None:
+        return 128 + number
     client.stop_job(name)
     end = time.monotonic() + STOP_SECONDS + 10
     while _status(client, name) in ("PENDING", "RUNNING") and time.monotonic() < end:

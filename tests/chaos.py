@@ -32,6 +32,7 @@ from pipelines.params import load_params
 from pipelines.prepare import prepare
 from pipelines.storage import StoredCheckpoints, step_of
 from tests.conftest import TINY, draw_voc, write_params
+from tests.pipelines.states import tensors, timeless
 
 ROOT = Path(__file__).parents[1]
 VICTIMS = ("worker", "node", "driver", "client", "mlflow", "s3", "ctrl-C")  # the last is no kill, but what a user does
@@ -150,18 +151,12 @@ class Round:
             with tempfile.TemporaryDirectory() as folder:
                 step, state = StoredCheckpoints(Path(folder) / run, objects).latest()
         assert step == EPOCHS * STEPS
-        parts = {"weights": state["trainer"]["weights"], "ema": state["trainer"]["ema"]}
-        parts["best"] = state["best"]["model"]["weights"]
         result = {
-            f"{part} {name}": hashlib.sha256(
-                value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-            ).hexdigest()
-            for part, tensors in parts.items()
-            for name, value in tensors.items()
+            name: hashlib.sha256(value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+            for name, value in tensors(state).items()
         }
-        for row in state["history"]:
-            numbers = {key: value for key, value in row.items() if not key.startswith("time/")}
-            result |= {f"epoch {row['epoch']} {key}": value for key, value in numbers.items()}
+        for row in timeless(state["history"]):
+            result |= {f"epoch {row['epoch']} {key}": value for key, value in row.items()}
         return result | {"best epoch": state["best"]["epoch"]}
 
     def check(self):

@@ -9,6 +9,7 @@ from pipelines.params import load_params
 from ssd.checkpoint import build_model, load, save
 from ssd.training import NonFiniteLoss
 from tests.conftest import TINY, write_params
+from tests.pipelines.states import same, timeless
 
 
 class StoppedError(Exception):
@@ -27,10 +28,6 @@ def run(job, restored=None, stop_after=None):
     with contextlib.suppress(StoppedError):
         fit(job, report, restored)
     return reports
-
-
-def timeless(history):
-    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in history]
 
 
 @pytest.fixture
@@ -81,10 +78,7 @@ def test_stopped_anywhere_it_ends_as_if_it_had_not_been(tiny_prepared, tmp_path,
     resumed = run(job, load(tmp_path / "state.pt"))
     assert len(resumed) == 2 * 3 - stop_after if stop_after < 6 else not resumed
     final = resumed[-1][1] if resumed else load(tmp_path / "state.pt")
-    assert timeless(final["history"]) == timeless(calm["history"])
-    for part in ("weights", "ema"):
-        for name, value in calm["trainer"][part].items():
-            assert torch.equal(value, final["trainer"][part][name]), name
+    same(final, calm)
 
 
 def test_without_a_validation_split_the_last_epoch_is_the_best(tiny_params, tmp_path):

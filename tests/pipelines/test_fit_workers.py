@@ -15,7 +15,7 @@ from pipelines.params import load_params
 from pipelines.shards import read_boxes, read_manifest
 from ssd.checkpoint import load, save
 from tests.conftest import TINY, write_params
-from tests.pipelines.test_fit import timeless
+from tests.pipelines.states import same
 
 
 class _Enough(Exception):  # noqa: N818
@@ -73,11 +73,7 @@ def test_three_go_on_from_the_midst_of_an_epoch_as_if_they_had_never_stopped(job
     _train_with(3, job, calm, 0, 9)
     (calm / "4.pt").rename(resumed / "4.pt")
     _train_with(3, job, resumed, 4, 9)
-    one, other = (load(folder / "9.pt") for folder in (calm, resumed))
-    assert timeless(one["history"]) == timeless(other["history"])
-    for part in ("weights", "ema"):
-        for name, value in one["trainer"][part].items():
-            assert torch.equal(value, other["trainer"][part][name]), name
+    same(*(load(folder / "9.pt") for folder in (calm, resumed)))
     kept, *others = (torch.load(calm / f"averaged-{rank}.pt") for rank in range(3))
     for mine in others:  # all have validated the one model that is kept
         assert all(torch.equal(value, mine[name]) for name, value in kept.items())

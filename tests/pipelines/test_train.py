@@ -21,7 +21,7 @@ from pipelines.storage import Checkpoints
 from pipelines.train import TrainingFailed, check, run_name
 from ssd.checkpoint import load
 from tests.conftest import TINY, write_params
-from tests.pipelines.test_fit import timeless
+from tests.pipelines.states import same
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 40
@@ -107,19 +107,6 @@ class Training:
         monkeypatch.setenv("SSD_HOME", str(self.home))
         client = tracking.connect()
         return client, client.search_runs([tracking.experiment_id(client)])
-
-
-def same(one, two):
-    """Equal to the bit in everything but the clock."""
-    assert timeless(one["history"]) == timeless(two["history"])
-    assert one["best"]["epoch"] == two["best"]["epoch"]
-    for first, second in zip(tensors(one), tensors(two), strict=True):
-        assert first.keys() == second.keys()
-        assert [name for name in first if not torch.equal(first[name], second[name])] == []
-
-
-def tensors(state):
-    return state["trainer"]["weights"], state["trainer"]["ema"], state["best"]["model"]["weights"]
 
 
 @pytest.fixture(scope="module")

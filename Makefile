@@ -28,7 +28,7 @@ test: setup  ## Run all tests: the fast ones first, then those on real Ray, DVC 
 	pytest -m "not slow" -n 2
 	pytest -m slow -n 3 --dist loadfile --no-loadscope-reorder
 
-test-fast: setup  ## Run the tests that take under a minute together
+test-fast: setup  ## Run the fast tests, about a minute
 	pytest -m "not slow" -n 2
 
 lint: setup  ## Check style and format

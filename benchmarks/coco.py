@@ -6,7 +6,7 @@ import numpy as np
 from hotcoco import COCO, COCOeval
 
 from benchmarks.paired import Figure, Settings, figure, measure
-from pipelines import coco
+from pipelines.evaluate import coco_metrics
 from ssd.metrics import Found, Truths
 
 IMAGES, CLASSES, OBJECTS, DETECTIONS = 5000, 80, 7, 40  # an image, about COCO's val2017 and a trained detector's
@@ -57,11 +57,11 @@ def bare(truth: Truths, found: Found) -> None:
 
 
 def beside_hotcoco(settings: Settings) -> Figure:
-    """`pipelines.coco.measure` as a multiple of hotcoco called bare."""
+    """`pipelines.evaluate.coco_metrics.measure` as a multiple of hotcoco called bare."""
     truth, found = random_data()
     names, sizes = [str(label) for label in range(1, CLASSES + 1)], [(600, 600)] * IMAGES
     candidates = {
-        "ours": lambda: coco.measure(found, truth, sizes, names),
+        "ours": lambda: coco_metrics.measure(found, truth, sizes, names),
         "hotcoco": lambda: bare(truth, found),
     }
     return figure(measure(candidates, min(settings.rounds, 3)), "ours", "hotcoco")

@@ -10,7 +10,7 @@ from torch import nn
 from benchmarks.others import d2l, torchvision_loss, torchvision_parts
 from benchmarks.paired import Figure, Settings, figure, measure
 from benchmarks.step import BATCH, matching_and_loss, network, random_batch, random_outputs
-from ssd.training import Batch
+from ssd.trainer import Batch
 
 
 def the_books(batch: Batch, device: str) -> Callable[[], None]:

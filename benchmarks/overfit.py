@@ -25,7 +25,7 @@ from ssd.metrics import evaluate, flatten_found, flatten_truths
 from ssd.model import SSD
 from ssd.presets import PRESETS, Preset
 from ssd.tasks import truths
-from ssd.training import Batch, TrainConfig, Trainer
+from ssd.trainer import Batch, TrainConfig, Trainer
 
 # Classes that a preset can reach: a 4×4 grid of one anchor has nothing for red cells in heaps, nor for platelets.
 WITHIN_REACH = {"resnet34_grid": ["WBC"], "resnet34_multi": ["RBC", "WBC"]}

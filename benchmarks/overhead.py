@@ -1,6 +1,6 @@
 """What Ray Train costs a step, beside the same loop under torchrun: `python -m benchmarks.overhead`.
 
-Both take the steps of `ssd.training.Trainer` on the same noise, with the same number of processes and threads; start-up
+Both take the steps of `ssd.trainer.Trainer` on the same noise, with the same number of processes and threads; start-up
 is left out. Every round runs both once, in an order that alternates; the table gives medians of a round's median step,
 and the median of the ratios within a round. Run it on a machine that does nothing else.
 """
@@ -102,7 +102,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.worker:
         return torchrun_worker(args)
-    from pipelines.cluster import ray_cluster
+    from pipelines.cluster.ray import ray_cluster
 
     rows: dict[str, list[float]] = {"torchrun": [], "Ray Train": []}
     with ray_cluster():  # idle while torchrun has its turn

@@ -21,7 +21,7 @@ from ssd.detection import detect
 from ssd.memory import keep_memory
 from ssd.model import SSD
 from ssd.presets import PRESETS
-from ssd.training import Batch, TrainConfig, Trainer
+from ssd.trainer import Batch, TrainConfig, Trainer
 
 CLASSES = 20
 

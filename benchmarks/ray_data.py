@@ -17,8 +17,8 @@ import torch
 
 from benchmarks.paired import Figure, Settings, timed
 from benchmarks.shards import default_params, prepare_there, raw_data
-from pipelines.inference import _actors, _run
-from pipelines.shards import read_manifest
+from pipelines.evaluate.inference import _actors, _run
+from pipelines.store.shards import read_manifest
 from ssd.checkpoint import model_state
 from ssd.detection import DetectConfig
 from ssd.model import SSD
@@ -49,7 +49,7 @@ def _make_sure_of_background(model: SSD) -> None:
 
 def speed(settings: Settings) -> Figure:
     """Images a second of the evaluation as a share of the bare forward's."""
-    from pipelines.cluster import ray_cluster
+    from pipelines.cluster.ray import ray_cluster
 
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # as `detect_split` has it
     with tempfile.TemporaryDirectory() as name:

@@ -24,8 +24,8 @@ def work(config: dict[str, Any]) -> None:
     import ray.train.torch
     import torch
 
-    from pipelines.fit import fit
-    from ssd.training import Trainer
+    from pipelines.training.loop import fit
+    from ssd.trainer import Trainer
 
     torch.set_num_threads(config["cpus"])
     job, device = config["job"], ray.train.torch.get_device()
@@ -46,8 +46,9 @@ def work(config: dict[str, Any]) -> None:
 
 def _resident(job: Any, device: Any) -> tuple[Any, Any, int]:
     """A batch of the training split on the device, a network for it, and the steps of an epoch."""
-    from pipelines.batches import Deal, DecodedSplit, TrainingSamples, training_batches
-    from pipelines.shards import read_manifest
+    from pipelines.store.shards import read_manifest
+    from pipelines.training.batches import DecodedSplit, TrainingSamples, training_batches
+    from pipelines.training.order import Deal
     from ssd.augmentation import Augmentation
     from ssd.model import SSD
 
@@ -64,8 +65,9 @@ def speed(settings: Settings) -> Figure:
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    from pipelines.cluster import messages, ray_cluster, workers
-    from pipelines.fit import Job
+    from pipelines.cluster.ray import ray_cluster, workers
+    from pipelines.training.loop import Job
+    from pipelines.training.messages import messages
 
     pairs: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as name:

@@ -11,7 +11,7 @@ from contextlib import redirect_stderr
 from pathlib import Path
 
 from benchmarks.paired import Figure, Missing, Settings, describe, measure, ratio
-from pipelines.generate import generate
+from pipelines.generate.stage import generate
 from pipelines.params import PARAMS_FILE, Params, load_params
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,7 +49,7 @@ def multiplied(raw: Path, out: Path) -> Path:
 
 def prepare_there(raw: Path, out: Path) -> None:
     """Prepare with the default parameters."""
-    from pipelines.prepare import prepare
+    from pipelines.prepare.stage import prepare
 
     with redirect_stderr(io.StringIO()):
         prepare(raw, out, default_params().prepare, 0)

@@ -22,7 +22,7 @@ from ssd.matching import match
 from ssd.memory import keep_memory
 from ssd.model import SSD
 from ssd.presets import PRESETS
-from ssd.training import Batch, TrainConfig, Trainer, autocast
+from ssd.trainer import Batch, TrainConfig, Trainer, autocast
 
 BATCH = 32
 

@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pipelines.errors import UserError
 from ssd.augmentation import AugmentConfig
 from ssd.detection import DetectConfig
 from ssd.losses import SIGMOID_LOSSES, LossConfig
 from ssd.model import ModelConfig
 from ssd.presets import PRESETS
-from ssd.training import TrainConfig
+from ssd.trainer import TrainConfig
 
 PARAMS_FILE = Path("params.yaml")
 SEARCHED = ("model", "loss", "detect", "augment", "train")  # the sections that a trial depends on
@@ -24,7 +25,7 @@ Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-class ParamsError(ValueError):
+class ParamsError(UserError):
     """`params.yaml` cannot be used; the message says which key and why."""
 
 

@@ -14,10 +14,13 @@ import torch
 from mlflow.exceptions import MlflowException
 from torch import Tensor
 
-from pipelines import registry, tracking
-from pipelines.drawing import draw
-from pipelines.params import PARAMS_FILE, ParamsError, load_params
-from pipelines.records import is_image
+from pipelines.command import command
+from pipelines.errors import UserError
+from pipelines.layouts.listing import is_image
+from pipelines.params import PARAMS_FILE, load_params
+from pipelines.pictures.boxes import draw
+from pipelines.settings import without_secrets
+from pipelines.tracking import registry, runs
 from ssd.checkpoint import load
 from ssd.images import decode
 from ssd.prediction import Detector, Prediction
@@ -33,7 +36,7 @@ writes OUT/<image>.jpg with the boxes drawn and OUT/predictions.json; boxes are 
 the image, from 0. The registry is the one at MLFLOW_TRACKING_URI, by default the one under runs/."""
 
 
-class PredictError(RuntimeError):
+class PredictError(UserError):
     """There is nothing to predict with or on; the message says what to do."""
 
 
@@ -76,14 +79,14 @@ def load_model(model: str | None, name: str) -> tuple[Detector, str]:
             raise PredictError(f"{model}: no such file; the registry's models are models:/NAME/VERSION") from None
         except (ValueError, KeyError, TypeError) as error:
             raise PredictError(f"{model}: not a weights file of this project: {error}") from None
-    client = tracking.connect()
+    client = runs.connect()
     tried = [model] if model else [f"models:/{name}@{alias}" for alias in (registry.CHAMPION, registry.CANDIDATE)]
     for uri in tried:
         try:
             return Detector(registry.load_weights(uri, client), device), uri
         except MlflowException as error:
             reason = error.message.splitlines()[0]
-    where = registry.without_password(client.tracking_uri)
+    where = without_secrets(client.tracking_uri)
     raise PredictError(f"{' and '.join(tried)} cannot be read at {where}: {reason}; run `dvc repro`, or give --model")
 
 
@@ -140,6 +143,7 @@ def _threshold(text: str) -> float:
     return value
 
 
+@command("predict", "what was drawn stays; the same command begins anew")
 def main(words: Sequence[str] | None = None) -> int:
     """Read the command line and predict; 1 if any image could not be read."""
     parser = argparse.ArgumentParser(
@@ -153,12 +157,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--threshold", type=_threshold, default=0.5, help="lowest score drawn (default: 0.5)")
     parser.add_argument("--out", type=Path, default=Path("artifacts/predict"), help="default: artifacts/predict")
     args = parser.parse_args(words)
-    try:
-        paths = find_images(args.images)
-        detector, called = load_model(args.model, load_params().registry.name if PARAMS_FILE.exists() else "ssd")
-        rows, failures = predict(detector, paths, args.threshold, args.out)
-    except (PredictError, ParamsError) as error:
-        sys.exit(f"predict: {error}")
+    paths = find_images(args.images)
+    detector, called = load_model(args.model, load_params().registry.name if PARAMS_FILE.exists() else "ssd")
+    rows, failures = predict(detector, paths, args.threshold, args.out)
     report = {"model": called, "threshold": args.threshold, "images": rows}
     file = args.out / "predictions.json"
     file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -171,4 +172,4 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -16,14 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from pipelines import tracking
-from pipelines.registry import without_password
+from pipelines.errors import UserError
+from pipelines.settings import environment, home, settings, tracking_uri, without_secrets
+from pipelines.tracking import runs
 
 HOST, PORT = "127.0.0.1", 5000
 PATIENCE = 120.0  # seconds for the server to start
 
 
-class UiError(RuntimeError):
+class UiError(UserError):
     """There is nothing to show, or the server did not start; the message says what to do."""
 
 
@@ -33,20 +34,20 @@ def find_experiment() -> str:
     Raises:
         UiError: no run is there yet.
     """
-    uri = tracking.tracking_uri()
-    nothing = UiError(f"no run yet in {without_password(uri)}: run `make repro` first")
+    uri = tracking_uri()
+    nothing = UiError(f"no run yet in {without_secrets(uri)}: run `make repro` first")
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise nothing  # without leaving an empty store behind
     try:
-        client = tracking.connect()
-        experiment = client.get_experiment_by_name(os.environ.get("MLFLOW_EXPERIMENT_NAME", tracking.EXPERIMENT))
+        client = runs.connect()
+        experiment = client.get_experiment_by_name(settings().mlflow_experiment)
         if experiment is None or not client.search_runs([experiment.experiment_id], max_results=1):
             raise nothing
     except UiError:
         raise
     except Exception as error:
         reason = str(error).splitlines()[0][:200]
-        raise UiError(f"the store {without_password(uri)} cannot be read: {reason}") from error
+        raise UiError(f"the store {without_secrets(uri)} cannot be read: {reason}") from error
     return experiment.experiment_id
 
 
@@ -72,16 +73,16 @@ def choose_port(wanted: int | None) -> int:
 @contextmanager
 def server(port: int, log: IO[bytes]) -> Iterator[subprocess.Popen]:
     """`mlflow server` on the tracking store, in a process group of its own, which ends with the context."""
-    environment = os.environ | {
-        "MLFLOW_BACKEND_STORE_URI": tracking.tracking_uri(),  # not in the arguments: it may hold a password
-        "MLFLOW_ARTIFACTS_DESTINATION": (tracking.home() / "mlartifacts").as_uri(),
+    variables = environment() | {
+        "MLFLOW_BACKEND_STORE_URI": tracking_uri(),  # not in the arguments: it may hold a password
+        "MLFLOW_ARTIFACTS_DESTINATION": (home() / "mlartifacts").as_uri(),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
     }
-    environment.pop("MLFLOW_TRACKING_URI", None)
+    variables.pop("MLFLOW_TRACKING_URI", None)
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
-    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    process = subprocess.Popen(command, env=variables, stdout=log, stderr=log, start_new_session=True)
     try:
         yield process
     finally:
@@ -125,9 +126,9 @@ def show(port: int | None) -> None:
     Raises:
         UiError: there is nothing to show, or the server did not start.
     """
-    uri = tracking.tracking_uri()
+    uri = tracking_uri()
     if uri.startswith(("http://", "https://")):
-        print(f"MLflow: {without_password(uri)}")
+        print(f"MLflow: {without_secrets(uri)}")
         return
     experiment, port = find_experiment(), choose_port(port)
     with tempfile.TemporaryFile() as log, server(port, log) as process:

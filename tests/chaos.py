@@ -27,12 +27,12 @@ import torch
 from mlflow import MlflowClient
 
 from infra.local.cluster import Cluster
-from pipelines.objects import SHA256, Objects
 from pipelines.params import load_params
-from pipelines.prepare import prepare
-from pipelines.storage import StoredCheckpoints, step_of
+from pipelines.prepare.stage import prepare
+from pipelines.store.checkpoints import StoredCheckpoints, step_of
+from pipelines.store.s3 import SHA256, Objects
 from tests.conftest import TINY, draw_voc, write_params
-from tests.pipelines.states import tensors, timeless
+from tests.pipelines.training.states import tensors, timeless
 
 ROOT = Path(__file__).parents[1]
 VICTIMS = ("worker", "node", "driver", "client", "mlflow", "s3", "ctrl-C")  # the last is no kill, but what a user does

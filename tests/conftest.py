@@ -19,12 +19,21 @@ long_test = pytest.mark.skipif(not os.environ.get("SSD_TEST_LONG"), reason="take
 needs_bccd = pytest.mark.skipif(not BCCD.is_dir(), reason="needs BCCD in ../shared/datasets/bccd/VOCdevkit")
 
 
-LONGEST = ("test_dvc", "test_train", "test_presets", "test_chaos", "test_tune", "test_mlflow_server", "test_network")
+LONGEST = (
+    "tests/test_dvc.py",
+    "pipelines/train/test_stage.py",
+    "train/test_presets.py",
+    "tests/test_chaos.py",
+    "tune/test_stage.py",
+    "tests/test_mlflow_server.py",
+    "tests/test_network.py",
+)
 
 
 def pytest_collection_modifyitems(items):
     """Begin with the files that take longest: whole files are dealt to the processes, and no one shall come last."""
-    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+    ranks = {file: rank for rank, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: next((ranks[f] for f in LONGEST if str(item.path).endswith(f)), len(LONGEST)))
 
 
 def draw_voc(folder, count, seed=0, size=(60, 90)):
@@ -85,7 +94,7 @@ TINY = {
 def tiny_prepared(tmp_path_factory):
     """Prepared shards of 40 small photographs with train, val and test splits."""
     from pipelines.params import load_params
-    from pipelines.prepare import prepare
+    from pipelines.prepare.stage import prepare
 
     folder = tmp_path_factory.mktemp("tiny")
     draw_voc(folder / "raw", 40)
@@ -129,7 +138,7 @@ def s3_server(tmp_path_factory):
 @pytest.fixture
 def s3(s3_server, monkeypatch):
     """A bucket of its own as STORAGE_URI, with the variables that clients read; returns those."""
-    from pipelines.objects import Objects
+    from pipelines.store.s3 import Objects
 
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)

@@ -34,7 +34,7 @@ SMALL = {
     "tune.trials": 0,
 }
 EPOCHS = 40  # of 3 steps: some seconds, in which training can be hit
-LOCKS = {"data.dvc", "dvc.lock", "pipelines/dvc.lock"}  # what DVC pins, the data set's size being another
+LOCKS = {"data.dvc", "dvc.lock", "pipelines/generate/dvc.lock"}  # what DVC pins, the data set's size being another
 
 
 def environment():
@@ -146,7 +146,7 @@ def clone(first):
 
 def test_repro_on_a_fresh_clone_runs_everything_and_leaves_git_clean(first):
     clone, output, changed = first
-    for stage in ("pipelines/dvc.yaml:generate", "prepare", "tune", "train", "evaluate"):
+    for stage in ("pipelines/generate/dvc.yaml:generate", "prepare", "tune", "train", "evaluate"):
         assert f"Running stage '{stage}'" in output
     assert "Importing '" in output
     metrics = json.loads((clone.folder / "artifacts" / "evaluate" / "metrics.json").read_text())

@@ -13,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.conftest import TINY, write_params
-from tests.pipelines.test_train import Training
+from tests.pipelines.train.test_stage import Training
 
 pytestmark = pytest.mark.slow
 

@@ -4,8 +4,8 @@ from urllib.parse import urlparse
 
 import pytest
 
-from pipelines.objects import storage
-from pipelines.storage import step_of
+from pipelines.store.checkpoints import step_of
+from pipelines.store.s3 import storage
 from tests.conftest import TINY, write_params
 from tests.proxy import Proxy
 from tests.test_mlflow_server import Server, Watched, check

@@ -42,9 +42,10 @@ def test_drawings_of_equal_names_do_not_overwrite_each_other(photos):
 
 
 def test_a_broken_image_is_named_and_the_others_go_on(photos, capsys):
-    status = main(["photos", "--model", "model.pt", "--threshold", "0.3", "--out", "out"])
+    with pytest.raises(SystemExit) as ended:
+        main(["photos", "--model", "model.pt", "--threshold", "0.3", "--out", "out"])
     said = capsys.readouterr()
-    assert status == 1
+    assert ended.value.code == 1
     assert "photos/broken.jpg: cannot be decoded" in said.err
     report = json.loads((photos / "out/predictions.json").read_text())
     assert [row["file"] for row in report["images"]] == ["photos/a.png", "photos/below/a.jpg"]
@@ -60,7 +61,7 @@ def test_a_broken_image_is_named_and_the_others_go_on(photos, capsys):
 
 
 def test_all_well_is_zero(photos):
-    assert main(["photos/a.png", "--model", "model.pt", "--threshold", "0.99", "--out", "out"]) == 0
+    assert main(["photos/a.png", "--model", "model.pt", "--threshold", "0.99", "--out", "out"]) is None
     assert json.loads((photos / "out/predictions.json").read_text())["images"][0]["objects"] == []
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipelines import tracking
+from pipelines.tracking import runs
 from pipelines.ui import UiError, choose_port
 
 ROOT = Path(__file__).parents[2]
@@ -64,8 +64,8 @@ def test_takes_a_free_port_and_refuses_a_taken_one():
 
 @pytest.mark.slow
 def test_shows_runs_and_their_files_until_interrupted(own_home):
-    client = tracking.connect()
-    run_id = tracking.open_run(client, tracking.RunSpec("train-abc", "tiny-abc"))
+    client = runs.connect()
+    run_id = runs.open_run(client, runs.RunSpec("train-abc", "tiny-abc"))
     client.log_text(run_id, "<h1>AP 0.9</h1>", "evaluate/report.html")
     with started() as process:
         address = re.fullmatch(

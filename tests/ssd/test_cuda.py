@@ -9,7 +9,7 @@ from ssd.detection import DetectConfig, detect
 from ssd.losses import LossConfig
 from ssd.model import SSD
 from ssd.presets import PRESETS
-from ssd.training import Batch, TrainConfig, Trainer
+from ssd.trainer import Batch, TrainConfig, Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; there is none")
 

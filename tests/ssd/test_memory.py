@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-# Pages that the kernel has to clear for five steps of a small network in a thread, after five others.
+# Pages that the kernel has to clear for five steps of a small network in a thread, after ten others.
 FAULTS = """
 import resource, sys, threading
 import torch
@@ -13,8 +13,8 @@ if sys.argv[1] == "kept":
     assert keep_memory()
 def work():
     network = torch.nn.Sequential(*[torch.nn.Conv2d(8, 8, 3, padding=1) for _ in range(3)])
-    for number in range(10):
-        if number == 5:
+    for number in range(15):
+        if number == 10:
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         network(torch.zeros(8, 8, 256, 256)).sum().backward()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)

@@ -5,7 +5,7 @@ from ssd.losses import LossConfig
 from ssd.model import SSD, ModelConfig
 from ssd.optimizer import TrainConfig, depth_of, frozen_depths, make_optimizer
 from ssd.presets import PRESETS
-from ssd.training import Batch, Trainer
+from ssd.trainer import Batch, Trainer
 
 
 def batch(seed=0):

@@ -1,0 +1,126 @@
+"""Ray: a local cluster of our own, or the one that RAY_ADDRESS names; and what runs on it."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.cluster import package
+from pipelines.errors import UserError
+from pipelines.settings import ROOT, add_to_python_path, set_defaults, settings
+
+# Ray reads these when it is imported or when its processes start; what the user has set stays.
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # each print would appear twice
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an error line on clusters without preemption
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files that nobody reads
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # how often reports are looked for: 2 s an epoch otherwise
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "PYTHONWARNINGS": "ignore::FutureWarning",
+}
+
+NODE_CPUS = "CPUs of the largest node"  # beside Ray's own resources, CPU and GPU
+
+
+class ClusterError(UserError):
+    """The cluster is not there, or has not what was asked for."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How training is spread: a fact of the place it runs at, hence of the environment.
+
+    Attributes:
+        count: SSD_WORKERS; by default one a GPU, or one; of each trial of a sweep, by default one. 2-8: as many as the
+            cluster has, never fewer than 2.
+        use_gpu: SSD_USE_GPU (0 or 1); by default whether the cluster has GPUs.
+        cpus: SSD_CPUS_PER_WORKER; by default an equal share of the cluster's, at most what a node has.
+        loader_workers: SSD_LOADER_WORKERS; processes that augment ahead, by default 0 on CPUs and up to 8 beside a GPU.
+        max_failures: SSD_MAX_FAILURES; how often a lost worker is replaced, by default 3.
+        least: how few workers may do; None: `count`.
+    """
+
+    count: int
+    use_gpu: bool
+    cpus: int
+    loader_workers: int
+    max_failures: int
+    least: int | None = None
+
+
+@contextmanager
+def ray_cluster() -> Iterator[dict[str, float]]:
+    """Join the cluster at RAY_ADDRESS, or start one here, never joining another that happens to run; yields resources.
+
+    Raises:
+        ClusterError: RAY_ADDRESS does not answer.
+    """
+    set_defaults(QUIET | package.MEMORY)
+    add_to_python_path(ROOT)  # a local cluster's processes inherit it
+    import ray
+
+    chosen = settings()
+    address = chosen.ray_address
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    with tempfile.TemporaryDirectory() as folder:
+        along = None
+        if address != "local" and not chosen.in_job:  # a job's workers have what the job has
+            along = {"working_dir": str(package.pack(ROOT, [], Path(folder))), "env_vars": package.variables()}
+        try:
+            ray.init(
+                address=address,
+                runtime_env=along,
+                logging_level="ERROR",
+                include_dashboard=False if address == "local" else None,  # a second of start-up
+                log_to_driver=chosen.ray_logs,
+            )
+        except Exception as error:
+            raise ClusterError(f"RAY_ADDRESS={address}: cannot connect: {error}") from error
+    signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts a handler in its place that aborts
+    try:
+        nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+        yield ray.cluster_resources() | {NODE_CPUS: max(nodes, default=0)}
+    finally:
+        ray.shutdown()
+
+
+def workers(resources: dict[str, float], trials: int = 0) -> Workers:
+    """What the environment asks for, checked against the cluster's resources.
+
+    Args:
+        resources: as `ray_cluster` yields them.
+        trials: of a sweep, among which the CPUs are shared out, with one worker each by default: on two cores two
+            trials of one thread made 57 images/s together, one of two threads 52. 0: a single training.
+
+    Raises:
+        ClusterError: the cluster is too small for it.
+    """
+    chosen = settings()
+    gpus, all_cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+    use_gpu = bool(gpus) if chosen.use_gpu is None else chosen.use_gpu
+    least, count = chosen.workers or (max(gpus, 1) if use_gpu and not trials else 1,) * 2
+    at_once = max(min(trials, gpus // count) if use_gpu else trials, 1)
+    share = min(all_cpus // (count * at_once), int(resources.get(NODE_CPUS, all_cpus)))
+    cpus = chosen.cpus_per_worker or max(share, 1)
+    if use_gpu and least > gpus:
+        raise ClusterError(f"SSD_WORKERS={least} with a GPU each, but the cluster has {gpus} (SSD_USE_GPU=0: no GPU)")
+    if least * cpus > all_cpus:
+        raise ClusterError(
+            f"{least} workers with {cpus} CPUs each, but the cluster has {all_cpus} CPUs: "
+            "lower SSD_WORKERS or SSD_CPUS_PER_WORKER"
+        )
+    loaders = (min(8, cpus) if use_gpu else 0) if chosen.loader_workers is None else chosen.loader_workers
+    return Workers(count, use_gpu, cpus, loaders, chosen.max_failures, least)
+
+
+def trials_at_once(resources: dict[str, float], place: Workers) -> int:
+    """How many trials of `place` each the cluster holds."""
+    by_cpu = int(resources.get("CPU", 1)) // (place.count * place.cpus)
+    return max(min(by_cpu, int(resources["GPU"]) // place.count) if place.use_gpu else by_cpu, 1)

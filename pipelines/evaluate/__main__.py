@@ -1,0 +1,38 @@
+"""Measure the registered model on the test split: `python -m pipelines.evaluate`, the DVC stage `evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipelines.cluster import jobs
+from pipelines.command import command
+from pipelines.evaluate.stage import evaluate
+from pipelines.params import PARAMS_FILE, load_params
+from pipelines.store.shards import PREPARED
+from pipelines.tuned import TUNED, read_tuned
+
+
+@command("evaluate", "the same command measures anew; the training is kept")
+def main() -> int | None:
+    """Read the command line and evaluate."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.evaluate", description=__doc__)
+    parser.add_argument("--prepared", type=Path, default=PREPARED, help="folder of the shards")
+    parser.add_argument("--model", type=Path, default=Path("artifacts/train/model.json"), help="what train registered")
+    parser.add_argument("--out", type=Path, default=Path("artifacts/evaluate"), help="folder of metrics.json …")
+    parser.add_argument("--params", type=Path, default=PARAMS_FILE)
+    parser.add_argument("--tuned", type=Path, default=TUNED, help="what tune hands over; may be missing")
+    args = parser.parse_args()
+    if jobs.wanted():
+        inputs = {"--params": args.params, "--prepared": args.prepared, "--model": args.model, "--tuned": args.tuned}
+        beside = [args.tuned.with_name(name) for name in ("trials.csv", "slices.png")]
+        beside.append(args.model.with_name("history.csv"))
+        return jobs.run("evaluate", inputs, args.out, beside)
+    params = load_params(args.params, read_tuned(args.tuned).overrides)
+    print(evaluate(params, args.prepared, args.model, args.out, args.tuned.parent))
+    jobs.deliver(args.out)
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Charts as SVG text that takes its colours and its font from the page around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipelines.pictures.palette import LEGEND_CLASSES, PALETTE, colour
+from pipelines.pictures.svg import INK, canvas, to_svg
+from pipelines.training.time_parts import draw_times
+
+
+def precision_recall_chart(curves: Sequence[dict[str, Any]], metrics: dict[str, Any]) -> str:
+    """Precision over recall, a curve for each class."""
+    figure, axes = canvas("recall", "precision")
+    names = list(metrics["per_class"])
+    for index, name in enumerate(names):
+        points = [point for point in curves if point["class"] == name]
+        if points:
+            label = f"{name} {metrics['per_class'][name]['voc10']:.3f}" if len(names) <= LEGEND_CLASSES else None
+            recall = [0.0, *(p["recall"] for p in points), points[-1]["recall"]]
+            precision = [points[0]["precision"], *(p["precision"] for p in points), 0.0]
+            width = 2 if len(names) <= LEGEND_CLASSES else 0.9
+            axes.plot(recall, precision, color=colour(index), linewidth=width, label=label)
+    return to_svg(figure, axes, "Precision over recall at IoU 0.5, by class", "lower left")
+
+
+def sweep_chart(sweep: Sequence[dict[str, float]], threshold: float) -> str:
+    """Precision, recall and F1 over the score threshold."""
+    figure, axes = canvas("score threshold", "")
+    scores = [point["score"] for point in sweep]
+    for index, (name, style) in enumerate((("precision", "--"), ("recall", ":"), ("f1", "-"))):
+        label = "F1" if name == "f1" else name
+        axes.plot(scores, [p[name] for p in sweep], style, color=colour(index), linewidth=2, label=label)
+    axes.axvline(threshold, color=INK, linewidth=1, alpha=0.6)
+    return to_svg(figure, axes, "Precision, recall and F1 over the score threshold at IoU 0.5", "best")
+
+
+def calibration_chart(bins: Sequence[dict[str, float]]) -> str:
+    """How many are right of the detections with a score: on the diagonal, scores are probabilities."""
+    figure, axes = canvas("score", "share that is right")
+    filled = [b for b in bins if b["count"]]
+    axes.bar([b["from"] for b in filled], [b["right"] for b in filled], 0.1, align="edge", color=colour(0), alpha=0.75)
+    axes.plot([0, 1], [0, 1], "--", color=INK, linewidth=1, alpha=0.6)
+    for b in filled:
+        axes.annotate(
+            f"{b['count']}", (b["from"] + 0.05, min(b["right"] + 0.02, 0.97)), ha="center", fontsize=7, color=INK
+        )
+    return to_svg(figure, axes, "Share of right detections by score, with the number of detections")
+
+
+def time_chart(history: Sequence[dict[str, Any]]) -> str:
+    """Where the time of each epoch of training went."""
+    figure, axes = canvas("epoch", "seconds")
+    draw_times(axes, history, PALETTE)
+    axes.autoscale()
+    axes.margins(y=0.02)
+    return to_svg(figure, axes, "Seconds of each epoch by what they went to", "upper right")

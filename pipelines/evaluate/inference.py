@@ -1,0 +1,153 @@
+"""A detector over a whole split: Ray Data's tasks read and decode shards, its actors answer with boxes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from pipelines.cluster.ray import ClusterError, ray_cluster
+from pipelines.settings import set_defaults, settings
+from pipelines.store.s3 import storage
+from pipelines.store.shard_transfer import folder_of
+from pipelines.store.shards import Manifest, split_of
+from ssd.detection import DetectConfig
+from ssd.images import decode, resize
+from ssd.prediction import Detector
+
+PREDICTIONS = pa.schema(
+    {
+        "image_id": pa.string(),
+        "height": pa.int32(),
+        "width": pa.int32(),
+        "boxes": pa.list_(pa.list_(pa.float32(), 4)),
+        "labels": pa.list_(pa.int64()),
+        "scores": pa.list_(pa.float32()),
+    }
+)
+
+
+def decode_rows(rows: pa.Table, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Shard rows as the detector takes them: `pixels` uint8 [N, 3, *size] beside image_id, height and width.
+
+    Raises:
+        ValueError: an image cannot be decoded, naming it.
+    """
+    columns = {name: rows[name].to_numpy() for name in ("image_id", "height", "width")}
+    pixels = np.empty((len(rows), 3, *size), np.uint8)
+    for row, (image_id, image) in enumerate(zip(columns["image_id"], rows["image"])):
+        try:
+            pixels[row] = resize(decode(image["bytes"].as_py()), size).numpy()
+        except ValueError as error:
+            raise ValueError(f"image {image_id}: {error}; run `dvc repro -f prepare`") from None
+    return columns | {"pixels": pixels}
+
+
+def detect_rows(detector: Detector, rows: dict[str, np.ndarray]) -> pa.Table:
+    """Rows of PREDICTIONS for what `decode_rows` returned; boxes are xyxy, in 0-based pixels of the image as stored."""
+    pixels = torch.tensor(rows["pixels"])  # a copy: Ray's array is read-only
+    found = detector.predict_batch(pixels, list(zip(rows["height"], rows["width"])))
+    columns = {name: rows[name] for name in ("image_id", "height", "width")}
+    columns |= {name: [getattr(one, name).tolist() for one in found] for name in ("boxes", "labels", "scores")}
+    return pa.table(columns, schema=PREDICTIONS)
+
+
+class DetectBatch:
+    """What each actor does: keep one detector, and answer batches of decoded rows with rows of PREDICTIONS."""
+
+    def __init__(self, state: Any, detect: dict[str, Any], threads: int):
+        """Build the detector from a reference to the weights' state, on the actor's GPU where it has one."""
+        import ray
+
+        torch.set_num_threads(threads)
+        device = "cuda" if ray.get_gpu_ids() else "cpu"
+        self.detector = Detector(ray.get(state), device, **detect)
+
+    def __call__(self, rows: dict[str, np.ndarray]) -> pa.Table:
+        """Detect in a batch."""
+        return detect_rows(self.detector, rows)
+
+
+def detect_split(
+    prepared: Path, manifest: Manifest, split: str, state: dict[str, Any], config: DetectConfig, batch_size: int
+) -> pa.Table:
+    """Run the detector over a split.
+
+    Args:
+        prepared: folder of the manifest; every node of the cluster reads it, or STORAGE_URI where that is set.
+        state: of `ssd.checkpoint.load`.
+        batch_size: images a step of one actor.
+
+    Returns:
+        PREDICTIONS by image_id: the same order however many actors there are.
+    """
+    wanted = split_of(manifest, split)
+    if wanted.images == 0:
+        return PREDICTIONS.empty_table()
+    # Ray prints an error where an actor gets an object by reference and may restart; ours outlives all actors.
+    set_defaults({"RAY_BACKEND_LOG_LEVEL": "fatal"})
+    names, objects = [shard.path for shard in wanted.shards], storage()
+    paths = [str((prepared / name).resolve()) for name in names]
+    filesystem = None
+    if objects is not None:
+        filesystem, start = objects.filesystem()
+        paths = [f"{start}/{folder_of(manifest.digest)}/{name}" for name in names]
+    with ray_cluster() as resources:
+        tables = _run(paths, filesystem, state, config, batch_size, _actors(resources), wanted.images)
+    table = pa.concat_tables(tables).sort_by("image_id")
+    if len(table) != wanted.images:
+        raise ClusterError(f"{split}: {len(table)} of {wanted.images} images came back; run the stage again")
+    return table
+
+
+def _actors(resources: dict[str, float]) -> dict[str, Any]:
+    """How many actors, and what each gets. SSD_ACTORS by default: one a GPU, or one for every four CPUs."""
+    cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+    chosen = settings()
+    use_gpu = gpus > 0 and chosen.use_gpu is not False
+    most = gpus if use_gpu else cpus
+    count = min(chosen.actors or (gpus if use_gpu else max(cpus // 4, 1)), most)
+    return {"count": count, "gpu": int(use_gpu), "threads": max(cpus // count, 1)}
+
+
+def _run(
+    paths: list[str], filesystem: Any, state: dict, config: DetectConfig, batch_size: int, actors: dict, total: int
+) -> list:
+    import ray
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.target_max_block_size = 16 << 20  # bytes that are decoded before the detector gets them
+    rows = ray.data.read_parquet(paths, filesystem=filesystem)
+    decoded = rows.map_batches(
+        decode_rows,
+        fn_kwargs={"size": state["config"]["image_size"]},
+        batch_format="pyarrow",
+        batch_size=batch_size,
+    )
+    found = decoded.map_batches(
+        DetectBatch,
+        fn_constructor_kwargs={"state": ray.put(state), "detect": asdict(config), "threads": actors["threads"]},
+        batch_format="numpy",
+        batch_size=batch_size,
+        compute=ray.data.ActorPoolStrategy(size=actors["count"]),
+        num_cpus=0,  # what actors book, readers lack: on a single CPU, even half a one stops Ray Data for good
+        num_gpus=actors["gpu"],
+    )
+    tables, done, started, shown = [], 0, time.monotonic(), time.monotonic()
+    for table in found.iter_batches(batch_size=None, batch_format="pyarrow"):
+        tables.append(table.cast(PREDICTIONS))
+        done += len(table)
+        if time.monotonic() - shown > 10 or done == total:
+            shown = time.monotonic()
+            print(f"  {done}/{total} images in {shown - started:.0f} s", flush=True)
+    return tables

@@ -1,0 +1,165 @@
+"""From predictions and ground truth to every number and curve of the evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipelines.evaluate import coco_metrics
+from ssd.metrics import (
+    FALSE,
+    TRUE,
+    Found,
+    Truths,
+    evaluate,
+    flatten_found,
+    flatten_truths,
+    judge,
+    precision_recall,
+)
+from ssd.tasks import truths
+
+CURVE_POINTS = 400  # a class; curves of more detections are thinned out
+BACKGROUND = "background"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All that was measured.
+
+    Attributes:
+        metrics: nested, JSON values; what cannot be measured is None.
+        curves: class, recall, precision, score: the precision-recall curves at IoU 0.5.
+        sweep: score, precision, recall, f1 of all classes together at IoU 0.5, by falling score threshold.
+        confusion: counts [C+1, C+1]; rows truth, columns predicted, the last is background.
+        tide, calibration, images: see `pipelines.evaluate.coco_metrics.CocoReport`.
+        verdicts: per image, of each of its detections: TRUE, FALSE or IGNORED at IoU 0.5.
+    """
+
+    metrics: dict[str, Any]
+    curves: list[dict[str, Any]]
+    sweep: list[dict[str, float]]
+    confusion: np.ndarray
+    tide: dict[str, dict[str, float]]
+    calibration: dict[str, Any]
+    images: list[dict[str, float]]
+    verdicts: list[np.ndarray]
+
+
+def measure(
+    predictions: Sequence[dict], truths: Sequence[dict], class_names: Sequence[str], score_threshold: float
+) -> Measured:
+    """Measure by the rules of VOC 2007, VOC 2010 and COCO.
+
+    Args:
+        predictions: rows of `pipelines.evaluate.inference.PREDICTIONS`.
+        truths: rows with image_id, height, width, boxes, labels, difficult, for the same images in the same order.
+        score_threshold: of the detections that count as found where one number needs a threshold.
+
+    Raises:
+        ValueError: the rows are not of the same images.
+    """
+    if [p["image_id"] for p in predictions] != [t["image_id"] for t in truths]:
+        raise ValueError("predictions and ground truth are not of the same images in the same order")
+    found = flatten_found(*([p[name] for p in predictions] for name in ("boxes", "labels", "scores")))
+    truth = flatten_truths(*([t[name] for t in truths] for name in ("boxes", "labels", "difficult")))
+    verdicts = judge(found, truth, [0.5])[0]
+    report = coco_metrics.measure(
+        found, truth, [(t["height"], t["width"]) for t in truths], class_names, score_threshold
+    )
+    ends = np.cumsum([len(p["labels"]) for p in predictions])
+    return Measured(
+        metrics=_metrics(found, truth, verdicts, report, class_names, score_threshold),
+        curves=_curves(found, truth, verdicts, class_names),
+        sweep=_sweep(found, truth, verdicts),
+        confusion=report.confusion,
+        tide=report.tide,
+        calibration=report.calibration,
+        images=report.images,
+        verdicts=np.split(verdicts, ends)[:-1],
+    )
+
+
+def truth_of_task(row: dict, task: str) -> dict:
+    """A row of ground truth (boxes in pixels) with what a task asks to be found, see `ssd.tasks`."""
+    boxes = torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4)
+    labels, difficult = torch.tensor(row["labels"], dtype=torch.int64), torch.tensor(row["difficult"], dtype=torch.bool)
+    wanted = truths(task, boxes, labels, difficult, (row["height"], row["width"]))
+    return row | dict(zip(("boxes", "labels", "difficult"), (column.tolist() for column in wanted)))
+
+
+def _metrics(
+    found: Found,
+    truth: Truths,
+    verdicts: np.ndarray,
+    report: coco_metrics.CocoReport,
+    class_names: Sequence[str],
+    threshold: float,
+) -> dict[str, Any]:
+    voc07, voc10 = (evaluate(found, truth, len(class_names), (0.5,), method) for method in ("voc07", "voc10"))
+    sure = found.scores >= threshold
+    per_class = {}
+    for column, name in enumerate(class_names):
+        mine = sure & (found.labels == column + 1)
+        per_class[name] = {
+            "voc07": _number(voc07.ap[0, column]),
+            "voc10": _number(voc10.ap[0, column]),
+            **report.per_class[name],
+            **_found_at(verdicts[mine], int(voc10.truths[column])),
+            "truths": int(voc10.truths[column]),
+            "detections": int(mine.sum()),
+        }
+    return {
+        "map50": _number(voc10.mean[0]),
+        "map": report.summary["AP"],
+        "voc07": _number(voc07.mean[0]),
+        "coco": report.summary,
+        "at_threshold": _found_at(verdicts[sure], int(voc10.truths.sum())),
+        "calibration": {name: report.calibration[name] for name in ("ece", "mce")},
+        "tide": {kind: error["gain"] for kind, error in report.tide.items()},
+        "per_class": per_class,
+    }
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _found_at(verdicts: np.ndarray, truths: int) -> dict[str, float | None]:
+    """Precision, recall and F1 of detections that are taken as they are."""
+    right, wrong = int((verdicts == TRUE).sum()), int((verdicts == FALSE).sum())
+    return {
+        "precision": right / (right + wrong) if right + wrong else None,
+        "recall": right / truths if truths else None,
+        "f1": 2 * right / (right + wrong + truths) if right + wrong + truths else None,
+    }
+
+
+def _curve(scores: np.ndarray, verdicts: np.ndarray, truths: int) -> list[dict[str, float]]:
+    """At most CURVE_POINTS points of a precision-recall curve, evenly spaced by rank, the first and last among them."""
+    columns = precision_recall(scores, verdicts, truths)
+    kept = np.unique(np.linspace(0, len(columns[0]) - 1, min(len(columns[0]), CURVE_POINTS)).astype(int))
+    return [
+        dict(zip(("recall", "precision", "score"), map(float, point))) for point in zip(*(c[kept] for c in columns))
+    ]
+
+
+def _sweep(found: Found, truth: Truths, verdicts: np.ndarray) -> list[dict[str, float]]:
+    """Precision, recall and F1 of all classes together, as the score threshold falls."""
+    count = int((~truth.difficult).sum())
+    points = _curve(found.scores, verdicts, count) if count else []
+    return [p | {"f1": 2 * p["precision"] * p["recall"] / max(p["precision"] + p["recall"], 1e-12)} for p in points]
+
+
+def _curves(found: Found, truth: Truths, verdicts: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    rows = []
+    for label, name in enumerate(class_names, start=1):
+        mine = found.labels == label
+        count = int(((truth.labels == label) & ~truth.difficult).sum())
+        if count:
+            rows += [{"class": name, **point} for point in _curve(found.scores[mine], verdicts[mine], count)]
+    return rows

@@ -1,0 +1,144 @@
+"""The evaluation as one HTML page that needs nothing beside itself."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from PIL import Image
+
+from pipelines.evaluate.charts import calibration_chart, precision_recall_chart, sweep_chart, time_chart
+from pipelines.evaluate.coco_metrics import AREAS, TIDE_ERRORS
+from pipelines.evaluate.metrics import BACKGROUND, Measured
+from pipelines.pictures.palette import colour
+from pipelines.store.shards import Manifest, read_records
+from pipelines.training.time_parts import advice, seconds_of
+from ssd.images import decode
+from ssd.metrics import FALSE, IGNORED, TRUE
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+SHOWN = 12  # worst images, and as many typical ones
+THUMBNAIL = 420  # pixels, the longer side
+VERDICTS = {TRUE: "right", FALSE: "wrong", IGNORED: "ignored"}
+
+
+def render(
+    measured: Measured,
+    metrics: dict[str, Any],
+    predictions: Sequence[dict],
+    truths: Sequence[dict],
+    manifest: Manifest,
+    prepared: Path,
+    lineage: dict[str, str],
+    search: dict[str, Any] | None = None,
+    history: Sequence[dict[str, Any]] = (),
+) -> str:
+    """The page.
+
+    Args:
+        predictions, truths: rows of the same images in the same order, that of `measured.images`.
+        prepared: folder of the manifest, where the images are read.
+        lineage: shown as it is.
+        search: the sweep before training, as `pipelines.tuned.read_search` reads it.
+        history: metrics of each epoch of training, for where its time went.
+    """
+    worst, typical = choose(measured.images)
+    threshold = metrics["settings"]["report_score_threshold"]
+    wanted = {truths[i]["image_id"] for i in worst + typical}
+    thumbnails = dict(_thumbnails(prepared, manifest, wanted))
+
+    def show(i: int) -> dict[str, Any]:
+        drawn = picture(predictions[i], truths[i], measured.verdicts[i], manifest.classes, threshold)
+        return drawn | {"src": thumbnails[truths[i]["image_id"]], **measured.images[i]}
+
+    return (
+        _environment()
+        .from_string(TEMPLATE.read_text(encoding="utf-8"))
+        .render(
+            metrics=metrics,
+            threshold=threshold,
+            classes=[(name, colour(i)) for i, name in enumerate(manifest.classes)],
+            confusion=_confusion(measured.confusion, manifest.classes),
+            tide=[{"kind": k, "meaning": TIDE_ERRORS[k], **error} for k, error in measured.tide.items()],
+            areas=AREAS,
+            charts={
+                "precision_recall": precision_recall_chart(measured.curves, metrics),
+                "sweep": sweep_chart(measured.sweep, threshold),
+                "calibration": calibration_chart(measured.calibration["bins"]),
+            },
+            best=max(measured.sweep, key=lambda point: point["f1"], default=None),
+            worst=[show(i) for i in worst],
+            typical=[show(i) for i in typical],
+            lineage=lineage,
+            search=search,
+            times=time_chart(history) if any(seconds_of(row) for row in history) else "",
+            advice=advice(history[-1]) if history else "",
+            slices=base64.b64encode(search["slices"]).decode() if search else "",
+        )
+    )
+
+
+def choose(images: Sequence[dict[str, float]], count: int = SHOWN) -> tuple[list[int], list[int]]:
+    """Indices of the worst images, worst first, and of typical ones: evenly spaced from bad to good among the rest.
+
+    Images are ranked by F1, then by how many errors they have.
+    """
+    ranked = sorted(range(len(images)), key=lambda i: (images[i]["f1"], -images[i]["fp"] - images[i]["fn"], i))
+    worst, rest = ranked[:count], ranked[count:]
+    steps = ((np.arange(min(count, len(rest))) + 0.5) / max(min(count, len(rest)), 1) * len(rest)).astype(int)
+    return worst, [rest[i] for i in steps]
+
+
+def picture(
+    prediction: dict, truth: dict, verdicts: np.ndarray, class_names: Sequence[str], threshold: float
+) -> dict[str, Any]:
+    """What is drawn over one image: truth and the detections from the threshold on, in the image's own pixels."""
+    rows = zip(truth["boxes"], truth["labels"], truth["difficult"])
+    there = [_box(b, label, class_names) | {"difficult": difficult} for b, label, difficult in rows]
+    rows = zip(prediction["boxes"], prediction["labels"], prediction["scores"], verdicts)
+    found = [
+        _box(b, label, class_names) | {"score": score, "verdict": VERDICTS[int(verdict)]}
+        for b, label, score, verdict in rows
+        if score >= threshold
+    ]
+    return {key: truth[key] for key in ("image_id", "height", "width")} | {"truth": there, "found": found}
+
+
+def _box(box: Sequence[float], label: int, class_names: Sequence[str]) -> dict[str, Any]:
+    x, y, right, bottom = box
+    shape = {"x": x, "y": y, "width": right - x, "height": bottom - y}
+    return shape | {"name": class_names[label - 1], "colour": colour(label - 1)}
+
+
+def _thumbnails(prepared: Path, manifest: Manifest, wanted: set[str]) -> Iterator[tuple[str, str]]:
+    if not wanted:
+        return
+    for batch in read_records(prepared, manifest, "test", ["image_id", "image"]):
+        for row, image_id in enumerate(batch.column("image_id").to_pylist()):
+            if image_id in wanted:
+                yield image_id, thumbnail(batch.column("image")[row].as_py()["bytes"])
+
+
+def thumbnail(encoded: bytes) -> str:
+    """A data: URL of the image, shrunk to THUMBNAIL pixels where it is larger."""
+    image = Image.fromarray(decode(encoded).permute(1, 2, 0).numpy())
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    image.save(buffer := io.BytesIO(), "JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _confusion(counts: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
+    """Counts, and each row's shares for the shading."""
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    return {"names": [*class_names, BACKGROUND], "counts": counts.tolist(), "shares": shares.tolist()}
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters["number"] = lambda value, digits=3: "–" if value is None else f"{value:.{digits}f}"
+    return environment

@@ -1,0 +1,187 @@
+"""Measure the registered model on the test split: `python -m pipelines.evaluate`, the DVC stage `evaluate`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+
+from pipelines.errors import UserError
+from pipelines.evaluate.inference import detect_split
+from pipelines.evaluate.metrics import BACKGROUND, Measured, measure, truth_of_task
+from pipelines.params import Params
+from pipelines.settings import home, tracking_uri
+from pipelines.store.shard_transfer import here, share
+from pipelines.store.shards import Manifest, digest, read_boxes, read_manifest, split_of
+from pipelines.tracking import provenance, registry, runs
+from pipelines.training.time_parts import read_history
+from pipelines.tuned import read_search
+
+SPLIT = "test"
+
+
+class EvaluationError(UserError):
+    """The evaluation cannot be done; the message says what to do."""
+
+
+def evaluate(params: Params, prepared: Path, model_json: Path, out: Path, tune: Path | None = None) -> str:
+    """Measure the model that model.json names and write everything below `out`; the closing line is returned.
+
+    `tune` is the folder of tuned.yaml, trials.csv and slices.png, shown in the report if trials were run.
+
+    Raises:
+        EvaluationError: model and data don't fit together, or MLflow could not be told; the results are kept.
+    """
+    entry, manifest = registry.read_model_json(model_json), read_manifest(prepared)
+    client = _connect()
+    state = registry.load_detector(entry, client)
+    check_classes(state["class_names"], manifest, entry)
+    images = split_of(manifest, SPLIT).images
+    print(f"{entry['name']} version {entry['version']} on {images} images of {SPLIT}", flush=True)
+    share(prepared, manifest)
+    prepared = here(prepared, manifest.digest, home(), [SPLIT])
+    predictions = detect_split(prepared, manifest, SPLIT, state, params.detect, params.evaluate.batch_size)
+    from pipelines.evaluate.report import render
+
+    task = state["config"].get("task", "detection")
+    rows = sorted(read_boxes(prepared, manifest, SPLIT), key=lambda row: row["image_id"])
+    truths = [truth_of_task(row, task) for row in rows]
+    measured = measure(predictions.to_pylist(), truths, manifest.classes, params.evaluate.score_threshold)
+    metrics = measured.metrics | {"test": describe_test(manifest, task), "settings": describe_settings(params)}
+    out.mkdir(parents=True, exist_ok=True)
+    write_results(out, predictions, metrics, measured, manifest.classes)
+    lineage = describe_lineage(entry, manifest, state)
+    told = (lineage, read_search(tune), read_history(model_json.with_name("history.csv")))
+    page = render(measured, metrics, predictions.to_pylist(), truths, manifest, prepared, *told)
+    (out / "report.html").write_text(page, encoding="utf-8")
+    return f"{out / 'report.html'}: {summary(metrics)}; {_publish(client, entry, metrics, out)}"
+
+
+def check_classes(class_names: Sequence[str], manifest: Manifest, entry: dict[str, Any]) -> None:
+    """Refuse a model of other classes.
+
+    Raises:
+        EvaluationError: naming both lists.
+    """
+    if list(class_names) != list(manifest.classes):
+        raise EvaluationError(
+            f"{entry['name']} version {entry['version']} knows the classes {', '.join(class_names)}; the prepared data "
+            f"has {', '.join(manifest.classes)}: run `dvc repro train`"
+        )
+
+
+def describe_test(manifest: Manifest, task: str = "detection") -> dict[str, Any]:
+    """Digest and counts of the test split; the digest changes with its shards, the classes and the task alone."""
+    split = split_of(manifest, SPLIT)
+    counts = {name: getattr(split, name) for name in ("images", "boxes", "difficult", "images_without_boxes")}
+    own = digest(manifest.classes, {SPLIT: split})
+    return {"digest": own if task == "detection" else f"{own}-{task}", **counts}
+
+
+def describe_settings(params: Params) -> dict[str, Any]:
+    """What the numbers depend on beside model and data."""
+    return {
+        **{f"detect_{name}": value for name, value in asdict(params.detect).items()},
+        "report_score_threshold": params.evaluate.score_threshold,
+        "difficult": "VOC: neither right nor missed; COCO: as crowd",
+        "coco_max_detections": 100,
+    }
+
+
+def describe_lineage(entry: dict[str, Any], manifest: Manifest, state: dict[str, Any]) -> dict[str, str]:
+    """Where the model and the numbers come from, for the report."""
+    tags = provenance.tags()
+    commit = tags.get("mlflow.source.git.commit", "")
+    dirty = " with uncommitted changes" if tags.get("git.dirty") == "true" else ""
+    config = state["config"]
+    return {
+        "Model": f"{entry['name']} version {entry['version']}",
+        "MLflow run": entry["run_id"],
+        "Weights (SHA-256)": entry["sha256"],
+        "Architecture": f"{config['backbone']}, {config['image_size'][0]}×{config['image_size'][1]} pixels",
+        "Data (digest)": manifest.digest,
+        "Test split (digest)": describe_test(manifest)["digest"],
+        "Evaluated at commit": f"{commit[:12]}{dirty}" if commit else "not in git",
+        "torch": tags["torch.version"],
+    }
+
+
+def write_results(
+    out: Path, predictions: pa.Table, metrics: dict[str, Any], measured: Measured, class_names: Sequence[str]
+) -> None:
+    """Write predictions.parquet, metrics.json, precision_recall.csv and confusion.csv."""
+    pq.write_table(predictions, out / "predictions.parquet")
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write_csv(out / "precision_recall.csv", ["class", "recall", "precision", "score"], measured.curves)
+    names = [*class_names, BACKGROUND]
+    cells = [
+        {"actual": names[row], "predicted": names[column]}
+        for row, column in np.argwhere(measured.confusion)
+        for _ in range(measured.confusion[row, column])  # DVC's confusion plot counts rows
+    ]
+    _write_csv(out / "confusion.csv", ["actual", "predicted"], cells)
+
+
+def _write_csv(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def summary(metrics: dict[str, Any]) -> str:
+    """The numbers that matter, in a few words."""
+    images = f"{metrics['test']['images']} test images"
+    if metrics["map"] is None:
+        return f"nothing to measure: {images} with {metrics['test']['boxes']} boxes (prepare.test in params.yaml)"
+    return f"AP {metrics['map']:.3f}, AP50 {metrics['map50']:.3f} (VOC07 {metrics['voc07']:.3f}) on {images}"
+
+
+def _connect() -> MlflowClient:
+    try:
+        return runs.connect()
+    except Exception as error:
+        reason = str(error).splitlines()[0][:200]
+        raise EvaluationError(f"MLflow at {tracking_uri()} does not answer: {reason}") from error
+
+
+def _publish(client: MlflowClient, entry: dict[str, Any], metrics: dict[str, Any], out: Path) -> str:
+    """Tell MLflow, and pass the gate; returns the gate's words."""
+    name, version = entry["name"], str(entry["version"])
+    now = int(time.time() * 1000)
+    numbers = {key: value for key, value in provenance.flatten(metrics).items() if is_metric(key, value)}
+    try:
+        logged = [Metric(mlflow_name(f"test/{key}"), float(value), now, 0) for key, value in numbers.items()]
+        for start in range(0, len(logged), 500):
+            client.log_batch(entry["run_id"], metrics=logged[start : start + 500])
+        for key in ("map", "map50", "voc07"):
+            client.set_model_version_tag(name, version, f"test.{key}", str(metrics[key]))
+        for file in ("report.html", "metrics.json"):
+            client.log_artifact(entry["run_id"], str(out / file), "evaluate")
+        _, verdict = registry.promote(client, name, entry["version"], metrics["test"]["digest"], metrics["map"])
+        return f"{name} v{version} {verdict}"
+    except Exception as error:
+        raise EvaluationError(
+            f"measured and written to {out}: {summary(metrics)}; but MLflow at {tracking_uri()} could not be "
+            f"told: {str(error).splitlines()[0][:200]}\nStart the tracker and run `dvc repro evaluate` again."
+        ) from error
+
+
+def is_metric(key: str, value: Any) -> bool:
+    """Whether a value of metrics.json is a number to log in MLflow; settings and counts of the data are not."""
+    return isinstance(value, int | float) and not key.startswith(("settings.", "test."))
+
+
+def mlflow_name(key: str) -> str:
+    """`key` with folders by slashes, and with MLflow's allowed characters only."""
+    return "".join(c if c.isalnum() or c in "_-. /" else "_" for c in key.replace(".", "/"))

@@ -1,0 +1,32 @@
+"""Generate the default data set: `python -m pipelines.generate`, the DVC stage `generate`."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from pipelines.command import command
+from pipelines.generate.stage import generate
+from pipelines.params import PARAMS_FILE, load_params
+
+
+@command("generate", "nothing was replaced; the same command begins anew")
+def main() -> None:
+    """Generate as params.yaml says."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.generate", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("artifacts/bananas"), help="default: %(default)s")
+    parser.add_argument("--params", type=Path, default=PARAMS_FILE, help="default: %(default)s")
+    args = parser.parse_args()
+    params = load_params(args.params)
+    start = time.monotonic()
+    generate(args.out, params.generate)
+    size, seconds = params.generate.image_size, time.monotonic() - start
+    print(
+        f"generate: {params.generate.train} + {params.generate.val} images of {size} × {size} pixels "
+        f"in {args.out} ({seconds:.0f} s)"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Turn labelled photographs into checked Parquet shards: `python -m pipelines.prepare`, the DVC stage `prepare`."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from pipelines.command import command
+from pipelines.params import PARAMS_FILE, load_params
+from pipelines.prepare.quarantine import REPORT, describe
+from pipelines.prepare.stage import prepare
+from pipelines.store.shard_transfer import share
+from pipelines.store.shards import PREPARED
+
+
+@command("prepare", "nothing looks finished; the same command begins anew")
+def main() -> None:
+    """Prepare as params.yaml says."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.prepare", description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("data"), help="raw data (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=PREPARED, help="folder to write (default: %(default)s)")
+    parser.add_argument("--params", type=Path, default=PARAMS_FILE, help="parameters (default: %(default)s)")
+    args = parser.parse_args()
+    start = time.monotonic()
+    params = load_params(args.params)
+    manifest, rejected = prepare(args.data, args.out, params.prepare, params.seed)
+    share(args.out, manifest)
+    if rejected:
+        print(describe(rejected, args.out / REPORT))
+    counts = ", ".join(f"{name} {split.images}" for name, split in manifest.splits.items())
+    shards = sum(len(split.shards) for split in manifest.splits.values())
+    print(
+        f"prepare: {counts} images of {len(manifest.classes)} classes in {shards} shards, "
+        f"{manifest.quarantined} quarantined, in {args.out} ({time.monotonic() - start:.0f} s)"
+    )
+
+
+if __name__ == "__main__":
+    main()

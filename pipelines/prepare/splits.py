@@ -1,0 +1,108 @@
+"""Which photograph trains, which validates, which tests."""
+
+from __future__ import annotations
+
+import hashlib
+from itertools import combinations
+
+from pipelines.errors import UserError
+from pipelines.params import PrepareParams
+
+SPLITS = ("train", "val", "test")
+
+
+class SplitError(UserError):
+    """The image sets that params.yaml asks for do not make three separate splits."""
+
+
+def draw(seed: int, purpose: str, image_id: str) -> float:
+    """Draw a number in 0..1, uniform over ids; a pure function, so that growing data leaves each photo in its split."""
+    digest = hashlib.sha256(f"{seed}\n{purpose}\n{image_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def shuffle(ids: list[str], seed: int) -> list[str]:
+    """Order ids by seed, whatever order they come in."""
+    return sorted(ids, key=lambda image_id: (draw(seed, "order", image_id), image_id))
+
+
+def hold_out(ids: list[str], share: float, seed: int, purpose: str) -> tuple[list[str], list[str]]:
+    """Split ids into those that stay and about a `share` of them; at least one of each where there are two."""
+    drawn = {image_id: draw(seed, purpose, image_id) for image_id in ids}
+    held = {image_id for image_id in ids if drawn[image_id] < share}
+    if share > 0 and not held and len(ids) > 1:
+        held = {min(ids, key=drawn.get)}
+    if len(held) == len(ids) and len(ids) > 1:
+        held.discard(max(ids, key=drawn.get))
+    return [i for i in ids if i not in held], [i for i in ids if i in held]
+
+
+def divide(sets: dict[str, list[str]], ids: list[str], params: PrepareParams, seed: int) -> dict[str, list[str]]:
+    """Divide photographs into splits.
+
+    Args:
+        sets: image sets that come with the data, by name; there may be none.
+        ids: of all photographs.
+        params: which sets to take, and the shares that are drawn where the data has none.
+        seed: of the draws.
+
+    Returns:
+        Ids by split; "val" or "test" is missing where there is none.
+
+    Raises:
+        SplitError: a set does not exist, two splits share photographs, or no set is one to train on.
+    """
+    chosen = {split: list(getattr(params, split)) for split in SPLITS}
+    for split, names in chosen.items():
+        for name in names:
+            if name not in sets:
+                there_are = ", ".join(sorted(sets)) or "none in this data: leave it empty"
+                raise SplitError(f"params.yaml: prepare.{split}: no image set {name!r}; there are {there_are}")
+    chosen = _suggest(sets, chosen)
+    members = {split: _union(sets, names) for split, names in chosen.items()}
+    _check_separate(chosen, members)
+    if not sets:
+        members["train"] = list(ids)
+    if not members["test"]:
+        members["train"], members["test"] = hold_out(members["train"], params.test_share, seed, "test")
+    if not members["val"]:
+        members["train"], members["val"] = hold_out(members["train"], params.val_share, seed, "val")
+    return {split: found for split, found in members.items() if found}
+
+
+def _suggest(sets: dict[str, list[str]], chosen: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Fill in what params.yaml leaves empty, by the names that the sets have; an empty split is to be drawn."""
+    if not sets:
+        return chosen
+
+    def named(name: str) -> list[str]:
+        return sorted(key for key in sets if key.rpartition("/")[2] == name)
+
+    def separate(names: list[str], others: list[str]) -> bool:
+        return not set(_union(sets, names)) & set(_union(sets, others))
+
+    train, val, test = (chosen[split] for split in SPLITS)
+    if not test:  # the data's own test sets, else its validation sets, of which ours is not drawn then
+        test = next((own for own in (named("test"), named("val")) if own and separate(own, train + val)), [])
+    if not train and not val and all(len(named(split)) == 1 for split in SPLITS) and test == named("test"):
+        return {split: named(split) for split in SPLITS}
+    if not train:
+        wider_first = (named("trainval"), named("train") + named("val"), named("train"))
+        train = next((own for own in wider_first if own and separate(own, val + test)), [])
+    if not train:
+        raise SplitError(f"params.yaml: prepare.train: say which image sets to train on: {', '.join(sorted(sets))}")
+    return {"train": train, "val": val, "test": test}
+
+
+def _union(sets: dict[str, list[str]], names: list[str]) -> list[str]:
+    return list(dict.fromkeys(image_id for name in names for image_id in sets[name]))
+
+
+def _check_separate(chosen: dict[str, list[str]], members: dict[str, list[str]]) -> None:
+    for one, other in combinations(SPLITS, 2):
+        shared = set(members[one]) & set(members[other])
+        if shared:
+            raise SplitError(
+                f"params.yaml: prepare.{one} {chosen[one]} and prepare.{other} {chosen[other]} share {len(shared)} "
+                f"photographs, {min(shared)!r} for one; name image sets that are separate"
+            )

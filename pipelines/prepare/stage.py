@@ -1,0 +1,191 @@
+"""Prepare raw data: check every photograph and write shuffled, content-addressed Parquet shards.
+
+Bad records are quarantined, never fatal, until they are more than prepare.quarantine_limit. Memory is bounded by
+prepare.shard_mib, whatever the size of the data. A killed run leaves nothing that looks finished.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from pipelines.errors import UserError
+from pipelines.layouts import bananas, voc
+from pipelines.layouts.listing import Annotation, Listing, Photo, Rejected
+from pipelines.params import PrepareParams
+from pipelines.prepare.quarantine import REPORT, check_share, write_report
+from pipelines.prepare.records import Record, examine
+from pipelines.prepare.shard_writer import write_split
+from pipelines.prepare.splits import divide, shuffle
+from pipelines.store.shards import MANIFEST, VERSION, Manifest, Split, digest
+
+DATA = Path("data")
+OUT = Path("artifacts/prepared")
+THREADS = os.cpu_count() or 1
+AHEAD = 4  # photographs read ahead by each thread
+
+
+class DataError(UserError):
+    """The data folder holds nothing that can be prepared."""
+
+
+def list_photos(folder: Path, params: PrepareParams) -> Listing:
+    """List the photographs of the data folder, whichever layout it has.
+
+    Raises:
+        DataError: there is no data, or it has another layout than params.yaml says.
+    """
+    if folder.is_file():
+        raise DataError(f"{folder}: a file, a folder is due; unpack archives with `python -m pipelines.fetch`")
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; run `dvc repro`, or `dvc pull` if the data has a remote")
+    if params.layout in ("auto", "bananas"):
+        listing = bananas.list_photos(folder, params.classes)
+        if listing.photos or listing.rejected:
+            return listing
+    if params.layout in ("auto", "voc"):
+        listing = voc.list_photos(folder)
+        if listing.photos or listing.rejected:
+            return listing
+    layouts = {
+        "bananas": "bananas_train/label.csv",
+        "voc": "Annotations/*.xml with JPEGImages/, or photographs with their XML beside them",
+    }
+    looked_for = [text for layout, text in layouts.items() if params.layout in ("auto", layout)]
+    raise DataError(
+        f"{folder}: no data found; looked for {' and for '.join(looked_for)} (prepare.layout in params.yaml)"
+    )
+
+
+def read_annotation(folder: Path, layout: str, photo: Photo) -> Annotation:
+    """Read the annotation of a listed photograph.
+
+    Raises:
+        Rejected: it, or the photograph, cannot be used.
+    """
+    if photo.problem:
+        raise Rejected(photo.image or str(photo.annotation) or photo.image_id, photo.problem)
+    return (bananas if layout == "bananas" else voc).read_annotation(folder, photo)
+
+
+def in_order(work: Callable, items: Iterable, pool: ThreadPoolExecutor) -> Iterator:
+    """Results of `work`, in the order of the items, a few read ahead; what was Rejected comes as a result."""
+
+    def guarded(item: object) -> object:
+        try:
+            return work(item)
+        except Rejected as rejected:
+            return rejected
+
+    waiting: deque = deque()
+    for item in items:
+        waiting.append(pool.submit(guarded, item))
+        if len(waiting) >= AHEAD * THREADS:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def find_classes(folder: Path, listing: Listing, splits: dict[str, list[str]], pool: ThreadPoolExecutor) -> list[str]:
+    """All class names that occur in readable annotations, sorted."""
+    names: set[str] = set()
+    photos = [listing.photos[image_id] for ids in splits.values() for image_id in ids]
+    results = in_order(lambda photo: read_annotation(folder, listing.layout, photo).names, photos, pool)
+    for found in tqdm(results, "find classes", len(photos), mininterval=1, leave=False):
+        if not isinstance(found, Rejected):
+            names.update(found)
+    return sorted(names)
+
+
+def prepare(data: Path, out: Path, params: PrepareParams, seed: int) -> tuple[Manifest, list[Rejected]]:
+    """Write `data` as shards to `out`, with manifest.json and quarantine.csv; what was in `out` is replaced.
+
+    Returns:
+        The manifest, and what was quarantined.
+
+    Raises:
+        DataError: there is no data, or nothing of it is left to train on.
+        SplitError: the image sets in params.yaml do not fit the data.
+        QuarantineError: too many records are bad; `out` then holds the report and nothing else.
+    """
+    listing = list_photos(data, params)
+    splits = divide(listing.sets, sorted(listing.photos), params, seed)
+    partial = out.with_name(f".{out.name}.partial")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(out):
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(out, ignore_errors=True)
+        classes, written, rejected = _write_splits(data, partial, listing, splits, params, seed)
+        rejected += listing.rejected
+        try:
+            records = sum(len(ids) for ids in splits.values()) + len(listing.rejected)
+            check_share(len(rejected), records, params.quarantine_limit, out / REPORT)
+            if "train" not in written or not written["train"].images or not classes:
+                raise DataError(f"{data}: nothing is left to train on; see {out / REPORT}")
+        except UserError:
+            shutil.rmtree(partial)
+            write_report(out, rejected)
+            raise
+        write_report(partial, rejected)
+        manifest = _describe(listing.layout, classes, written, len(rejected))
+        (partial / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        partial.rename(out)
+    return manifest, rejected
+
+
+def _describe(layout: str, classes: list[str], splits: dict[str, Split], quarantined: int) -> Manifest:
+    return Manifest(
+        version=VERSION,
+        layout=layout,
+        classes=classes,
+        digest=digest(classes, splits),
+        quarantined=quarantined,
+        splits=splits,
+    )
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the lock of `out`: DVC, killed, leaves its stage running, and the next one starts beside it."""
+    try:
+        with FileLock(out.with_name(f".{out.name}.lock"), timeout=0):
+            yield
+    except Timeout:
+        raise DataError(f"{out}: another `python -m pipelines.prepare` is writing it; wait for it or stop it") from None
+
+
+def _write_splits(
+    data: Path, partial: Path, listing: Listing, splits: dict[str, list[str]], params: PrepareParams, seed: int
+) -> tuple[list[str], dict[str, Split], list[Rejected]]:
+    """Check and write every split; returns the classes, the splits' parts of the manifest, and what was rejected."""
+    rejected: list[Rejected] = []
+    written = {}
+    with ThreadPoolExecutor(THREADS) as pool:
+        classes = params.classes or find_classes(data, listing, splits, pool)
+
+        def check(image_id: str) -> Record:
+            photo = listing.photos[image_id]
+            return examine(data, photo, read_annotation(data, listing.layout, photo), classes)
+
+        for split, ids in splits.items():
+            results = tqdm(in_order(check, shuffle(ids, seed), pool), f"prepare {split}", len(ids), mininterval=1)
+            records = _sift(results, rejected)
+            written[split] = write_split(partial, split, records, classes, int(params.shard_mib * (1 << 20)))
+    return classes, written, rejected
+
+
+def _sift(results: Iterable[Record | Rejected], rejected: list[Rejected]) -> Iterator[Record]:
+    """Let records through and put the rest aside."""
+    for result in results:
+        if isinstance(result, Rejected):
+            rejected.append(result)
+        else:
+            yield result

@@ -1,0 +1,204 @@
+"""Every environment variable that the project reads, once: where things run and how many, never what decides a result.
+
+`python -m pipelines.settings` prints them with their meaning and present values.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from pipelines.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent  # the project's folder
+OURS = "SSD_"
+FOR_JOBS = "SSD_JOB_"  # SSD_JOB_X=y: in jobs on a cluster X is y
+
+
+class SettingsError(UserError, ValueError):
+    """An environment variable cannot be used; the message names it, its value and what is due."""
+
+
+def _range(text: Any) -> Any:
+    """(2, 8) from "2-8", (2, 2) from "2"."""
+    if text is None or isinstance(text, tuple):
+        return text
+    found = re.fullmatch(r"([1-9]\d*)(?:-([1-9]\d*))?", str(text).strip())
+    low, high = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+    if low > high:
+        raise ValueError("a whole number from 1 on is due, or two with the lower one first: 2-8")
+    return low, high
+
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseSettings):
+    """The environment; a variable that is empty counts as not set."""
+
+    model_config = SettingsConfigDict(case_sensitive=True, env_ignore_empty=True, extra="ignore", frozen=True)
+
+    ray_address: str = Field(
+        "local",
+        validation_alias="RAY_ADDRESS",
+        description="`http://head:8265`: stages run as jobs there; `host:port`: the stage is a driver there; "
+        "by default a local cluster of our own, never another that happens to run",
+    )
+    storage_uri: str = Field(
+        "",
+        validation_alias="STORAGE_URI",
+        description="`s3://bucket/prefix`: shards, checkpoints and a job's outputs go there; endpoint and keys by the "
+        "AWS variables",
+    )
+    storage_patience: float = Field(
+        60.0,
+        validation_alias="SSD_STORAGE_PATIENCE",
+        ge=0,
+        description="seconds that a stage waits for an S3 that is away when it cannot go on without; 60",
+    )
+    workers: Annotated[tuple[int, int] | None, NoDecode, BeforeValidator(_range)] = Field(
+        None,
+        validation_alias="SSD_WORKERS",
+        description="training workers; one a GPU, or one with all CPUs; `2-8`: as many as there are",
+    )
+    use_gpu: bool | None = Field(
+        None, validation_alias="SSD_USE_GPU", description="`0` or `1`; by default whether the cluster has GPUs"
+    )
+    cpus_per_worker: Count | None = Field(
+        None,
+        validation_alias="SSD_CPUS_PER_WORKER",
+        description="an equal share of the cluster's CPUs, at most what a node has",
+    )
+    loader_workers: int | None = Field(
+        None,
+        validation_alias="SSD_LOADER_WORKERS",
+        ge=0,
+        description="processes that augment ahead; 0 on CPUs, up to 8 beside a GPU",
+    )
+    max_failures: int = Field(
+        3, validation_alias="SSD_MAX_FAILURES", ge=0, description="how often a lost worker is replaced; 3"
+    )
+    actors: Count | None = Field(
+        None,
+        validation_alias="SSD_ACTORS",
+        description="actors of the batch evaluation; one a GPU, or one for every four CPUs",
+    )
+    home: Path | None = Field(
+        None,
+        validation_alias="SSD_HOME",
+        description="checkpoints, caches, default MLflow store; `runs/` beside `dvc.yaml`",
+    )
+    cache_gib: float = Field(
+        50.0,
+        validation_alias="SSD_CACHE_GIB",
+        gt=0,
+        description="GiB that decoded images may take in `SSD_HOME`, the oldest are dropped first; 50",
+    )
+    ray_logs: bool = Field(
+        False, validation_alias="SSD_RAY_LOGS", description="`1`: show what Ray's workers print; for debugging"
+    )
+    mlflow_tracking_uri: str = Field(
+        "",
+        validation_alias="MLFLOW_TRACKING_URI",
+        description="the tracking server; by default an SQLite file in `SSD_HOME`",
+    )
+    mlflow_experiment: str = Field(
+        "ssd", validation_alias="MLFLOW_EXPERIMENT_NAME", description="the experiment of all runs; `ssd`"
+    )
+    s3_endpoint: str = Field("", validation_alias="AWS_ENDPOINT_URL_S3", description="of S3 alone, else as below")
+    aws_endpoint: str = Field("", validation_alias="AWS_ENDPOINT_URL", description="of an S3 that is not Amazon's")
+    aws_region: str = Field("", validation_alias="AWS_REGION", description="of the bucket, else as below")
+    aws_default_region: str = Field("", validation_alias="AWS_DEFAULT_REGION", description="of the bucket")
+    aws_max_attempts: Count = Field(
+        4, validation_alias="AWS_MAX_ATTEMPTS", description="at one request to S3, with growing pauses; 4: about 10 s"
+    )
+    # Set by DVC for its stages, and by us for jobs: not for users.
+    dvc_root: Path | None = Field(None, validation_alias="DVC_ROOT")
+    dvc_stage: str = Field("", validation_alias="DVC_STAGE")
+    dvc_experiment: str = Field("", validation_alias="DVC_EXP_NAME")
+    submission: str = Field("", validation_alias="SSD_SUBMISSION")  # name of the Ray job that this process is
+    provenance: str = Field("", validation_alias="SSD_PROVENANCE")  # the submitter's git tags, as JSON
+
+    @property
+    def in_job(self) -> bool:
+        """Whether this process is a Ray job that `cluster.jobs` submitted."""
+        return bool(self.submission)
+
+
+def variables() -> dict[str, str]:
+    """The variables for users, with what they mean."""
+    fields = Settings.model_fields.values()
+    return {str(field.validation_alias): field.description for field in fields if field.description}
+
+
+def settings() -> Settings:
+    """The environment as it is now.
+
+    Raises:
+        SettingsError: a value cannot be used, or a variable begins with SSD_ and is none of ours.
+    """
+    known = {str(field.validation_alias) for field in Settings.model_fields.values()}
+    for name in os.environ:
+        if name.startswith(OURS) and not name.startswith(FOR_JOBS) and name not in known:
+            close = difflib.get_close_matches(name, variables(), 1)
+            raise SettingsError(f"{name}: there is no such variable; {f'{close[0]}?' if close else 'see the README'}")
+    try:
+        return Settings()
+    except ValidationError as error:
+        problem = error.errors()[0]
+        message = problem["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"{problem['loc'][0]}={problem['input']}: {message}") from None
+
+
+def home() -> Path:
+    """Folder of runs, caches and the default tracking store; outside what `dvc exp run --temp` throws away."""
+    found = settings()
+    return (found.home or (found.dvc_root or Path()) / "runs").resolve()
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI, or the SQLite file under `home()`."""
+    return settings().mlflow_tracking_uri or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def without_secrets(address: str) -> str:
+    """An address as it may be printed: without a password, a token, or a query that could hold one."""
+    address = re.sub(
+        r"(?<=://)([^/@]*)@", lambda m: f"{m[1].partition(':')[0]}:***@" if ":" in m[1] else "***@", address
+    )
+    return re.sub(r"\?.*", "?***", address)
+
+
+def set_defaults(values: Mapping[str, str]) -> None:
+    """Set variables that libraries read, where the user has not chosen otherwise."""
+    for name, value in values.items():
+        os.environ.setdefault(name, value)
+
+
+def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
+    """A copy of the whole environment with some changes, for a process to be started."""
+    return dict(os.environ) | dict(changes or {})
+
+
+def add_to_python_path(folder: Path) -> None:
+    """Have Python processes that are started from now on find the modules in `folder`."""
+    paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+
+
+def main() -> None:
+    """Print the variables, their meaning, and what they are now."""
+    for name, meaning in variables().items():
+        value = os.environ.get(name)
+        print(f"{name}{f'={without_secrets(value)}' if value else ''}\n    {meaning}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Prepared shards on their way to machines without a shared disk: by STORAGE_URI, content-addressed, manifest last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from filelock import FileLock
+from tqdm import tqdm
+
+from pipelines.store.s3 import NoSuchObject, Objects, StorageError, patiently, storage
+from pipelines.store.shards import MANIFEST, Manifest, Shard, ShardError, read_manifest
+
+STREAMS = 8  # shards on the way at a time
+
+
+def folder_of(digest: str) -> str:
+    """Where prepared data of this digest lie below STORAGE_URI."""
+    return f"prepared/{digest}"
+
+
+def shards_of(manifest: Manifest, splits: Iterable[str] | None = None, first: int | None = None) -> list[Shard]:
+    """The (first) shards of some splits, by default all of all; splits that do not exist have none."""
+    chosen = manifest.splits if splits is None else [name for name in splits if name in manifest.splits]
+    return [shard for name in chosen for shard in manifest.splits[name].shards[:first]]
+
+
+def publish(prepared: Path, manifest: Manifest, objects: Objects) -> int:
+    """Send what the store lacks of the prepared data; returns how many shards that were.
+
+    The manifest is sent last: who finds it finds everything. A killed call goes on with the shard that was on its way.
+
+    Raises:
+        StorageError: the store does not take them.
+        ShardError: a shard is missing here and there.
+    """
+    folder, shards = folder_of(manifest.digest), shards_of(manifest)
+    there = objects.sizes(folder)
+    missing = [shard for shard in shards if there.get(f"{folder}/{shard.path}") != shard.bytes]
+    for shard in missing:
+        if not (prepared / shard.path).is_file():
+            raise ShardError(f"{prepared / shard.path}: neither here nor at {objects.uri}; run `dvc repro prepare`")
+    _in_parallel(
+        lambda shard: objects.send(prepared / shard.path, f"{folder}/{shard.path}"), missing, "send shards", objects
+    )
+    objects.send(prepared / MANIFEST, f"{folder}/{MANIFEST}")
+    return len(missing)
+
+
+def share(prepared: Path, manifest: Manifest) -> None:
+    """Publish the prepared data if STORAGE_URI is set and its shards are here; refuse a store that does not work.
+
+    Raises:
+        StorageError: naming the variable and the fix.
+    """
+    objects = storage()
+    if objects is None:
+        return
+    objects.check()
+    if all((prepared / shard.path).is_file() for shard in shards_of(manifest)):
+        sent = publish(prepared, manifest, objects)
+        if sent:
+            print(f"{objects.uri}/{folder_of(manifest.digest)}: {sent} shards sent, then the manifest", flush=True)
+
+
+def here(
+    prepared: Path,
+    digest: str,
+    home: Path,
+    splits: Iterable[str] | None = None,
+    first: int | None = None,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """A folder of this machine with the prepared data: `prepared` if its shards are here, else a copy below `home`.
+
+    The copy is made once a machine, verified shard by shard, and goes on after an interruption.
+
+    Args:
+        prepared: folder where the shards may be.
+        digest: of the manifest.
+        home: folder of this machine that may hold a copy.
+        splits: that are needed; None: all.
+        first: how many shards of each split are needed; None: all.
+        say: told when the store is away for a while.
+
+    Raises:
+        ShardError: the shards are neither here nor in the store.
+        StorageError: the store does not answer, the disk is full, a shard is damaged.
+    """
+    if (prepared / MANIFEST).is_file():
+        manifest = read_manifest(prepared)
+        lacking = [shard for shard in shards_of(manifest, splits, first) if not (prepared / shard.path).is_file()]
+        if manifest.digest == digest and not lacking:
+            return prepared.resolve()
+    objects = storage()
+    if objects is None:
+        raise ShardError(f"{prepared}: its shards are not on this machine; run `dvc repro prepare`, or set STORAGE_URI")
+    folder = home / "prepared" / digest[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        patiently(lambda: _fetch(objects, digest, folder, splits, first), say)
+    except NoSuchObject as error:
+        raise StorageError(f"{error}; publish it by `python -m pipelines.prepare` with the same STORAGE_URI") from None
+    return folder
+
+
+def _fetch(objects: Objects, digest: str, folder: Path, splits: Iterable[str] | None, first: int | None) -> None:
+    """Copy what is missing of some shards from the store into `folder`."""
+    source = folder_of(digest)
+    with FileLock(folder / ".lock"):
+        for left_over in folder.rglob(".*.partial"):  # of a process that was killed
+            left_over.unlink()
+        if not (folder / MANIFEST).is_file():
+            objects.fetch(f"{source}/{MANIFEST}", folder / MANIFEST)
+        wanted = shards_of(read_manifest(folder), splits, first)
+        missing = [shard for shard in wanted if not (folder / shard.path).is_file()]
+        _in_parallel(
+            lambda shard: objects.fetch(f"{source}/{shard.path}", folder / shard.path, shard.sha256),
+            missing,
+            "fetch shards",
+            objects,
+        )
+
+
+def _in_parallel(act: Callable[[Shard], object], shards: list[Shard], what: str, objects: Objects) -> None:
+    """Call `act` for each shard; the first error ends it, after those under way."""
+    if not shards:
+        return
+    objects.check()
+    with ThreadPoolExecutor(STREAMS) as pool:
+        waiting = [pool.submit(act, shard) for shard in shards]
+        try:
+            for one in tqdm(waiting, what, mininterval=5, unit="shard", disable=len(shards) < STREAMS):
+                one.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise

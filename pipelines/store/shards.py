@@ -1,0 +1,199 @@
+"""Prepared data: Parquet shards, and the manifest that lists them. This is its schema and its reading side.
+
+`difficult`, `labels` and `boxes` are of equal length; boxes are xyxy in 0-based pixels, labels 1..C. The image column
+and the schema metadata are those of Hugging Face `datasets`; pandas, Ray Data and any Parquet reader open them too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipelines.errors import UserError
+
+PREPARED = Path("artifacts/prepared")  # where the stage `prepare` writes
+MANIFEST = "manifest.json"
+VERSION = 1
+BOXES = ("image_id", "height", "width", "boxes", "labels", "difficult")  # the columns without image bytes
+
+
+class ShardError(UserError):
+    """Prepared data is missing or not what its manifest says."""
+
+
+class Part(BaseModel):
+    """A part of the manifest."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Shard(Part):
+    """A Parquet file; `path` is relative to the folder of the manifest."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class Split(Part):
+    """A split's shards and what is in them.
+
+    Box sizes are quantiles, "0.00" to "1.00", of the root of a box's area: in pixels, and as a share of the root of
+    the image's area; empty where there are no boxes.
+    """
+
+    images: int
+    boxes: int
+    boxes_per_class: dict[str, int]
+    images_without_boxes: int
+    difficult: int
+    box_sizes_pixels: dict[str, float]
+    box_sizes_unit: dict[str, float]
+    shards: list[Shard]
+
+
+class Manifest(Part):
+    """All that was prepared; `digest` is the SHA-256 of the classes and the shards of every split."""
+
+    version: Literal[1]
+    layout: str
+    classes: list[str]
+    digest: str
+    quarantined: int
+    splits: dict[str, Split]
+
+    @property
+    def short_digest(self) -> str:
+        """The digest's first 32 digits: MLflow keeps no more than 36."""
+        return self.digest[:32]
+
+
+def digest(classes: Sequence[str], splits: dict[str, Split]) -> str:
+    """SHA-256 of the classes and of each split's shards, in order."""
+    content = {name: [shard.sha256 for shard in split.shards] for name, split in sorted(splits.items())}
+    return hashlib.sha256(json.dumps([list(classes), content], ensure_ascii=False).encode()).hexdigest()
+
+
+def schema(classes: Sequence[str]) -> pa.Schema:
+    """The shards' schema; its metadata holds `classes` (JSON, label 1 first) and the features of `datasets`."""
+
+    def value(dtype: str) -> dict:
+        return {"dtype": dtype, "_type": "Value"}
+
+    def several(feature: dict, **length: int) -> dict:
+        return {"feature": feature, **length, "_type": "List"}
+
+    features = {
+        "image_id": value("string"),
+        "image": {"_type": "Image"},
+        "height": value("int32"),
+        "width": value("int32"),
+        "boxes": several(several(value("float32"), length=4)),
+        "labels": several(value("int64")),
+        "difficult": several(value("bool")),
+    }
+    fields = {
+        "image_id": pa.string(),
+        "image": pa.struct({"bytes": pa.binary(), "path": pa.string()}),
+        "height": pa.int32(),
+        "width": pa.int32(),
+        "boxes": pa.list_(pa.list_(pa.float32(), 4)),
+        "labels": pa.list_(pa.int64()),
+        "difficult": pa.list_(pa.bool_()),
+    }
+    metadata = {
+        "classes": json.dumps(list(classes), ensure_ascii=False),
+        "huggingface": json.dumps({"info": {"features": features}}),
+    }
+    return pa.schema([pa.field(name, kind) for name, kind in fields.items()], metadata)
+
+
+def read_manifest(folder: Path | str) -> Manifest:
+    """Read the manifest of prepared data.
+
+    Raises:
+        ShardError: there is none, or it is not one of this version.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise ShardError(f"{path}: no such file; run `dvc repro prepare`") from None
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        problem = f"{where}: {error.errors()[0]['msg']}"
+        raise ShardError(f"{path}: {problem}; run `dvc repro -f prepare` to write it anew") from None
+
+
+def split_of(manifest: Manifest, split: str) -> Split:
+    """A split by its name.
+
+    Raises:
+        ShardError: there is no such split.
+    """
+    if split not in manifest.splits:
+        there_are = ", ".join(manifest.splits)
+        raise ShardError(f"the prepared data has no split {split!r}, only {there_are}; see `prepare` in params.yaml")
+    return manifest.splits[split]
+
+
+def verify(folder: Path | str, shard: Shard) -> None:
+    """Check a shard's bytes.
+
+    Raises:
+        ShardError: it is missing, or is not what was prepared.
+    """
+    path = Path(folder) / shard.path
+    try:
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise ShardError(f"{path}: no such file; run `dvc repro prepare`") from None
+    if found != shard.sha256:
+        raise ShardError(f"{path}: not what was prepared (its SHA-256 differs); run `dvc repro -f prepare`")
+
+
+def read_records(
+    folder: Path | str,
+    manifest: Manifest,
+    split: str,
+    columns: Sequence[str] | None = None,
+    check: bool = False,
+) -> Iterator[pa.RecordBatch]:
+    """Stream a split in the order of its shards; memory stays at a batch.
+
+    Args:
+        folder: of the manifest.
+        manifest: of `read_manifest`.
+        split: "train", "val" or "test".
+        columns: names of the columns to read, BOXES for all without the images; None: all.
+        check: verify each shard's SHA-256 before it is read.
+
+    Raises:
+        ShardError: the split or a shard is missing, or a shard is damaged.
+    """
+    for shard in split_of(manifest, split).shards:
+        if check:
+            verify(folder, shard)
+        path = Path(folder) / shard.path
+        try:
+            with pq.ParquetFile(path) as file:
+                yield from file.iter_batches(64, columns=None if columns is None else list(columns))
+        except FileNotFoundError:
+            raise ShardError(f"{path}: no such file; run `dvc repro prepare`") from None
+        except pa.ArrowInvalid as error:
+            raise ShardError(f"{path}: not a whole Parquet file ({error}); run `dvc repro -f prepare`") from None
+
+
+def read_boxes(folder: Path | str, manifest: Manifest, split: str) -> list[dict]:
+    """Ground truth of a split without its images: dicts of BOXES, in the order of the shards."""
+    batches = read_records(folder, manifest, split, BOXES)
+    return [row for batch in batches for row in batch.to_pylist()]

@@ -1,0 +1,66 @@
+"""Where a result comes from: code, commit, and parameters as flat names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from typing import Any
+
+import torch
+import yaml
+
+from pipelines.settings import ROOT, settings
+
+CODE = ("pipelines/", "ssd")  # what dependencies in dvc.yaml begin with that are code
+
+
+def code_digest(stage: str) -> str:
+    """SHA-256 over the code that decides a stage's result: its dependencies in dvc.yaml, by path and content."""
+    deps = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]["deps"]
+    digest = hashlib.sha256()
+    for path in (ROOT / dep for dep in deps if dep.startswith(CODE)):
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"train": {"lr": 1}} as {"train.lr": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def tags() -> dict[str, str]:
+    """Git commit, DVC experiment and versions, as MLflow tags."""
+    chosen = settings()
+    if chosen.provenance:
+        return json.loads(chosen.provenance) | {"torch.version": torch.__version__}
+    commit = _git("rev-parse", "HEAD")
+    found = {
+        "mlflow.source.git.commit": commit,
+        "git.dirty": str(bool(_git("status", "--porcelain"))).lower() if commit else "",
+        "dvc.stage": chosen.dvc_stage,
+        "dvc.experiment": chosen.dvc_experiment,
+        "dvc.data": _data_hash(),
+        "torch.version": torch.__version__,
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def _data_hash() -> str:
+    """DVC's hash of the raw data, from data.dvc."""
+    try:
+        return yaml.safe_load((ROOT / "data.dvc").read_text(encoding="utf-8"))["outs"][0]["md5"]
+    except (OSError, yaml.YAMLError, LookupError, TypeError):
+        return ""
+
+
+def _git(*words: str) -> str:
+    try:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()

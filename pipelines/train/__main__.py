@@ -1,0 +1,37 @@
+"""Train on Ray Train, register the best epoch in MLflow: `python -m pipelines.train`, the DVC stage `train`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipelines.cluster import jobs
+from pipelines.command import command
+from pipelines.params import PARAMS_FILE, load_params
+from pipelines.settings import set_defaults
+from pipelines.store.shards import PREPARED
+from pipelines.train.stage import train
+from pipelines.tuned import TUNED, read_tuned
+
+
+@command("train", "the same command goes on from the last checkpoint")
+def main() -> int | None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.train", description=__doc__)
+    parser.add_argument("--prepared", type=Path, default=PREPARED, help="folder of the shards")
+    parser.add_argument("--out", type=Path, default=Path("artifacts/train"), help="folder of model.pt, model.json …")
+    parser.add_argument("--params", type=Path, default=PARAMS_FILE)
+    parser.add_argument("--tuned", type=Path, default=TUNED, help="what tune hands over; may be missing")
+    args = parser.parse_args()
+    if jobs.wanted():
+        inputs = {"--params": args.params, "--prepared": args.prepared, "--tuned": args.tuned}
+        return jobs.run("train", inputs, args.out)
+    tuned = read_tuned(args.tuned)
+    train(load_params(args.params, tuned.overrides), args.prepared, args.out, tuned)
+    jobs.deliver(args.out)
+    return None
+
+
+if __name__ == "__main__":
+    set_defaults({"PYTHONUNBUFFERED": "1"})
+    main()

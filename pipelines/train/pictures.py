@@ -1,0 +1,62 @@
+"""Pictures of a training: its curves, and samples as it sees them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
+
+from pipelines.params import Params
+from pipelines.pictures.palette import PALETTE, colour
+from pipelines.store.shards import BOXES, Manifest, read_records
+from pipelines.training.order import mix
+from pipelines.training.time_parts import draw_times
+from ssd.augmentation import Augmentation
+from ssd.images import decode, resize
+from ssd.tasks import truths
+
+SHEET = 4  # images a side of a sheet
+
+
+def draw_samples(params: Params, manifest: Manifest, prepared: Path, path: Path) -> None:
+    """Write a sheet of the first training images as training sees them in its first epoch: augmented, with boxes."""
+    augmentation = Augmentation(params.augment, params.model.mean)
+    height, width = params.model.image_size
+    sheet = Image.new("RGB", (SHEET * width, SHEET * height))
+    batch = next(iter(read_records(prepared, manifest, "train", ["image", *BOXES])))
+    for index, row in enumerate(batch.slice(0, SHEET * SHEET).to_pylist()):
+        scale = torch.tensor([width / row["width"], height / row["height"]] * 2)
+        boxes = torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4) * scale
+        image = resize(decode(row["image"]["bytes"]), (height, width))
+        image, boxes, labels = augmentation(image, boxes, torch.tensor(row["labels"]), mix(params.seed, 0, index))
+        boxes, labels, _ = truths(params.model.task, boxes, labels, labels == 0, (height, width))
+        canvas = Image.fromarray(image.permute(1, 2, 0).numpy())
+        pen = ImageDraw.Draw(canvas)
+        for box, label in zip(boxes.tolist(), labels.tolist()):
+            pen.rectangle(box, outline=colour(label - 1), width=max(1, width // 150))
+        sheet.paste(canvas, (index % SHEET * width, index // SHEET * height))
+    sheet.thumbnail((1280, 1280))
+    sheet.save(path, "JPEG", quality=88)
+
+
+def draw_curves(history: list[dict[str, float]], best: int, path: Path) -> None:
+    """Losses, validation mAP (the best epoch marked) and where the time went, over the epochs."""
+    epochs = [row["epoch"] for row in history]
+    figure = Figure(figsize=(16, 4), layout="constrained")
+    left, right, times = figure.subplots(1, 3)
+    for key in ("train/loss", "train/class_loss", "train/box_loss"):
+        left.plot(epochs, [row[key] for row in history], marker=".", label=key.removeprefix("train/"))
+    left.set(title="Training loss", xlabel="epoch", yscale="log")
+    for key, name in (("val/map50", "mAP50"), ("val/map", "mAP 50:95")):
+        if key in history[-1]:
+            right.plot(epochs, [row[key] for row in history], marker=".", label=name)
+    right.axvline(best, color="grey", linestyle=":", label=f"registered: epoch {best}")
+    right.set(title="Validation", xlabel="epoch", ylim=(0, 1.02))
+    draw_times(times, history, PALETTE)
+    times.set(title="Time")
+    for axes in (left, right, times):
+        axes.legend(fontsize=8)
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110, metadata={"Software": None})

@@ -1,0 +1,157 @@
+"""Train on Ray Train, register the best epoch in MLflow: `python -m pipelines.train`, the DVC stage `train`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipelines.cluster.ray import ray_cluster, workers
+from pipelines.cluster.signals import claim, end_state
+from pipelines.params import Params
+from pipelines.settings import home, tracking_uri
+from pipelines.store.checkpoints import checkpoints
+from pipelines.store.shard_transfer import here, share
+from pipelines.store.shards import Manifest, read_manifest
+from pipelines.tracking import provenance, runs
+from pipelines.training.initial_weights import InitialWeights, initial_weights, try_weights
+from pipelines.training.loop import Job
+from pipelines.training.order import steps_an_epoch
+from pipelines.training.progress import Progress
+from pipelines.training.workers import TrainingFailed, run_on_ray
+from pipelines.tuned import Tuned
+from ssd.weights import Loaded
+
+
+def run_name(params: Params, manifest: Manifest, weights: InitialWeights | None = None) -> str:
+    """Name of the run that these inputs and the code make: the same inputs resume, others start anew."""
+    decisive = params.model_dump(mode="json", include={"seed", "model", "loss", "detect", "augment", "train"})
+    code = provenance.code_digest("train")
+    inputs = json.dumps([decisive, manifest.digest, code, weights.sha256 if weights else None], sort_keys=True)
+    return f"train-{hashlib.sha256(inputs.encode()).hexdigest()[:12]}"
+
+
+def check(params: Params, manifest: Manifest, path: Path) -> None:
+    """Refuse what cannot be trained, before anything starts.
+
+    Raises:
+        TrainingFailed: naming the fix.
+    """
+    split = manifest.splits.get("train")
+    if split is None or split.images == 0:
+        raise TrainingFailed(f"{path / 'manifest.json'}: the training split is empty; see prepare.train in params.yaml")
+    if sum(split.boxes_per_class.values()) == 0:
+        raise TrainingFailed(f"{path / 'manifest.json'}: no image of the training split has a box")
+    if params.train.batch_size > split.images:
+        raise TrainingFailed(
+            f"params.yaml: train.batch_size is {params.train.batch_size}, but the training split has only "
+            f"{split.images} images; lower it"
+        )
+
+
+def describe(params: Params, manifest: Manifest, name: str) -> runs.RunSpec:
+    """Parameters and tags of the MLflow run."""
+    shown = provenance.flatten(params.model_dump(mode="json", exclude={"generate", "prepare", "registry", "tune"}))
+    shown |= {"data.digest": manifest.digest, "data.classes": ", ".join(manifest.classes)}
+    train = params.train
+    title = f"{params.model.backbone} {train.epochs} epochs lr {train.lr:g} ({name.removeprefix('train-')[:6]})"
+    images = ", ".join(f"{split} {part.images}" for split, part in manifest.splits.items())
+    note = f"{manifest.layout} data, images: {images}; classes: {', '.join(manifest.classes)}"
+    source = {"mlflow.source.name": "python -m pipelines.train", "mlflow.source.type": "LOCAL"}
+    return runs.RunSpec(name, title, shown, {**provenance.tags(), **source, "mlflow.note.content": note})
+
+
+def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None) -> None:
+    """Train what the parameters and shards say, unless that is done already, and publish the best epoch.
+
+    Args:
+        params: all parameters, the tuned ones filled in.
+        prepared: folder of the shards.
+        out: folder of model.pt, model.json …
+        tuned: where tuned parameters come from, for the MLflow run.
+    """
+    manifest = read_manifest(prepared)
+    check(params, manifest, prepared)
+    share(prepared, manifest)
+    runs_folder = home()
+    weights = initial_weights(params)
+    name = run_name(params, manifest, weights)
+    folder = runs_folder / name
+    total = params.train.epochs * steps_an_epoch(manifest.splits["train"].images, params.train.batch_size)
+    sources = {"prepared": prepared.resolve(), "cache": runs_folder / "cache", "weights": weights and weights.path}
+    sources["digest"] = manifest.digest
+    spec = describe(params, manifest, name)
+    if tuned and tuned.trial:
+        spec.tags.update({"tune.sweep": tuned.sweep, "tune.trial": str(tuned.trial)})
+        print(f"parameters of {tuned}", flush=True)
+    with claim(folder), _mlflow_state(spec):
+        kept = checkpoints(folder, lambda text: print(f"  {text}", flush=True))
+        found = kept.latest()
+        if found is None or found[0] < total:
+            _begin(name, found, total, params, manifest)
+            if weights is not None:
+                _say_weights(try_weights(params, weights, len(manifest.classes)), weights)
+            opening = _open_run(spec)  # while Ray starts
+            with ray_cluster() as resources:
+                opening.join()  # before the controller's writer looks for the run
+                place = workers(resources)
+                if place.count > params.train.batch_size:
+                    raise TrainingFailed(f"{place.count} workers cannot share a batch of {params.train.batch_size}")
+                job = Job(params=params, loader_workers=place.loader_workers, **sources)
+                run_on_ray(job, folder, spec, place, Progress.printer(params.train.epochs))
+            found = kept.latest()
+            if found is None or found[0] < total:
+                raise TrainingFailed(f"{name}: training ended at step {found[0] if found else 0} of {total}")
+        else:
+            print(
+                f"{name}: trained before with these parameters, data and code; publishing (remove {folder} to retrain)"
+            )
+        kept.settle()
+        shards = here(
+            prepared, manifest.digest, runs_folder, ["train"], first=1
+        )  # of which one image is the model's example
+        from pipelines.train.publish import publish
+
+        publish(found[1], manifest, shards, spec, params, out)
+
+
+def _begin(name: str, found: tuple | None, total: int, params: Params, manifest: Manifest) -> None:
+    split = manifest.splits["train"]
+    where = f"goes on at step {found[0]} of {total}" if found else f"{total} steps"
+    height, width = params.model.image_size
+    what = f"{params.model.backbone} at {height}×{width} on {split.images} images"
+    print(f"{name}: {what}, {params.train.epochs} epochs, {where}", flush=True)
+
+
+def _say_weights(loaded: Loaded, weights: InitialWeights) -> None:
+    left = sorted({name.rsplit(".", 1)[0].split(".")[0 if "heads" in name else 1] for name in loaded.left_random})
+    rest = f"; random: {', '.join(left)}" if left else ""
+    print(f"  starts from {loaded.kind}, {weights.path.name}: {len(loaded.taken)} tensors{rest}", flush=True)
+
+
+def _open_run(spec: runs.RunSpec) -> threading.Thread:
+    """Show the run in MLflow from the start; without an answer the controller's writer tries again."""
+
+    def call() -> None:
+        try:
+            runs.open_run(runs.connect(), spec)
+        except Exception as error:
+            reason = str(error).splitlines()[0][:200]
+            print(f"  MLflow at {tracking_uri()} does not answer, training starts anyway: {reason}", flush=True)
+
+    thread = threading.Thread(target=call, name="open-run", daemon=True)
+    thread.start()
+    return thread
+
+
+@contextmanager
+def _mlflow_state(spec: runs.RunSpec) -> Iterator[None]:
+    """Close the MLflow run as what it was: FINISHED, FAILED, or KILLED by ctrl-C or SIGTERM."""
+    try:
+        yield
+    except BaseException as error:
+        runs.close_quietly(spec, end_state(error))
+        raise

@@ -1,0 +1,222 @@
+"""The training loop of one worker: `train` runs it in Ray Train's workers, `tune` in its trials."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from pipelines.params import Params
+from pipelines.store.shards import read_manifest
+from pipelines.training.batches import DecodedSplit, TrainingSamples, evaluation_batches, training_batches
+from pipelines.training.order import Deal, mix, steps_an_epoch
+from ssd.augmentation import Augmentation
+from ssd.checkpoint import load, model_state
+from ssd.detection import detect
+from ssd.metrics import evaluate, flatten_found, flatten_truths
+from ssd.model import SSD
+from ssd.tasks import truths
+from ssd.trainer import Trainer
+from ssd.weights import load_weights
+
+IOU_THRESHOLDS = tuple(np.arange(0.5, 1.0, 0.05))
+
+Report = Callable[[dict[str, Any], dict[str, Any] | None], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one run trains on and with.
+
+    Attributes:
+        params: all of params.yaml, tuned values filled in.
+        prepared: folder of the shards.
+        cache: folder for decoded images on this machine.
+        loader_workers: processes that augment ahead; 0 augments in the training process.
+        weights: file of the weights that the model starts from; None starts at random.
+        digest: of the prepared data, by which a machine without the folder fetches them.
+    """
+
+    params: Params
+    prepared: Path
+    cache: Path
+    loader_workers: int = 0
+    weights: Path | None = None
+    digest: str = ""
+
+
+class Run:
+    """The state of one worker's training: data, trainer, history, best epoch."""
+
+    def __init__(self, job: Job, device: torch.device):
+        self.job, self.params, self.device = job, job.params, device
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.workers = dist.get_world_size() if dist.is_initialized() else 1
+        manifest = read_manifest(job.prepared)
+        self.classes = list(manifest.classes)
+        size = self.params.model.image_size
+        started = time.perf_counter()
+        self.train = DecodedSplit(job.prepared, manifest, "train", size, job.cache)
+        has_val = "val" in manifest.splits and manifest.splits["val"].images > 0
+        self.val = DecodedSplit(job.prepared, manifest, "val", size, job.cache) if has_val else None
+        self.decoding = {"time/decode_s": time.perf_counter() - started}  # of the first epoch to come
+        self.steps = steps_an_epoch(len(self.train), self.params.train.batch_size)
+        torch.manual_seed(mix(self.params.seed))  # all workers start from the same weights
+        model = SSD(self.params.model, len(self.classes))
+        if job.weights is not None:
+            load_weights(model, load(job.weights))
+        total = self.steps * self.params.train.epochs
+        self.trainer = Trainer(model, self.params.train, self.params.loss, total, device)
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Any] | None = None
+
+    def batches(self):
+        """All steps that are left, from the trainer's position on."""
+        seed = self.params.seed
+        model, train = self.params.model, self.params.train
+        here = self.job.loader_workers == 0 and self.device.type == "cpu"  # otherwise beside the steps, not in them
+        mark = self.trainer.stopwatch.mark if here else None
+        samples = TrainingSamples(self.train, Augmentation(self.params.augment, model.mean), seed, model.task, mark)
+        deal = Deal(len(self.train), train.batch_size, train.epochs, seed, self.trainer.steps, self.rank, self.workers)
+        return training_batches(samples, deal, self.job.loader_workers, self.device.type == "cuda")
+
+    def validate(self) -> dict[str, float]:
+        """mAP of the averaged model on the validation split, on rank 0; {} elsewhere and where there is no split."""
+        if self.val is None:
+            return {}
+        found = self._detect(range(self.rank, len(self.val), self.workers))
+        if self.workers > 1:
+            parts = [None] * self.workers if self.rank == 0 else None
+            dist.gather_object(found, parts)
+            found = {i: d for part in parts for i, d in part.items()} if self.rank == 0 else {}
+        if self.rank:
+            return {}
+        boxes, labels, scores = zip(*(found[i] for i in range(len(self.val))))
+        task = self.params.model.task
+        truth = [truths(task, s.boxes, s.labels, s.difficult) for s in self.val.samples]
+        precision = evaluate(
+            flatten_found(boxes, labels, scores),
+            flatten_truths(*zip(*truth)),
+            len(self.classes),
+            IOU_THRESHOLDS,
+        )
+        metrics = {"val/map50": float(precision.mean[0]), "val/map": float(precision.mean.mean())}
+        return metrics | {f"val/ap50/{name}": float(ap) for name, ap in zip(self.classes, precision.ap[0])}
+
+    @torch.inference_mode()
+    def _detect(self, indices: range) -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        model = self.trainer.averaged_model.eval()
+        found = {}
+        for chunk, images in evaluation_batches(self.val, indices, self.params.train.batch_size):
+            logits, offsets = self.trainer.forward(images.to(self.device), model)
+            of_each = detect(model.scores(logits), offsets, model.coder, self.params.detect)
+            found |= {i: tuple(t.cpu().numpy() for t in detections) for i, detections in zip(chunk, of_each)}
+        return found
+
+    def end_epoch(self, seconds: float) -> dict[str, float]:
+        """Close an epoch: its metrics join the history, and the best weights so far are kept."""
+        sums = self.trainer.take_sums()
+        parts = {f"time/{part}_s": taken for part, taken in self.trainer.stopwatch.take().items()}
+        started = time.perf_counter()
+        epoch = self.trainer.steps // self.steps
+        metrics = {"epoch": epoch, "step": self.trainer.steps} | training_metrics(sums, self.params) | self.validate()
+        metrics["time/train_s"] = seconds
+        metrics["time/validate_s"] = time.perf_counter() - started
+        metrics |= parts | self.decoding
+        self.decoding = {}
+        metrics["time/images_per_s"] = sums["images"] / seconds if seconds else float("nan")
+        self.history.append(metrics)
+        score = metrics.get("val/map")
+        if self.best is None or score is None or not score <= self.best["score"]:  # the first of equals stays
+            weights = model_state(self.trainer.averaged_model, self.classes, asdict(self.params.detect))
+            self.best = {"epoch": epoch, "score": score if score is not None else -1.0, "model": weights}
+        return metrics
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the run needs to go on, and the best model so far."""
+        return {
+            "trainer": self.trainer.state(),
+            "history": self.history,
+            "best": self.best,
+            "seed": self.params.seed,
+            "params": self.params.model_dump(mode="json"),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.trainer.load_state(state["trainer"])
+        self.history, self.best = list(state["history"]), state["best"]
+
+
+def training_metrics(sums: dict[str, float], params: Params) -> dict[str, float]:
+    """Means of an epoch from the sums of `Trainer.take_sums`; class_error and bbox_mae as d2l.ai 14.7 prints them."""
+    positives, anchors = max(sums["positives"], 1.0), sums["anchors"]
+    class_loss = params.loss.class_weight * sums["class_sum"] / positives
+    box_loss = params.loss.box_weight * sums["box_sum"] / positives
+    return {
+        "train/loss": class_loss + box_loss,
+        "train/class_loss": class_loss,
+        "train/box_loss": box_loss,
+        "train/class_error": sums["class_errors"] / anchors,
+        "train/bbox_mae": sums["absolute_offsets"] / (4 * anchors),
+        "train/positives_per_image": sums["positives"] / sums["images"],
+    }
+
+
+def fit(
+    job: Job,
+    report: Report,
+    restored: dict[str, Any] | None = None,
+    device: torch.device | str = "cpu",
+    progress: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> Run:
+    """Train to the last epoch, from the beginning or from `restored`.
+
+    Args:
+        job: what to train.
+        report: called by every worker after every epoch with its metrics (rank 0's are complete) and, on rank 0, the
+            state to keep; and with no metrics and the state where `train.checkpoint_steps` asks for it.
+        restored: a state that `report` was given.
+        device: of this worker.
+        progress: called on every step with {epoch, step, steps, images_per_s}.
+
+    Raises:
+        NonFiniteLoss: on all workers at once; no state of it was reported.
+    """
+    run = Run(job, torch.device(device))
+    if restored is not None:
+        run.load_state(restored)
+    every = run.params.train.checkpoint_steps
+    stopwatch = run.trainer.stopwatch
+    started, images = time.perf_counter(), 0
+    stopwatch.mark()
+    for batch in run.batches():
+        torch.manual_seed(mix(run.params.seed, run.trainer.steps, run.rank))  # randomness is a function of position
+        stopwatch.mark("wait")
+        batch = batch.to(run.device)
+        stopwatch.mark("transfer")
+        run.trainer.step(batch)
+        images += len(batch.images) * run.workers
+        seconds = time.perf_counter() - started
+        within = run.trainer.steps % run.steps
+        if within == 0:
+            metrics = run.end_epoch(seconds)
+            stopwatch.mark()
+            report(metrics, run.state() if run.rank == 0 else None)
+            started, images = time.perf_counter(), 0
+            stopwatch.mark("checkpoint")  # counted with the epoch to come: this one has been reported
+        else:
+            epoch = run.trainer.steps // run.steps + 1
+            progress({"epoch": epoch, "step": within, "steps": run.steps, "images_per_s": images / seconds})
+            if every and within % every == 0:
+                run.trainer.check()
+                run.trainer.gather()
+                report({}, run.state() if run.rank == 0 else None)
+                stopwatch.mark("checkpoint")
+    return run

@@ -1,0 +1,34 @@
+"""Search parameters on Ray Tune, hand the best over to train: `python -m pipelines.tune`, the DVC stage `tune`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipelines.cluster import jobs
+from pipelines.command import command
+from pipelines.params import PARAMS_FILE, load_params
+from pipelines.settings import set_defaults
+from pipelines.store.shards import PREPARED
+from pipelines.tune.stage import tune
+from pipelines.tuned import TUNED
+
+
+@command("tune", "the same command goes on from the last checkpoints")
+def main() -> int | None:
+    """Read the command line and tune."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.tune", description=__doc__)
+    parser.add_argument("--prepared", type=Path, default=PREPARED, help="folder of the shards")
+    parser.add_argument("--out", type=Path, default=TUNED.parent, help="folder of tuned.yaml, trials.csv, slices.png")
+    parser.add_argument("--params", type=Path, default=PARAMS_FILE)
+    args = parser.parse_args()
+    if jobs.wanted() and load_params(args.params).tune.trials:
+        return jobs.run("tune", {"--params": args.params, "--prepared": args.prepared}, args.out)
+    print(tune(args.params, args.prepared, args.out))
+    jobs.deliver(args.out)
+    return None
+
+
+if __name__ == "__main__":
+    set_defaults({"PYTHONUNBUFFERED": "1"})
+    main()

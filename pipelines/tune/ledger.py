@@ -1,0 +1,138 @@
+"""A sweep's memory: one small file a trial, written whole or not at all, and the only truth about what was done.
+
+Ray Tune keeps a snapshot of its experiment too, but in place and every few seconds: what a killed driver leaves may be
+old or damaged. Here each event is on the disk before anything depends on it, and a killed sweep starts anew from these
+files: what is finished is not run again, what was running goes on from its checkpoints. Where there is an object store,
+what has ended is there as well, for a machine that knows nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pipelines.store.s3 import NoSuchObject, Objects, StorageError, patiently
+
+logger = logging.getLogger(__name__)
+
+State = Literal["waiting", "running", "finished", "stopped", "failed"]
+OPEN: tuple[State, ...] = ("waiting", "running")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One set of parameters and what came of it.
+
+    Attributes:
+        number: from 1 on.
+        origin: why it is tried.
+        overrides: of params.yaml, by dotted names.
+        state: `stopped` is early, by ASHA.
+        reason: why it was stopped or failed.
+        history: metrics of its epochs as `fit` reports them; `seen` is when the driver learned of each, in seconds.
+    """
+
+    number: int
+    origin: str
+    overrides: dict[str, Any]
+    state: State = "waiting"
+    reason: str = ""
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"trial-{self.number:03d}"
+
+    @property
+    def best(self) -> dict[str, float] | None:
+        """The metrics of its best epoch; the first of equals."""
+        return max(self.history, key=lambda epoch: epoch["val/map"], default=None)
+
+    @property
+    def score(self) -> float | None:
+        """val/map of its best epoch; None if it has none, or failed."""
+        return None if self.best is None or self.state == "failed" else self.best["val/map"]
+
+
+class Sweep:
+    """The trials of a sweep in its folder. One process writes: the driver, who holds the folder's claim."""
+
+    def __init__(self, folder: Path, planned: list[tuple[str, dict[str, Any]]], objects: Objects | None = None):
+        self.folder, self.objects = Path(folder), objects
+        self._stored: set[int] = set()
+        self.trials = [
+            self._read(Trial(number, origin, overrides)) for number, (origin, overrides) in enumerate(planned, 1)
+        ]
+
+    def _file(self, trial: Trial) -> Path:
+        return self.folder / trial.name / "trial.json"
+
+    def _read(self, fresh: Trial) -> Trial:
+        """What is known of a trial, here or in the store."""
+        file = self._file(fresh)
+        try:
+            if self.objects and not file.exists():
+                patiently(lambda: self.objects.fetch(self._name(fresh), file), logger.warning)
+            return Trial(**json.loads(file.read_text(encoding="utf-8")))
+        except (FileNotFoundError, NoSuchObject):
+            return fresh
+
+    def _name(self, trial: Trial) -> str:
+        """Of a trial's object."""
+        return f"sweeps/{self.folder.name}/{trial.name}.json"
+
+    def update(self, number: int, **changes: Any) -> Trial:
+        """Change a trial and write it down."""
+        trial = self.trials[number - 1] = replace(self.trials[number - 1], **changes)
+        file = self._file(trial)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(".trial.json.partial")
+        with open(partial, "w", encoding="utf-8") as stream:
+            json.dump(asdict(trial), stream, indent=1)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, file)
+        return trial
+
+    def add_epoch(self, number: int, metrics: dict[str, float]) -> Trial:
+        """Append an epoch's metrics."""
+        return self.update(number, state="running", history=[*self.trials[number - 1].history, metrics])
+
+    def end(self, number: int, state: State, reason: str = "") -> Trial:
+        """Write down how a trial ended, and drop its checkpoints: nobody goes on from them."""
+        trial = self.update(number, state=state, reason=reason)
+        self.store()
+        for checkpoint in (self.folder / trial.name).glob("step-*.pt"):
+            checkpoint.unlink(missing_ok=True)
+        return trial
+
+    def store(self) -> None:
+        """Send the records of trials that have ended to the store; one that is away gets them with the next."""
+        ended = [trial for trial in self.trials if trial.state not in OPEN and trial.number not in self._stored]
+        for trial in ended if self.objects else []:
+            try:
+                self.objects.send(self._file(trial), self._name(trial))
+            except StorageError as error:
+                logger.warning("the sweep's records stay on this machine for now: %s", error)
+                return
+            self._stored.add(trial.number)
+
+    @property
+    def open(self) -> list[Trial]:
+        """Trials that are not done."""
+        return [trial for trial in self.trials if trial.state in OPEN]
+
+    @property
+    def baseline(self) -> Trial | None:
+        """The trial of the current parameters."""
+        return next((trial for trial in self.trials if not trial.overrides), None)
+
+    def winner(self) -> Trial | None:
+        """The trial to hand over: the best, the current parameters among equals; None where all failed."""
+        scored = [trial for trial in self.trials if trial.score is not None]
+        return max(scored, key=lambda trial: (trial.score, not trial.overrides, -trial.number), default=None)

@@ -1,0 +1,92 @@
+"""A sweep in MLflow: a parent run, and a nested run a trial."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from pipelines.tracking import runs
+from pipelines.tune.ledger import OPEN, Trial
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+STATE, BEST, SWEEP = "tune.state", "tune.best", "tune.sweep"
+STATUS = {"running": "RUNNING", "finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
+
+
+@dataclass
+class SweepRuns:
+    """The runs of a sweep, brought up to date again and again; whatever was written before is not written twice.
+
+    Attributes:
+        spec: of the parent.
+        spec_of: of a trial's run.
+    """
+
+    spec: runs.RunSpec
+    spec_of: Callable[[Trial], runs.RunSpec]
+    _written: dict[int, tuple[str, int]] = field(default_factory=dict)
+    _parent: str = ""
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # at the end two threads write
+
+    def write(self, client: MlflowClient, trials: list[Trial]) -> int:
+        """Bring the nested runs of `trials` up to date; returns how many epochs they lacked."""
+        logged = 0
+        with self._lock:
+            self._parent = self._parent or runs.open_run(client, self.spec)
+            for trial in trials:
+                now = (trial.state, len(trial.history))
+                if trial.state != "waiting" and self._written.get(trial.number) != now:
+                    logged += self._write_trial(client, trial)
+                    self._written[trial.number] = now
+        return logged
+
+    def _write_trial(self, client: MlflowClient, trial: Trial) -> int:
+        from mlflow.entities import Metric, RunTag
+        from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+        spec = self.spec_of(trial)
+        tags = spec.tags | {MLFLOW_PARENT_RUN_ID: self._parent, SWEEP: self.spec.fingerprint, STATE: trial.state}
+        known = runs.find_run(client, spec)
+        if known is None or known.info.status != STATUS[trial.state]:
+            run_id = runs.open_run(client, replace(spec, tags=tags))
+        else:
+            run_id = known.info.run_id
+        if trial.score is not None:  # before all others: MLflow's comparison begins with a run's first metric
+            client.log_batch(run_id, metrics=[Metric("best/map", trial.score, 0, len(trial.history))])
+        logged = runs.log_history(client, run_id, trial.history)
+        reason = [RunTag("tune.reason", trial.reason)] if trial.reason else []
+        client.log_batch(run_id, tags=[RunTag(STATE, trial.state), *reason])
+        if trial.state not in OPEN and (known is None or known.info.status != STATUS[trial.state]):
+            runs.close_run(client, run_id, STATUS[trial.state])
+        return logged
+
+    def finish(self, client: MlflowClient, trials: list[Trial], winner: Trial, files: list) -> None:
+        """Write all that is missing, mark the winner, attach `files` to the parent and close it."""
+        from mlflow.entities import Metric
+
+        self.write(client, trials)
+        for trial in trials:
+            run_id = runs.find_run(client, self.spec_of(trial)).info.run_id
+            client.set_tag(run_id, BEST, str(trial.number == winner.number).lower())
+            if trial.number == winner.number:
+                client.set_tag(self._parent, "tune.best_run", run_id)
+        states = [trial.state for trial in trials]
+        counts = {f"trials/{state}": float(states.count(state)) for state in ("finished", "stopped", "failed")}
+        best = {key.replace("val/", "best/"): value for key, value in winner.best.items() if key.startswith("val/")}
+        values = counts | best | {"best/trial": float(winner.number)}
+        client.log_batch(self._parent, metrics=[Metric(key, value, 0, len(trials)) for key, value in values.items()])
+        client.set_tag(self._parent, "tune.best_trial", str(winner.number))
+        for file in files:
+            client.log_artifact(self._parent, str(file))
+        runs.close_run(client, self._parent, "FINISHED")
+
+    def interrupted(self, trials: list[Trial], status: str) -> None:
+        """Close what is still open as what it is: FAILED, or KILLED by ctrl-C or SIGTERM."""
+        for trial in trials:
+            if trial.state == "running":
+                runs.close_quietly(self.spec_of(trial), status)
+        runs.close_quietly(self.spec, status)

@@ -1,0 +1,72 @@
+"""What a sweep hands over: `tuned.yaml` for train and evaluate, and a table of the trials."""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines.params import ParamsError
+
+TUNED = Path("artifacts/tune/tuned.yaml")
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The winner of a sweep.
+
+    Attributes:
+        overrides: of params.yaml, by dotted names; {} where the current parameters are best or nothing was searched.
+        sweep, trial: where it comes from; None where nothing was searched.
+        score: val/map of its best epoch.
+    """
+
+    overrides: dict[str, Any]
+    sweep: str | None = None
+    trial: int | None = None
+    score: float | None = None
+
+    def __str__(self) -> str:
+        values = ", ".join(f"{name} {value}" for name, value in self.overrides.items()) or "the current parameters"
+        return f"trial {self.trial} of {self.sweep}: {values}"
+
+
+def write_tuned(tuned: Tuned, path: Path) -> None:
+    """Write tuned.yaml, whole or not at all."""
+    content = {"sweep": tuned.sweep, "trial": tuned.trial, "score": tuned.score, "overrides": tuned.overrides}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_tuned(path: Path) -> Tuned:
+    """Read tuned.yaml; without the file nothing was tuned.
+
+    Raises:
+        ParamsError: it is not what `write_tuned` wrote.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Tuned({})
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path}: not YAML: {error}; run `dvc repro tune`") from None
+    keys = {"sweep", "trial", "score", "overrides"}
+    if not isinstance(content, dict) or set(content) != keys or not isinstance(content["overrides"], dict):
+        raise ParamsError(f"{path}: not written by pipelines.tune; remove it and run `dvc repro tune`")
+    return Tuned(**content)
+
+
+def read_search(folder: Path | None) -> dict[str, Any] | None:
+    """What the report shows of a sweep: {tuned, trials, slices}; None where no trial was run."""
+    tuned = read_tuned(folder / TUNED.name) if folder else Tuned({})
+    if tuned.trial is None:
+        return None
+    with open(folder / "trials.csv", newline="", encoding="utf-8") as file:
+        trials = list(csv.DictReader(file))
+    return {"tuned": tuned, "trials": trials, "slices": (folder / "slices.png").read_bytes()}

@@ -1,0 +1,66 @@
+"""Stages as jobs: what is refused before anything starts. What happens on a cluster: tests/test_chaos.py."""
+
+import json
+
+import pytest
+
+from pipelines.cluster import jobs
+from pipelines.cluster.ray import ClusterError
+from pipelines.store.s3 import StorageError, storage
+from pipelines.tracking import provenance
+
+
+def test_only_an_http_address_makes_jobs_and_a_job_makes_none(monkeypatch):
+    assert not jobs.wanted()
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert not jobs.wanted()
+    monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
+    assert jobs.wanted()
+    monkeypatch.setenv("SSD_SUBMISSION", "ssd-train-1")
+    assert not jobs.wanted()
+
+
+def test_what_a_job_needs_is_named_before_it_starts(monkeypatch, tmp_path):
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:9")
+    with pytest.raises(StorageError, match="STORAGE_URI is not set"):
+        jobs.run("train", {}, tmp_path)
+    monkeypatch.setenv("STORAGE_URI", "s3://bucket/a")
+    with pytest.raises(ClusterError, match="MLFLOW_TRACKING_URI is not set"):
+        jobs.run("train", {}, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_head_that_does_not_answer(s3, monkeypatch, tmp_path):
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(ClusterError, match=r"RAY_ADDRESS=http://127\.0\.0\.1:9: no job server answers"):
+        jobs.run("train", {}, tmp_path)
+
+
+@pytest.mark.slow
+def test_outputs_come_back_whole_and_leave_nothing_behind(s3, monkeypatch, tmp_path):
+    out, back = tmp_path / "out", tmp_path / "back"
+    (out / "deeper").mkdir(parents=True)
+    (out / "a.json").write_text("{}")
+    (out / "deeper" / "b.bin").write_bytes(bytes(range(256)))
+    (out / ".partial").write_text("not an output")
+    jobs.deliver(out)  # not a job: nothing happens
+    assert storage().sizes() == {}
+    monkeypatch.setenv("SSD_SUBMISSION", "ssd-train-1")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    jobs.deliver(out)
+    jobs.collect("ssd-train-1", storage(), back, say=lambda _: None)
+    assert {str(path.relative_to(back)): path.read_bytes() for path in back.rglob("*") if path.is_file()} == {
+        "a.json": b"{}",
+        "deeper/b.bin": bytes(range(256)),
+    }
+    assert storage().sizes() == {}
+    with pytest.raises(StorageError, match="the job has left no outputs"):
+        jobs.collect("ssd-train-1", storage(), back)
+
+
+def test_a_job_says_where_its_submitter_was(monkeypatch):
+    monkeypatch.setenv("SSD_PROVENANCE", json.dumps({"mlflow.source.git.commit": "abc", "torch.version": "old"}))
+    tags = provenance.tags()
+    assert tags["mlflow.source.git.commit"] == "abc"
+    assert tags["torch.version"] != "old"

@@ -1,0 +1,57 @@
+"""What travels to a cluster, and what stays."""
+
+from pathlib import Path
+
+from pipelines.cluster import package
+from pipelines.settings import ROOT
+
+
+def test_code_and_small_inputs_travel_and_nothing_else(tmp_path, tiny_prepared):
+    big = tmp_path / "in" / "weights.pt"
+    big.parent.mkdir()
+    big.write_bytes(bytes(package.SMALL + 1))
+    packed = package.pack(ROOT, [tiny_prepared, ROOT / "params.yaml", big], tmp_path / "packed")
+    files = {path.relative_to(packed) for path in packed.rglob("*") if path.is_file()}
+    assert package.place(tiny_prepared) / "manifest.json" in files
+    assert {Path("ssd/model.py"), Path("pipelines/train/stage.py"), Path("pipelines/evaluate/report.html.j2")} <= files
+    assert not [file for file in files if file.suffix in {".parquet", ".pyc", ".pt"}]
+    assert sum((packed / file).stat().st_size for file in files) < 1 << 20
+    again = package.pack(ROOT, [tiny_prepared, ROOT / "params.yaml"], tmp_path / "again")
+    assert package.digest(packed) == package.digest(again)
+    (again / "params.yaml").write_text("seed: 1\n")
+    assert package.digest(packed) != package.digest(again)
+
+
+def test_paths_below_the_current_folder_keep_their_place():
+    assert package.place(Path("artifacts/prepared")) == Path("artifacts/prepared")
+    assert package.place(Path("/some/where/else/prepared")) == Path("elsewhere/else/prepared")
+
+
+def test_paths_elsewhere_do_not_leave_the_parcel(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert package.place(Path("../prepared")) == Path("elsewhere", tmp_path.parent.name, "prepared")
+
+
+def test_addresses_travel_and_secrets_stay(monkeypatch):
+    given = {
+        "STORAGE_URI": "s3://bucket/a",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9000",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "MLFLOW_TRACKING_PASSWORD": "secret",
+        "SSD_HOME": "/of/this/machine",
+        "SSD_WORKERS": "3",
+        "SSD_JOB_AWS_ENDPOINT_URL": "http://s3:9000",
+        "SSD_JOB_SSD_HOME": "/of/the/nodes",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    travels = package.variables()
+    assert "secret" not in travels.values()
+    assert not [name for name in travels if name.startswith("SSD_JOB_")]
+    chosen = {name: travels[name] for name in ("STORAGE_URI", "AWS_ENDPOINT_URL", "SSD_HOME", "SSD_WORKERS")}
+    assert chosen == {
+        "STORAGE_URI": "s3://bucket/a",
+        "AWS_ENDPOINT_URL": "http://s3:9000",
+        "SSD_HOME": "/of/the/nodes",
+        "SSD_WORKERS": "3",
+    }

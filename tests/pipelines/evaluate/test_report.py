@@ -1,0 +1,167 @@
+"""The report, read as a browser would."""
+
+import io
+import re
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipelines.evaluate.charts import precision_recall_chart
+from pipelines.evaluate.metrics import measure
+from pipelines.evaluate.report import choose, picture, render
+from pipelines.pictures.palette import colour
+from pipelines.tuned import Tuned
+from ssd.metrics import FALSE, IGNORED, TRUE
+
+HEIGHT, WIDTH = 120, 200
+BOX, FAR = [10.0, 10.0, 60.0, 90.0], [100.0, 10.0, 150.0, 90.0]
+VOID = {"meta", "link", "br", "input", "img"}
+
+
+class Page(HTMLParser):
+    """Collects elements, and complains of tags that are not closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.elements = [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def prepared_data(folder, classes, images=3):
+    """A shard of images with a box each, but for the last; what the model says of them; a manifest."""
+    Image.new("RGB", (WIDTH, HEIGHT), "gray").save(buffer := io.BytesIO(), "PNG")
+    names = [f"photo <{i}>" for i in range(images)]
+    pictures = [{"bytes": buffer.getvalue(), "path": None}] * images
+    (folder / "test").mkdir()
+    pq.write_table(pa.table({"image_id": names, "image": pictures}), folder / "test" / "0.parquet")
+    rows = [{"image_id": name, "height": HEIGHT, "width": WIDTH} for name in names]
+    truths = [r | {"boxes": [BOX], "labels": [1], "difficult": [False]} for r in rows[:-1]]
+    truths += [r | {"boxes": [], "labels": [], "difficult": []} for r in rows[-1:]]
+    predictions = [
+        r | {"boxes": [BOX, FAR], "labels": [1, 1], "scores": [0.9, 0.6 - 0.2 * (i > 0)]} for i, r in enumerate(rows)
+    ]
+    split = SimpleNamespace(shards=[SimpleNamespace(path="test/0.parquet")], images=images)
+    return predictions, truths, SimpleNamespace(splits={"test": split}, classes=classes)
+
+
+def page_of(predictions, truths, manifest, folder, search=None, history=()):
+    measured = measure(predictions, truths, manifest.classes, 0.5)
+    counts = {"images": len(truths), "boxes": 2, "difficult": 0, "images_without_boxes": 1, "digest": "d"}
+    metrics = measured.metrics | {"test": counts, "settings": {"report_score_threshold": 0.5}}
+    lineage = {"Model": "ssd <b>1</b>", "Architecture": "tiny"}
+    return render(measured, metrics, predictions, truths, manifest, folder, lineage, search, history)
+
+
+def test_the_page_is_whole_escaped_and_needs_nothing_else(tmp_path):
+    text = page_of(*prepared_data(tmp_path, ["a & b", "c"]), tmp_path)
+    page = Page(text)
+    assert "ssd &lt;b&gt;1&lt;/b&gt;" in text
+    assert "<b>1</b>" not in text
+    links = [a[key] for _, a in page.elements for key in ("href", "xlink:href", "src") if a.get(key)]
+    assert links
+    assert all(link.startswith(("data:image/jpeg", "#")) for link in links)
+    assert not re.search(r"url\((?!#)", text)
+    assert len(page.of("image")) == 3
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert page_of(*_reuse(tmp_path), tmp_path) == text  # the same evaluation gives the same bytes
+
+
+def _reuse(folder):
+    (folder / "test" / "0.parquet").unlink()
+    (folder / "test").rmdir()
+    return prepared_data(folder, ["a & b", "c"])
+
+
+def test_the_images_show_truth_and_detections_from_the_threshold_on(tmp_path):
+    page = Page(page_of(*prepared_data(tmp_path, ["a"]), tmp_path))
+    groups = [a["class"] for a in page.of("g") if a.get("class") in ("truth", "found")]
+    # two truths; 0.9 in each image and 0.6 in the first, 0.4 is left out; and one of each in the legend
+    assert (groups.count("truth"), groups.count("found")) == (2 + 1, 4 + 1)
+    assert {a["viewbox"] for a in page.of("svg") if "200" in a.get("viewbox", "")} == {f"0 0 {WIDTH} {HEIGHT}"}
+
+
+def test_the_search_is_shown_where_there_was_one(tmp_path):
+    row = {"trial": "1", "origin": "a < b", "map": "0.12345", "train.lr": "0.002", "reason": "none"}
+    tuned = Tuned({"train.lr": 0.002}, "tune-1", 1, 0.12345)
+    data = prepared_data(tmp_path, ["a"])
+    text = page_of(*data, tmp_path, {"tuned": tuned, "trials": [row, row | {"map": ""}], "slices": b"png"})
+    (slices,) = Page(text).of("img")
+    assert slices["src"] == "data:image/png;base64,cG5n"  # base64 of "png"
+    assert "trial 1 of tune-1: train.lr 0.002" in text
+    assert "<td>0.123</td>" in text
+    assert "a &lt; b" in text
+    assert "The search before training" not in page_of(*data, tmp_path)
+
+
+def test_where_the_time_went_is_shown_where_it_is_known(tmp_path):
+    rows = prepared_data(tmp_path, ["c"])
+    history = [{"epoch": "1", "time/train_s": "8.0", "time/wait_s": "2.0", "time/forward_s": "6.0"}]
+    text = page_of(*rows, tmp_path, history=history)
+    Page(text)
+    assert "The last epoch waited 25% for data: raise SSD_LOADER_WORKERS." in text
+    assert "Seconds of each epoch" in text
+    assert "Seconds of each epoch" not in page_of(*rows, tmp_path, history=[{"epoch": "1"}])
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_an_empty_split_and_a_silent_model(tmp_path, rows):
+    predictions, truths, manifest = prepared_data(tmp_path, ["a"])
+    silent = [p | {"boxes": [], "labels": [], "scores": []} for p in predictions[:rows]]
+    text = page_of(silent, truths[:rows], manifest, tmp_path)
+    Page(text)
+    assert ("There is nothing to measure on" in text) == (rows == 0)
+
+
+def test_worst_and_typical_images():
+    # F1 falls with the index; image 5 has as low an F1 as image 9 and more errors
+    images = [{"f1": (10 - i) / 10, "fp": 0, "fn": 1} for i in range(10)]
+    images[5] = {"f1": 0.1, "fp": 3, "fn": 1}
+    worst, typical = choose(images, 2)
+    assert worst == [5, 9]
+    # the other eight from bad to good: 8 7 6 4 3 2 1 0; two steps of four, in their middles: ranks 2 and 6
+    assert typical == [6, 1]
+    assert choose(images[:1], 2) == ([0], [])
+    assert choose([], 2) == ([], [])
+
+
+def test_a_pictures_boxes_keep_their_pixels_and_verdicts():
+    found = {"boxes": [BOX, FAR, BOX], "labels": [2, 1, 1], "scores": [0.9, 0.5, 0.4]}
+    there = {"image_id": "i", "height": HEIGHT, "width": WIDTH, "boxes": [BOX], "labels": [2], "difficult": [True]}
+    drawn = picture(found, there, np.array([IGNORED, FALSE, TRUE]), ["a", "b"], 0.5)
+    assert [(b["name"], b["verdict"], b["colour"]) for b in drawn["found"]] == [
+        ("b", "ignored", colour(1)),
+        ("a", "wrong", colour(0)),
+    ]
+    assert drawn["truth"] == [
+        {"x": 10, "y": 10, "width": 50, "height": 80, "name": "b", "colour": colour(1), "difficult": True}
+    ]
+
+
+def test_a_chart_takes_the_colours_of_the_page():
+    curve = [{"class": "a", "recall": 0.5, "precision": 1.0}]
+    svg = precision_recall_chart(curve, {"per_class": {"a": {"voc10": 0.5}}})
+    assert svg.startswith("<svg role")
+    assert "currentColor" in svg
+    assert "#010203" not in svg
+    assert "a 0.500" in svg

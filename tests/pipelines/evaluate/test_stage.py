@@ -1,0 +1,155 @@
+"""The stage `evaluate`, from a registered model to the champion."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from pipelines.evaluate import stage as stage
+from pipelines.evaluate.inference import PREDICTIONS, decode_rows, detect_rows, detect_split
+from pipelines.evaluate.stage import EvaluationError, check_classes, describe_test, evaluate, is_metric, mlflow_name
+from pipelines.store.shards import read_manifest, read_records
+from pipelines.tracking import registry, runs
+from ssd.checkpoint import load, model_state, save
+from ssd.model import SSD
+from ssd.prediction import Detector
+
+
+def write_model(path, config, classes=("bar", "slot")):
+    """Weights that know nothing, but are quite sure of it here and there: something is right by chance."""
+    torch.manual_seed(0)
+    model = SSD(config, len(classes))
+    for head in model.class_heads:
+        torch.nn.init.normal_(head.weight, std=0.5)
+    save(model_state(model, list(classes)), path)
+    return path
+
+
+@pytest.fixture
+def registered(tiny_prepared, tiny_params, tmp_path):
+    """model.json of such a model in the store of this test."""
+    client = runs.connect()
+    run = client.create_run(runs.experiment_id(client)).info.run_id
+    weights = write_model(tmp_path / "model.pt", tiny_params.model)
+    image = next(read_records(tiny_prepared, read_manifest(tiny_prepared), "test", ["image"])).column("image")[0]
+    entry = registry.register(client, run, weights, ["bar", "slot"], "ssd", {}, image.as_py()["bytes"])
+    (tmp_path / "model.json").write_text(json.dumps(entry))
+    return tmp_path / "model.json", entry, client
+
+
+@pytest.mark.slow
+def test_from_the_registry_to_the_champion(tiny_prepared, tiny_params, registered, tmp_path, monkeypatch):
+    model_json, entry, client = registered
+    out = tmp_path / "out"
+    said = evaluate(tiny_params, tiny_prepared, model_json, out)
+    assert said.endswith("ssd v1 is the first champion")
+    metrics = json.loads((out / "metrics.json").read_text())
+    manifest = read_manifest(tiny_prepared)
+    assert metrics["test"]["images"] == manifest.splits["test"].images > 5
+    assert metrics["settings"]["detect_nms_iou"] == tiny_params.detect.nms_iou
+
+    # Ray's actors say what the detector says here, image by image
+    detector = Detector(load(tmp_path / "model.pt"))
+    batches = [pa.Table.from_batches([b]) for b in read_records(tiny_prepared, manifest, "test")]
+    decoded = [decode_rows(b, tiny_params.model.image_size) for b in batches]
+    expected = pa.concat_tables([detect_rows(detector, d) for d in decoded]).sort_by("image_id").to_pylist()
+    found = pq.read_table(out / "predictions.parquet").to_pylist()
+    assert [row["image_id"] for row in found] == [row["image_id"] for row in expected]
+    assert sum(len(row["scores"]) for row in found) > 20
+    for row, other in zip(found, expected):
+        assert row["labels"] == other["labels"]
+        np.testing.assert_allclose(row["boxes"], other["boxes"], atol=1e-3)
+        assert (row["height"], row["width"]) == (60, 90)
+
+    # MLflow has the numbers, the version its measurement, and the run the report
+    run = client.get_run(entry["run_id"]).data
+    assert run.metrics["test/map"] == pytest.approx(metrics["map"])
+    assert run.metrics["test/per_class/bar/voc07"] == pytest.approx(metrics["per_class"]["bar"]["voc07"])
+    version = client.get_model_version_by_alias("ssd", "champion")
+    assert version.tags["test.digest"] == metrics["test"]["digest"]
+    assert float(version.tags["test.AP"]) == metrics["map"]
+    assert {a.path for a in client.list_artifacts(entry["run_id"], "evaluate")} == {
+        "evaluate/metrics.json",
+        "evaluate/report.html",
+    }
+    assert "ssd version 1" in (out / "report.html").read_text()
+
+    # a tracker that is gone afterwards costs nothing but the alias
+    before = (out / "metrics.json").read_bytes()
+    (out / "metrics.json").unlink()
+    monkeypatch.setattr(stage, "detect_split", lambda *_: pq.read_table(out / "predictions.parquet"))
+    monkeypatch.setattr(registry, "promote", lambda *_: 1 / 0)
+    with pytest.raises(
+        EvaluationError, match=r"written to .*AP .*could not be told.*\n.*run `dvc repro evaluate` again"
+    ):
+        evaluate(tiny_params, tiny_prepared, model_json, out)
+    assert (out / "metrics.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_an_empty_test_split_is_said_and_does_not_crash(tiny_prepared, tiny_params, registered, tmp_path):
+    manifest = read_manifest(tiny_prepared)
+    empty = manifest.splits["test"].model_copy(update={"images": 0, "boxes": 0, "shards": []})
+    prepared = tmp_path / "prepared"
+    prepared.mkdir()
+    text = manifest.model_copy(update={"splits": manifest.splits | {"test": empty}}).model_dump_json()
+    (prepared / "manifest.json").write_text(text)
+    said = evaluate(tiny_params, prepared, registered[0], tmp_path / "out")
+    assert "nothing to measure: 0 test images with 0 boxes" in said
+    assert "not promoted" in said
+    assert json.loads((tmp_path / "out/metrics.json").read_text())["map"] is None
+
+
+@pytest.mark.slow
+def test_a_tracker_that_is_away_is_named(tiny_prepared, tiny_params, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    entry = {"name": "ssd", "version": 1, "run_id": "r", "model_id": "m", "sha256": "0", "tracking": "sqlite:///x"}
+    (tmp_path / "model.json").write_text(json.dumps(entry))
+    with pytest.raises(
+        registry.RegistryError, match=r"at http://127.0.0.1:9 cannot be read.*registered at sqlite:///x"
+    ):
+        evaluate(tiny_params, tiny_prepared, tmp_path / "model.json", tmp_path / "out")
+
+
+def test_a_model_of_other_classes_is_refused(tiny_prepared):
+    entry = {"name": "ssd", "version": 4}
+    with pytest.raises(
+        EvaluationError, match="ssd version 4 knows the classes slot, bar; the prepared data has bar, slot"
+    ):
+        check_classes(["slot", "bar"], read_manifest(tiny_prepared), entry)
+
+
+def test_the_test_digest_is_of_the_test_split_alone(tiny_prepared):
+    manifest = read_manifest(tiny_prepared)
+    splits = manifest.splits
+    digest = describe_test(manifest)["digest"]
+    without_train = manifest.model_copy(update={"splits": splits | {"train": splits["val"]}})
+    other_test = manifest.model_copy(update={"splits": splits | {"test": splits["val"]}})
+    other_names = manifest.model_copy(update={"classes": ["a", "b"]})
+    assert describe_test(without_train)["digest"] == digest
+    assert len({digest, describe_test(other_test)["digest"], describe_test(other_names)["digest"]}) == 3
+
+
+def test_no_images_need_no_cluster(tiny_prepared, tiny_params):
+    manifest = read_manifest(tiny_prepared)
+    none = manifest.splits["test"].model_copy(update={"images": 0, "shards": []})
+    empty = manifest.model_copy(update={"splits": {"test": none}})
+    assert detect_split(tiny_prepared, empty, "test", {}, tiny_params.detect, 4).equals(PREDICTIONS.empty_table())
+
+
+def test_a_damaged_image_is_named():
+    rows = {"image_id": ["7"], "image": [{"bytes": b"no", "path": None}], "height": [60], "width": [90]}
+    with pytest.raises(ValueError, match=r"image 7: cannot be decoded.*dvc repro -f prepare"):
+        decode_rows(pa.table(rows), (64, 64))
+
+
+def test_what_mlflow_gets():
+    assert is_metric("per_class.a.AP", 0.5)
+    assert not is_metric("coco.APs", None)
+    assert not is_metric("settings.detect_nms_iou", 0.45)
+    assert not is_metric("test.images", 100)
+    assert mlflow_name("test/per_class.dining table+.AP") == "test/per_class/dining table_/AP"

@@ -1,0 +1,277 @@
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from filelock import FileLock
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.layouts.listing import Annotation, Rejected
+from pipelines.params import PrepareParams
+from pipelines.prepare import stage as stage
+from pipelines.prepare.__main__ import main
+from pipelines.prepare.quarantine import QuarantineError
+from pipelines.prepare.records import fit
+from pipelines.prepare.stage import DataError, prepare
+from pipelines.store.shards import read_boxes, read_manifest, read_records
+from tests.conftest import BCCD, needs_bccd
+from tests.pipelines.layouts.trees import encode, good, lenient, voc_xml, write_bananas, write_voc
+
+
+def quarantined(out: Path) -> dict[str, str]:
+    with open(out / "quarantine.csv", newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["file", "reason"]
+    return dict(rows)
+
+
+def rows_of(out: Path) -> dict[str, dict]:
+    manifest = read_manifest(out)
+    return {row["image_id"]: row for split in manifest.splits for row in read_boxes(out, manifest, split)}
+
+
+def test_photograph_from_folder_to_shard(tmp_path):
+    photos = {**good(3), "empty": voc_xml(), "two": voc_xml(("dog", 1, 1, 30, 20, 1), ("cat", 5, 7, 5, 7))}
+    write_voc(tmp_path / "data", photos)
+    manifest, rejected = prepare(tmp_path / "data", tmp_path / "out", PrepareParams(), 0)
+    assert rejected == []
+    assert quarantined(tmp_path / "out") == {}
+    assert (manifest.layout, manifest.classes) == ("voc", ["cat", "dog"])
+    rows = rows_of(tmp_path / "out")
+    assert set(rows) == set(photos)
+    assert (rows["two"]["height"], rows["two"]["width"]) == (20, 30)
+    assert rows["two"]["boxes"] == [[0, 0, 30, 20], [4, 6, 5, 7]]
+    assert rows["two"]["labels"] == [2, 1]
+    assert rows["two"]["difficult"] == [True, False]
+    assert rows["empty"]["boxes"] == []
+    for split in manifest.splits:
+        for batch in read_records(tmp_path / "out", manifest, split):
+            for row in batch.to_pylist():
+                assert row["image"]["bytes"] == (tmp_path / "data" / row["image"]["path"]).read_bytes()
+
+
+def test_bananas(tmp_path):
+    write_bananas(tmp_path / "data", [f"{n}.png,0,3,4,10,12" for n in range(9)], ["0.png,0,0,0,5,6"])
+    manifest, _ = prepare(tmp_path / "data", tmp_path / "out", PrepareParams(val_share=0.3), 0)
+    assert (manifest.layout, manifest.classes) == ("bananas", ["banana"])
+    assert manifest.splits["test"].images == 1
+    assert manifest.splits["train"].images + manifest.splits["val"].images == 9
+    assert rows_of(tmp_path / "out")["train/3"]["boxes"] == [[3, 4, 10, 12]]
+
+
+def break_image(content: bytes) -> Callable[[Path], object]:
+    return lambda year: (year / "JPEGImages" / "bad.png").write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("xml", "spoil", "file", "reason"),
+    [
+        (voc_xml(("cat", 11, 3, 2, 8)), None, "Annotations/bad.xml", "is reversed"),
+        (voc_xml(("cat", 3, 3, 2, 8)), None, "Annotations/bad.xml", "is empty"),
+        (voc_xml(("cat", "nan", 3, 11, 8)), None, "Annotations/bad.xml", "is not finite"),
+        (voc_xml(("cat", "inf", 3, "inf", 8)), None, "Annotations/bad.xml", "is not finite"),
+        (voc_xml(("cat", 2, 3, 32, 8)), None, "Annotations/bad.xml", "outside the image"),
+        (voc_xml(("cat", 2, -1, 11, 8)), None, "Annotations/bad.xml", "outside the image"),
+        (voc_xml(("cat", 31, 3, 31, 8)), None, "Annotations/bad.xml", "outside the image"),
+        (voc_xml(("cat", 2, 3, 11, 8), height=30, width=20), None, "Annotations/bad.xml", "the image has 30 × 20"),
+        (voc_xml(("elk", 2, 3, 11, 8)), None, "Annotations/bad.xml", "unknown class 'elk'"),
+        ("<annotation", None, "Annotations/bad.xml", "not a VOC annotation"),
+        ("<!DOCTYPE x []><annotation/>", None, "Annotations/bad.xml", "hostile XML"),
+        (None, None, "JPEGImages/bad.png", "no annotation file"),
+        (voc_xml(), lambda year: (year / "JPEGImages/bad.png").unlink(), "Annotations/bad.xml", "no image file"),
+        (voc_xml(), break_image(encode()[:-30]), "JPEGImages/bad.png", "cannot be decoded"),
+        (voc_xml(), break_image(b""), "JPEGImages/bad.png", "cannot be decoded"),
+        (voc_xml(), break_image(b"<html>no image</html>"), "JPEGImages/bad.png", "cannot be decoded"),
+        (
+            voc_xml(),
+            lambda year: (year / "JPEGImages/bad.jpg").write_bytes(encode()),
+            "JPEGImages/bad.jpg",
+            "duplicate image id",
+        ),
+    ],
+)
+def test_bad_record_is_quarantined_and_the_rest_goes_on(tmp_path, xml, spoil, file, reason):
+    year = write_voc(tmp_path / "data", {**good(4), "bad": xml})
+    if spoil:
+        spoil(year)
+    _, rejected = prepare(tmp_path / "data", tmp_path / "out", lenient(classes=["cat"]), 0)
+    assert len(rejected) == 1
+    assert reason in quarantined(tmp_path / "out")[file]
+    assert set(rows_of(tmp_path / "out")) == set(good(4))
+
+
+def test_one_bad_box_takes_its_photograph_along(tmp_path):
+    write_voc(tmp_path / "data", {**good(4), "bad": voc_xml(("cat", 2, 3, 11, 8), ("cat", 11, 3, 2, 8))})
+    prepare(tmp_path / "data", tmp_path / "out", lenient(), 0)
+    assert "box 2 is reversed" in quarantined(tmp_path / "out")["Annotations/bad.xml"]
+    assert "bad" not in rows_of(tmp_path / "out")
+
+
+def test_file_names_that_are_no_text(tmp_path):
+    year = write_voc(tmp_path / "data", good(3))
+    try:
+        (year / "JPEGImages" / "caf\udce9.png").write_bytes(encode())
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    prepare(tmp_path / "data", tmp_path / "out", lenient(), 0)
+    assert list(quarantined(tmp_path / "out").values()) == ["its name is not UTF-8; rename it"]
+
+
+@pytest.mark.parametrize(("xmin", "xmax", "wanted"), [(0, 31, [0, 30]), (1, 30, [0, 30]), (0, 0, None)])
+def test_pixel_beyond_the_border_is_clipped(tmp_path, xmin, xmax, wanted):
+    write_voc(tmp_path / "data", {**good(4), "edge": voc_xml(("cat", xmin, 3, xmax, 8))})
+    prepare(tmp_path / "data", tmp_path / "out", lenient(), 0)
+    if wanted:
+        assert rows_of(tmp_path / "out")["edge"]["boxes"] == [[wanted[0], 2, wanted[1], 8]]
+    else:
+        assert "outside the image" in quarantined(tmp_path / "out")["Annotations/edge.xml"]
+
+
+@given(st.lists(st.tuples(*[st.floats(-40, 80, width=32)] * 4), max_size=4))
+def test_boxes_that_pass_lie_in_the_image(boxes):
+    annotation = Annotation("a.xml", ("cat",) * len(boxes), np.array(boxes, np.float32).reshape(-1, 4), np.zeros(0))
+    try:
+        found = fit(annotation, 20, 30)
+    except Rejected:
+        return
+    assert (found[:, :2] >= 0).all()
+    assert (found[:, 2:] <= (30, 20)).all()
+    assert (found[:, :2] < found[:, 2:]).all()
+    assert np.abs(found - annotation.boxes).max(initial=0) <= 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("L", "PNG"), ("P", "PNG"), ("RGBA", "PNG"), ("LA", "PNG"), ("1", "PNG"), ("CMYK", "JPEG"),
+                       ("I;16", "PNG"), ("I;16", "TIFF"), ("L", "JPEG"), ("P", "GIF"), ("RGB", "WEBP"), ("RGB", "BMP")]
+)  # fmt: skip
+def test_every_kind_of_image_is_kept_as_it_is(tmp_path, mode, kind):
+    year = write_voc(tmp_path / "data", good(3))
+    image = encode(mode=mode, kind=kind)
+    (year / "JPEGImages" / f"odd.{kind}").write_bytes(image)
+    (year / "Annotations" / "odd.xml").write_text(voc_xml(("cat", 2, 3, 11, 8)))
+    manifest, rejected = prepare(tmp_path / "data", tmp_path / "out", PrepareParams(), 0)
+    assert rejected == []
+    batches = [b for split in manifest.splits for b in read_records(tmp_path / "out", manifest, split)]
+    assert image in [row["image"]["bytes"] for batch in batches for row in batch.to_pylist()]
+
+
+def test_too_many_bad_records_stop_the_stage_after_the_report(tmp_path):
+    write_voc(tmp_path / "data", {**good(3), "bad": "<broken"})
+    with pytest.raises(QuarantineError, match=r"1 of 4 records \(25.0%\) .* prepare.quarantine_limit .* allows 24.0%"):
+        prepare(tmp_path / "data", tmp_path / "out", PrepareParams(quarantine_limit=0.24), 0)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["quarantine.csv"]
+    assert "Annotations/bad.xml" in quarantined(tmp_path / "out")
+    prepare(tmp_path / "data", tmp_path / "out", PrepareParams(quarantine_limit=0.25), 0)
+    assert read_manifest(tmp_path / "out").quarantined == 1
+
+
+def test_same_data_and_params_same_bytes(tmp_path):
+    write_voc(tmp_path / "data", good(40))
+    results = []
+    for name, threads in (("a", 1), ("b", 5)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stage, "THREADS", threads)
+            prepare(tmp_path / "data", tmp_path / name, PrepareParams(shard_mib=0.0002), 7)
+        files = (path for path in (tmp_path / name).rglob("*") if path.is_file())
+        results.append({str(path.relative_to(tmp_path / name)): path.read_bytes() for path in files})
+    assert results[0] == results[1]
+    assert len(results[0]) > 10
+    other, _ = prepare(tmp_path / "data", tmp_path / "c", PrepareParams(shard_mib=0.0002), 8)
+    assert other.digest != json.loads(results[0]["manifest.json"])["digest"]
+
+
+def test_records_are_shuffled(tmp_path):
+    write_voc(tmp_path / "data", good(40), {"train": sorted(good(40))})
+    prepare(tmp_path / "data", tmp_path / "out", PrepareParams(val_share=0.0, test_share=0.0), 0)
+    found = list(rows_of(tmp_path / "out"))
+    assert found != sorted(found)
+    assert sorted(found) == sorted(good(40))
+
+
+def test_class_order_of_params_is_the_order_of_labels(tmp_path):
+    write_voc(tmp_path / "data", {**good(3), "dog": voc_xml(("dog", 2, 3, 11, 8))})
+    manifest, _ = prepare(tmp_path / "data", tmp_path / "out", PrepareParams(classes=["dog", "elk", "cat"]), 0)
+    assert rows_of(tmp_path / "out")["dog"]["labels"] == [1]
+    assert rows_of(tmp_path / "out")["p000"]["labels"] == [3]
+    assert manifest.classes == ["dog", "elk", "cat"]
+    assert sum(split.boxes_per_class["elk"] for split in manifest.splits.values()) == 0
+
+
+@pytest.mark.parametrize("left", ["out", ".out.partial"])
+def test_what_a_killed_run_left_is_forgotten(tmp_path, left):
+    write_voc(tmp_path / "data", good(4))
+    (tmp_path / left / "train").mkdir(parents=True)
+    (tmp_path / left / "train" / "train-00000-0123.parquet").write_bytes(b"half")
+    manifest, _ = prepare(tmp_path / "data", tmp_path / "out", PrepareParams(), 0)
+    wanted = {shard.path for split in manifest.splits.values() for shard in split.shards}
+    found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.parquet")}
+    assert found == wanted
+    assert not (tmp_path / ".out.partial").exists()
+
+
+def test_manifest_is_there_only_when_all_is(tmp_path, monkeypatch):
+    write_voc(tmp_path / "data", good(4))
+    monkeypatch.setattr(stage, "write_report", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        prepare(tmp_path / "data", tmp_path / "out", PrepareParams(), 0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_at_once_do_not_mix(tmp_path):
+    write_voc(tmp_path / "data", good(4))
+    with FileLock(tmp_path / ".out.lock"), pytest.raises(DataError, match="another"):
+        prepare(tmp_path / "data", tmp_path / "out", PrepareParams(), 0)
+
+
+def test_missing_empty_or_packed_data_says_what_to_do(tmp_path):
+    with pytest.raises(DataError, match="no such folder; run `dvc repro`"):
+        prepare(tmp_path / "data", tmp_path / "out", PrepareParams(), 0)
+    (tmp_path / "data").write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"unpack .* pipelines\.fetch"):
+        prepare(tmp_path / "data", tmp_path / "out", PrepareParams(), 0)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"looked for bananas_train/label\.csv and for Annotations"):
+        prepare(tmp_path / "empty", tmp_path / "out", PrepareParams(), 0)
+    write_voc(tmp_path / "voc", good(3))
+    with pytest.raises(DataError, match="bananas"):
+        prepare(tmp_path / "voc", tmp_path / "out", PrepareParams(layout="bananas"), 0)
+
+
+def test_nothing_labelled_is_nothing_to_train_on(tmp_path):
+    write_voc(tmp_path / "data", {"a": voc_xml(), "b": voc_xml()})
+    with pytest.raises(DataError, match="nothing is left to train on"):
+        prepare(tmp_path / "data", tmp_path / "out", PrepareParams(), 0)
+
+
+def test_command_ends_with_one_line_and_errors_with_another(tmp_path, monkeypatch, capsys):
+    write_voc(tmp_path / "data", {**good(3), "bad": "<broken"})
+    text = (Path(__file__).parents[3] / "params.yaml").read_text()
+    params = tmp_path / "params.yaml"
+    command = ["prepare", *(f"--{name}={tmp_path / name}" for name in ("data", "out")), f"--params={params}"]
+    monkeypatch.setattr("sys.argv", command)
+    params.write_text(text)
+    with pytest.raises(SystemExit, match=r"prepare: 1 of 4 records \(25.0%\) are bad"):
+        main()
+    params.write_text(text.replace("quarantine_limit: 0.02", "quarantine_limit: 0.5"))
+    main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "quarantined 1:"
+    assert lines[1].startswith("  Annotations/bad.xml: not a VOC annotation")
+    assert "1 quarantined, in" in lines[-1]
+
+
+@needs_bccd
+def test_bccd(tmp_path):
+    manifest, rejected = prepare(BCCD, tmp_path / "out", PrepareParams(), 0)
+    assert rejected == []
+    assert manifest.classes == ["Platelets", "RBC", "WBC"]
+    assert {name: split.images for name, split in manifest.splits.items()} == {"train": 205, "val": 87, "test": 72}
+    assert sum(split.boxes for split in manifest.splits.values()) == 4888
+    assert rows_of(tmp_path / "out")["BloodImage_00000"]["boxes"][0] == [259, 176, 491, 376]
+    assert [180, 328, 181, 329] in rows_of(tmp_path / "out")["BloodImage_00343"]["boxes"]  # one pixel large
+    (shard,) = manifest.splits["test"].shards
+    assert pq.ParquetFile(tmp_path / "out" / shard.path).metadata.num_rows == 72

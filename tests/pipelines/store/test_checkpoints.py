@@ -1,0 +1,111 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.store.checkpoints import Checkpoints, checkpoints, run_of
+from pipelines.store.s3 import StorageError, storage
+
+
+def test_keeps_the_newest_and_finds_them(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "run")
+    assert checkpoints.latest() is None
+    for step in (5, 10, 100):
+        checkpoints.save({"step": step}, step)
+    assert [p.name for p in checkpoints.paths()] == ["step-000000100.pt", "step-000000010.pt"]
+    assert checkpoints.latest() == (100, {"step": 100})
+    assert checkpoints.at(10) == {"step": 10}
+
+
+def test_passes_over_a_damaged_one(tmp_path, caplog):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save({"step": 1}, 1)
+    checkpoints.save({"step": 2}, 2)
+    checkpoints.paths()[0].write_bytes(b"torn")
+    assert checkpoints.latest() == (1, {"step": 1})
+    assert "step-000000002.pt" in caplog.text
+
+
+@pytest.mark.slow
+def test_killed_while_writing_leaves_a_whole_checkpoint(tmp_path):
+    """A process that writes checkpoints as fast as it can is killed at arbitrary moments."""
+    script = (
+        "import sys, torch; from pipelines.storage import Checkpoints\n"
+        "c = Checkpoints(sys.argv[1]); step = c.latest()[0] if c.latest() else 0\n"
+        "print('go', flush=True)\n"
+        "while True:\n    step += 1; c.save({'step': step, 'weights': torch.full((300_000,), float(step))}, step)\n"
+    )
+    seen = 0
+    for wait in (0.05, 0.11, 0.23):
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path)],
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[3],
+            env={**os.environ, "PYTHONPATH": "."},
+        )
+        assert process.stdout.readline() == b"go\n"
+        time.sleep(wait + 0.3)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        step, state = Checkpoints(tmp_path).latest()
+        assert state["step"] == step > seen
+        assert torch.equal(state["weights"], torch.full((300_000,), float(step)))
+        seen = step
+    Checkpoints(tmp_path).save({"step": 0}, seen + 1)
+    assert not list(tmp_path.glob(".*.partial"))
+
+
+def test_trials_of_two_sweeps_never_share_a_name():
+    assert run_of(Path("/home/train-1")) == Path("train-1")
+    assert run_of(Path("/home/tune-1/trial-3")) == Path("tune-1/trial-3") != run_of(Path("/home/tune-2/trial-3"))
+
+
+def test_without_storage_uri_checkpoints_stay_here(tmp_path):
+    assert type(checkpoints(tmp_path)) is Checkpoints
+
+
+@pytest.mark.slow
+def test_checkpoints_go_to_the_store_and_come_back_on_another_machine(s3, tmp_path):
+    one = checkpoints(tmp_path / "one" / "train-1")
+    for step in (5, 10, 100):
+        one.save({"step": step}, step)
+        one.settle()
+    assert one.stored() == [100, 10]
+    other = checkpoints(tmp_path / "other" / "train-1")
+    assert other.latest() == (100, {"step": 100})
+    assert [path.name for path in other.paths()] == ["step-000000100.pt"]
+    (tmp_path / "other" / "train-1" / "step-000000100.pt").write_bytes(b"torn")
+    assert other.latest() == (100, {"step": 100})  # fetched again
+    storage().client.put_object(
+        Bucket=one.objects.bucket, Key=one.objects.key("runs/train-1/step-000000100.pt"), Body=b"?"
+    )
+    assert checkpoints(tmp_path / "third" / "train-1").latest() == (10, {"step": 10})
+    assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.slow
+def test_a_store_that_is_away_stops_nothing_and_catches_up(s3, s3_server, tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    said = []
+    kept = checkpoints(tmp_path / "train-1", said.append)
+    kept.save({"step": 1}, 1)
+    kept.settle()
+    s3_server.kill_gateway()
+    for step in (2, 3, 4):
+        started = time.monotonic()
+        kept.save({"step": step}, step)
+        assert time.monotonic() - started < 1
+    with pytest.raises(StorageError, match=r"step-000000004\.pt was not stored within 1 s: .* does not answer"):
+        kept.settle(1)
+    assert [line for line in said if "training goes on" in line] == said
+    assert len(said) == 1
+    s3_server.start_gateway()
+    kept.settle(30)
+    assert "is back: checkpoints are stored again" in said[-1]
+    assert kept.stored() == [4, 1]  # of those that waited, the newest
+    assert kept.latest() == (4, {"step": 4})

@@ -1,0 +1,142 @@
+"""Objects on a real S3 server, and the line that each trouble gives."""
+
+import hashlib
+import multiprocessing
+import os
+import time
+
+import pytest
+
+from pipelines.store.s3 import NoSuchObject, Objects, StorageError, StoreAway, patiently, storage
+
+
+def test_storage_uri_must_name_a_bucket(monkeypatch):
+    monkeypatch.setenv("STORAGE_URI", "")
+    assert storage() is None
+    for wrong in ("/a/folder", "s3://", "gs://bucket/prefix"):
+        monkeypatch.setenv("STORAGE_URI", wrong)
+        with pytest.raises(StorageError, match=r"s3://bucket/prefix is due"):
+            storage()
+    monkeypatch.setenv("STORAGE_URI", "s3://bucket/a/b/")
+    assert (storage().bucket, storage().uri, storage().key("c")) == ("bucket", "s3://bucket/a/b", "a/b/c")
+    assert Objects("s3://bucket").key("c") == "c"
+
+
+def test_patience_is_for_a_store_that_is_away_and_for_nothing_else(monkeypatch):
+    monkeypatch.setattr("pipelines.store.s3.PAUSES", (0.01,))
+    said, calls = [], iter([StoreAway("gone"), StoreAway("gone"), None])
+
+    def call():
+        if (trouble := next(calls)) is not None:
+            raise trouble
+        return "there"
+
+    assert patiently(call, said.append) == "there"
+    assert len(said) == 1
+    calls = iter([StorageError("wrong keys"), None])
+    with pytest.raises(StorageError, match="wrong keys"):
+        patiently(call, said.append)
+    monkeypatch.setenv("SSD_STORAGE_PATIENCE", "0.05")
+    calls = iter([StoreAway("gone")] * 1000)
+    with pytest.raises(StoreAway):
+        patiently(call, said.append)
+
+
+@pytest.mark.slow
+def test_an_object_is_sent_once_and_comes_back_whole(s3, tmp_path):
+    objects, path = storage(), tmp_path / "a.bin"
+    path.write_bytes(os.urandom(20 << 20))  # in three parts of 8 MiB at most
+    assert objects.send(path, "folder/a")
+    assert not objects.send(path, "folder/a")
+    assert objects.sizes("folder") == {"folder/a": 20 << 20}
+    assert objects.sizes("fold") == {}
+    assert objects.fetch("folder/a", tmp_path / "new" / "b").read_bytes() == path.read_bytes()
+    path.write_bytes(b"other")
+    assert objects.send(path, "folder/a")
+    assert objects.fetch("folder/a", tmp_path / "b").read_bytes() == b"other"
+    objects.delete(["folder/a", "folder/never-was"])
+    with pytest.raises(NoSuchObject, match=r"folder/a: no such object"):
+        objects.fetch("folder/a", tmp_path / "c")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.bin", "b", "new"]
+
+
+@pytest.mark.slow
+def test_what_was_damaged_in_the_store_is_not_taken(s3, tmp_path):
+    objects = storage()
+    metadata = {"sha256": hashlib.sha256(b"whole").hexdigest()}
+    objects.client.put_object(Bucket=objects.bucket, Key=objects.key("a"), Body=b"torn!", Metadata=metadata)
+    with pytest.raises(StorageError, match=r"/a: damaged, its SHA-256 differs"):
+        objects.fetch("a", tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, r"refuses the keys \(SignatureDoesNotMatch\); see AWS_ACCESS_KEY_ID"),
+        ({"AWS_ACCESS_KEY_ID": "nobody"}, r"refuses the keys \(InvalidAccessKeyId\)"),
+        ({"STORAGE_URI": "s3://no-such-bucket/a"}, "has no bucket no-such-bucket; create it, or mend STORAGE_URI"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "http://127.0.0.1:9 does not answer; see AWS_ENDPOINT_URL"),
+    ],
+)
+def test_one_clear_line(s3, monkeypatch, tmp_path, changes, says):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    for name, value in changes.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StorageError, match=says) as caught:
+        storage().check()
+    assert "\n" not in str(caught.value)
+    (tmp_path / "a").write_bytes(b"a")
+    with pytest.raises(StorageError):
+        storage().send(tmp_path / "a", "a")
+
+
+@pytest.mark.slow
+def test_without_keys(s3, monkeypatch, tmp_path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(StorageError, match="no keys; set AWS_ACCESS_KEY_ID"):
+        storage().check()
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    class Full(Objects):
+        class client:  # noqa: N801
+            @staticmethod
+            def head_object(**_):
+                return {"Metadata": {}}
+
+            @staticmethod
+            def download_file(bucket, key, path):
+                raise OSError(28, "No space left on device")
+
+    with pytest.raises(StorageError, match=r"a: the disk is full; make room, or put SSD_HOME elsewhere"):
+        Full("s3://bucket").fetch("a", tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
+def _overwrite(uri, folder):
+    objects = Objects(uri)
+    for number in range(10_000):
+        folder.joinpath("new").write_bytes(bytes([number % 250]) * (10 << 20))
+        objects.send(folder / "new", "a")
+
+
+@pytest.mark.slow
+def test_killed_while_sending_leaves_the_object_whole(s3, tmp_path):
+    """A process that overwrites one object as fast as it can is killed at arbitrary moments."""
+    seen = set()
+    for wait in (0.3, 0.45, 0.62):
+        process = multiprocessing.get_context("spawn").Process(target=_overwrite, args=(s3["STORAGE_URI"], tmp_path))
+        process.start()
+        while not storage().sizes() and process.is_alive():
+            time.sleep(0.05)
+        time.sleep(wait)
+        process.kill()
+        process.join()
+        content = storage().fetch("a", tmp_path / "back").read_bytes()  # the digest in the metadata is checked here
+        assert content == content[:1] * (10 << 20)
+        seen.add(content[0])
+    assert seen

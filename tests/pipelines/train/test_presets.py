@@ -1,0 +1,73 @@
+"""Each preset through the stages: trained by two workers, resumed, registered, evaluated, used."""
+
+import json
+
+import pytest
+import torch
+from ray.cluster_utils import Cluster
+
+from pipelines.evaluate.stage import evaluate
+from pipelines.params import load_params
+from pipelines.predict import main as predict
+from pipelines.store.checkpoints import Checkpoints
+from pipelines.store.shards import read_manifest
+from pipelines.train.stage import run_name, train
+from ssd.checkpoint import load
+from ssd.presets import PRESETS
+from tests.conftest import TINY, long_test, write_params
+
+OFTEN = ("ssd300_vgg16", "resnet34_multi")  # the others take minutes more; `tiny_fine` is what other tests train
+
+# As small as each backbone allows: the VGGs narrow, the others (which have one width) on small images.
+SMALL = {
+    "ssd300_vgg16": {"model.width": 0.125, "model.image_size": [300, 300]},
+    "ssd512_vgg16": {"model.width": 0.125, "model.image_size": [512, 512]},
+    "ssd320_mobilenet_v3": {"model.image_size": [128, 192]},
+}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray cluster of one node that outlives the stages, as a cluster does."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        *OFTEN,
+        *(pytest.param(name, marks=long_test) for name in sorted(PRESETS) if name not in ("tiny", *OFTEN)),
+    ],
+)  # tiny is tiny_fine but for sizes
+def test_every_stage_takes_every_preset(cluster, tiny_prepared, tmp_path, own_home, monkeypatch, name, capsys):
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    monkeypatch.setenv("SSD_WORKERS", "2")
+    changes = {key: value for key, value in TINY.items() if not key.startswith("model.anchors")}
+    changes |= {"model.preset": name, "train.epochs": 1, "train.checkpoint_steps": 1, **SMALL.get(name, {})}
+    file = write_params(tmp_path / "params.yaml", changes)
+    params = load_params(file)
+    train(params, tiny_prepared, tmp_path / "train")
+    calm = load(tmp_path / "train" / "model.pt")
+
+    folder = own_home / run_name(params, read_manifest(tiny_prepared))
+    last, earlier = Checkpoints(folder).paths()
+    last.unlink()  # as if it had been killed after the checkpoint before
+    train(params, tiny_prepared, tmp_path / "train")
+    assert f"goes on at step {int(earlier.stem.removeprefix('step-'))} of" in capsys.readouterr().out
+    resumed = load(tmp_path / "train" / "model.pt")
+    for key, value in calm["weights"].items():
+        assert torch.equal(value, resumed["weights"][key]), key
+
+    said = evaluate(params, tiny_prepared, tmp_path / "train" / "model.json", tmp_path / "evaluate")
+    assert "is the first champion" in said
+    metrics = json.loads((tmp_path / "evaluate" / "metrics.json").read_text())
+    assert 0 <= metrics["map50"] <= 1
+    image = tiny_prepared.parent / "raw" / "JPEGImages" / "0000.png"
+    monkeypatch.chdir(tmp_path)
+    assert predict([str(image), "--threshold", "0.001", "--out", str(tmp_path / "predict")]) == 0
+    objects = json.loads((tmp_path / "predict" / "predictions.json").read_text())["images"][0]["objects"]
+    assert {o["class"] for o in objects} <= {"bar", "slot"}
+    assert objects

@@ -1,0 +1,230 @@
+"""Training on real Ray, and what is left of it when processes are killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from pipelines.params import load_params
+from pipelines.store.checkpoints import Checkpoints
+from pipelines.store.shards import read_manifest
+from pipelines.tracking import runs
+from pipelines.train.stage import TrainingFailed, check, run_name
+from pipelines.training.loop import Job, Run
+from pipelines.training.order import steps_an_epoch
+from ssd.checkpoint import load
+from tests.conftest import TINY, write_params
+from tests.pipelines.training.states import same
+
+ROOT = Path(__file__).parents[3]
+EPOCHS = 40
+
+
+def test_equal_inputs_make_one_run_and_others_another(tiny_prepared, tmp_path):
+    manifest = read_manifest(tiny_prepared)
+    name = run_name(load_params(write_params(tmp_path / "a.yaml", TINY)), manifest)
+    assert name == run_name(load_params(write_params(tmp_path / "b.yaml", TINY)), manifest)
+    other = load_params(write_params(tmp_path / "c.yaml", {**TINY, "train.lr": 0.5}))
+    assert name != run_name(other, manifest)
+    assert name != run_name(load_params(tmp_path / "a.yaml"), manifest.model_copy(update={"digest": "other"}))
+    elsewhere = load_params(write_params(tmp_path / "d.yaml", {**TINY, "evaluate.score_threshold": 0.3}))
+    assert name == run_name(elsewhere, manifest)
+
+
+def test_refuses_what_cannot_be_trained(tiny_prepared, tmp_path):
+    manifest = read_manifest(tiny_prepared)
+    params = load_params(write_params(tmp_path / "a.yaml", {**TINY, "train.batch_size": 1000}))
+    with pytest.raises(TrainingFailed, match=r"train\.batch_size is 1000, but the training split has only"):
+        check(params, manifest, tiny_prepared)
+    empty = manifest.model_copy(update={"splits": {}})
+    with pytest.raises(TrainingFailed, match="the training split is empty"):
+        check(params, empty, tiny_prepared)
+
+
+@pytest.fixture(scope="module")
+def params_file(tmp_path_factory):
+    return write_params(tmp_path_factory.mktemp("params") / "params.yaml", {**TINY, "train.epochs": EPOCHS})
+
+
+class Training:
+    """`python -m pipelines.train` as a process of its own, with a home and an output folder of its own."""
+
+    def __init__(self, home, prepared, params, **environment):
+        self.home, self.out = Path(home), Path(home) / "out"
+        self.command = [sys.executable, "-m", "pipelines.train", "--prepared", str(prepared)]
+        self.command += ["--out", str(self.out), "--params", str(params), "--tuned", str(self.out / "none.yaml")]
+        self.environment = {**os.environ, "SSD_HOME": str(home), "SSD_CPUS_PER_WORKER": "1", **environment}
+
+    def start(self):
+        self.process = subprocess.Popen(
+            self.command,
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        return self
+
+    def wait_for(self, text):
+        lines = []
+        while not lines or text not in lines[-1]:
+            lines.append(self.process.stdout.readline())
+            assert lines[-1], f"ended without {text!r}:\n{''.join(lines)}"
+
+    def end(self, code=0):
+        output = self.process.stdout.read()
+        assert self.process.wait(60) == code, output
+        return output
+
+    def checkpoints(self):
+        folders = list(self.home.glob("train-*"))
+        return Checkpoints(folders[0]) if folders else Checkpoints(self.home / "none")
+
+    def wait_for_step(self, step):
+        end = time.monotonic() + 240
+        while not any(int(p.stem[5:]) >= step for p in self.checkpoints().paths()):
+            assert self.process.poll() is None, self.process.stdout.read()
+            assert time.monotonic() < end, f"no step {step} within 240 s"
+            time.sleep(0.05)
+
+    def workers(self):
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [p for p in children if "RayTrainWorker" in " ".join(p.as_dict(["cmdline"])["cmdline"] or [])]
+
+    def result(self):
+        return self.checkpoints().latest()[1]
+
+    def runs(self, monkeypatch):
+        monkeypatch.setenv("SSD_HOME", str(self.home))
+        client = runs.connect()
+        return client, client.search_runs([runs.experiment_id(client)])
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory, tiny_prepared, params_file):
+    """An undisturbed run, with its output."""
+    training = Training(tmp_path_factory.mktemp("calm"), tiny_prepared, params_file).start()
+    training.output = training.end()
+    return training
+
+
+def check_mlflow(training, monkeypatch, status="FINISHED"):
+    client, runs = training.runs(monkeypatch)
+    assert len(runs) == 1
+    assert runs[0].info.status == status
+    for key in ("train/loss", "val/map50"):
+        assert [m.step for m in client.get_metric_history(runs[0].info.run_id, key)] == list(range(1, EPOCHS + 1))
+    versions = client.search_model_versions("name = 'ssd'")
+    assert [v.version for v in versions] in ([1], ["1"])
+    assert versions[0].run_id == runs[0].info.run_id
+    return runs[0]
+
+
+@pytest.mark.slow
+def test_a_calm_run_is_registered_with_its_lineage(calm, monkeypatch):
+    run = check_mlflow(calm, monkeypatch)
+    assert run.data.params["train.epochs"] == str(EPOCHS)
+    assert run.data.params["model.image_size"] == "[64, 96]"
+    assert run.inputs.dataset_inputs[0].dataset.digest
+    model = json.loads((calm.out / "model.json").read_text())
+    assert model["run_id"] == run.info.run_id
+    assert {"model.pt", "history.csv", "curves.png"} <= {p.name for p in calm.out.iterdir()}
+    assert f"epoch {EPOCHS}/{EPOCHS}: loss" in calm.output
+    assert "left" in calm.output
+
+
+@pytest.mark.slow
+def test_the_published_model_is_as_good_as_the_epoch_it_is_said_to_be_of(calm, tiny_prepared, params_file, tmp_path):
+    state, best = load(calm.out / "model.pt"), calm.result()["best"]
+    assert 1 < best["epoch"] < EPOCHS
+    run = Run(Job(load_params(params_file), tiny_prepared, tmp_path / "cache"), torch.device("cpu"))
+    run.trainer.ema.load_state_dict(state["weights"])
+    assert run.validate()["val/map"] == best["score"] == calm.result()["history"][best["epoch"] - 1]["val/map"]
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_published_again_without_training(calm, monkeypatch):
+    before = json.loads((calm.out / "model.json").read_text())
+    output = calm.start().end()
+    assert "trained before" in output
+    assert json.loads((calm.out / "model.json").read_text()) == before
+    check_mlflow(calm, monkeypatch)
+
+
+@pytest.mark.slow
+def test_sigterm_then_kill_9_then_two_at_once_end_as_a_calm_run(
+    calm, tmp_path, tiny_prepared, params_file, monkeypatch
+):
+    training = Training(tmp_path, tiny_prepared, params_file).start()
+    training.wait_for_step(9)
+    training.process.terminate()
+    training.end(code=143)
+    _, runs = training.runs(monkeypatch)
+    assert [run.info.status for run in runs] == ["KILLED"]
+
+    training.start().wait_for(f"/{EPOCHS}: loss")
+    os.kill(training.process.pid, signal.SIGKILL)  # its Ray processes stay behind for some seconds
+    training.process.wait()
+    training.start().wait_for("goes on at step")  # at once, beside them
+    training.wait_for(f"/{EPOCHS}: loss")
+
+    (worker,) = training.workers()
+    worker.suspend()  # until the other has come, however fast this machine trains
+    second = Training(tmp_path, tiny_prepared, params_file).start()
+    second.wait_for("another process is training this run; waiting")
+    worker.resume()
+    training.end()
+    assert "trained before" in second.end()
+    same(calm.result(), training.result())
+    check_mlflow(training, monkeypatch)
+
+
+@pytest.mark.slow
+def test_kill_9_of_a_worker(calm, tmp_path, tiny_prepared, params_file, monkeypatch):
+    training = Training(tmp_path, tiny_prepared, params_file).start()
+    training.wait_for_step(12)
+    (worker,) = training.workers()
+    worker.kill()
+    output = training.end()
+    assert "was lost" in output
+    same(calm.result(), training.result())
+    check_mlflow(training, monkeypatch)
+
+
+@pytest.mark.slow
+def test_two_workers_lose_one_and_end_as_two_that_lost_none(tmp_path, tiny_prepared, params_file, monkeypatch):
+    two = {"SSD_WORKERS": "2"}
+    quiet = Training(tmp_path / "quiet", tiny_prepared, params_file, **two).start()
+    quiet.end()
+    killed = Training(tmp_path / "killed", tiny_prepared, params_file, **two).start()
+    killed.wait_for_step(15)
+    workers = killed.workers()
+    assert len(workers) == 2
+    workers[1].kill()
+    assert "was lost" in killed.end()
+    same(quiet.result(), killed.result())
+    check_mlflow(killed, monkeypatch)
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_fails_at_once_and_says_where(tmp_path, tiny_prepared, monkeypatch):
+    changes = {**TINY, "train.lr": 1.0e30, "train.clip_norm": 0.0, "train.warmup_steps": 0, "train.ema_decay": 0.0}
+    training = Training(tmp_path, tiny_prepared, write_params(tmp_path / "params.yaml", changes)).start()
+    output = training.end(code=1)
+    assert "is not finite; images of this worker's batch: " in output
+    assert "was lost" not in output  # no restart
+    _, runs = training.runs(monkeypatch)
+    assert [run.info.status for run in runs] in ([], ["FAILED"])
+
+
+def test_steps_an_epoch():
+    assert [steps_an_epoch(n, 32) for n in (1, 32, 33, 64)] == [1, 1, 2, 2]

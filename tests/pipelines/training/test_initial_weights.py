@@ -1,0 +1,107 @@
+"""Where `train.weights` is looked for, and what is said when it is not there."""
+
+import functools
+import hashlib
+import http.server
+import socket
+import threading
+
+import pytest
+import torch
+from torchvision.models import resnet34
+
+from pipelines.params import ParamsError, load_params
+from pipelines.store.shards import read_manifest
+from pipelines.train.stage import run_name
+from pipelines.training.initial_weights import initial_weights, try_weights
+from ssd.backbones import ResNet34Backbone
+from tests.conftest import TINY, write_params
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A file as torchvision publishes them, named after the beginning of its digest."""
+    folder = tmp_path_factory.mktemp("published")
+    torch.manual_seed(0)
+    torch.save(resnet34(weights=None).state_dict(), folder / "weights")
+    digest = hashlib.sha256((folder / "weights").read_bytes()).hexdigest()
+    return (folder / "weights").rename(folder / f"resnet34-{digest[:8]}.pth")
+
+
+@pytest.fixture
+def serve(published):
+    """Address of a server that has the file."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Quiet, directory=published.parent)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def params_with(weights, preset="resnet34_multi", **changes):
+    return load_params("params.yaml", {"model.preset": preset, "train.weights": str(weights), **changes})
+
+
+def test_none_is_none():
+    assert initial_weights(params_with("none")) is None
+
+
+def test_a_file_is_taken_as_it_is(published):
+    weights = initial_weights(params_with(published))
+    assert weights.path == published
+    assert weights.sha256[:8] in published.name
+    loaded = try_weights(params_with(published), weights, 3)
+    assert loaded.kind == "a classifier"
+    assert not any(name.startswith("backbone.body") for name in loaded.left_random if "num_batches" not in name)
+
+
+def test_a_uri_is_fetched_once(published, serve, capsys):
+    params = params_with(f"{serve}/{published.name}")
+    first = initial_weights(params)
+    assert first.path.read_bytes() == published.read_bytes()
+    before = first.path.stat().st_mtime_ns
+    assert initial_weights(params) == first
+    assert first.path.stat().st_mtime_ns == before
+    assert capsys.readouterr().out.count("fetching") == 1
+
+
+def test_imagenet_is_torchvisions_file_or_an_error_that_says_what_to_do(published, serve, monkeypatch):
+    class Served:
+        url = f"{serve}/{published.name}"
+
+    monkeypatch.setattr(ResNet34Backbone, "imagenet", Served)
+    assert initial_weights(params_with("imagenet")).path.read_bytes() == published.read_bytes()
+    with pytest.raises(ParamsError, match="no ImageNet weights for the backbone tiny"):
+        initial_weights(params_with("imagenet", preset="tiny"))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # a port on which nobody listens
+        Served.url = f"http://127.0.0.1:{taken.getsockname()[1]}/resnet34-00000000.pth"
+        with pytest.raises(ParamsError, match=r"(?s)cannot be fetched.*without a network: put the file anywhere"):
+            initial_weights(params_with("imagenet"))
+
+
+def test_a_missing_file_and_a_wrong_digest(published, tmp_path):
+    with pytest.raises(ParamsError, match=r"nowhere\.pth: no such file; give none, imagenet, a file, or a URI"):
+        initial_weights(params_with("nowhere.pth"))
+    broken = tmp_path / published.name
+    broken.write_bytes(published.read_bytes()[:-1] + b"x")
+    with pytest.raises(ParamsError, match=r"has the SHA-256 .*; remove it"):
+        initial_weights(params_with(broken))
+
+
+def test_weights_of_another_network_are_refused_before_anything_starts(published):
+    params = params_with(published, preset="ssd300_vgg16")
+    with pytest.raises(ParamsError, match=r"train\.weights: .*none of its"):
+        try_weights(params, initial_weights(params), 2)
+
+
+def test_other_weights_make_another_run(published, tiny_prepared, tmp_path):
+    manifest = read_manifest(tiny_prepared)
+    params = load_params(write_params(tmp_path / "a.yaml", {**TINY, "train.weights": str(published)}))
+    weights = initial_weights(params)
+    assert run_name(params, manifest, weights) != run_name(params, manifest, weights._replace(sha256="0" * 64))

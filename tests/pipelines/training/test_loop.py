@@ -1,0 +1,100 @@
+import contextlib
+import dataclasses
+
+import pytest
+import torch
+
+from pipelines.params import load_params
+from pipelines.training.loop import Job, Run, fit
+from ssd.checkpoint import build_model, load, save
+from ssd.trainer import NonFiniteLoss
+from tests.conftest import TINY, write_params
+from tests.pipelines.training.states import same, timeless
+
+
+class StoppedError(Exception):
+    pass
+
+
+def run(job, restored=None, stop_after=None):
+    """Train; returns what was reported. Stops like a killed process after `stop_after` reports."""
+    reports = []
+
+    def report(metrics, state):
+        reports.append((metrics, state))
+        if len(reports) == stop_after:
+            raise StoppedError
+
+    with contextlib.suppress(StoppedError):
+        fit(job, report, restored)
+    return reports
+
+
+@pytest.fixture
+def job(tiny_params, tiny_prepared, tmp_path):
+    return Job(tiny_params, tiny_prepared, tmp_path / "cache")
+
+
+def test_reports_every_epoch_with_metrics_and_a_state(job):
+    reports = run(job)
+    assert [m["epoch"] for m, _ in reports] == [1, 2, 3]
+    last, state = reports[-1]
+    assert {"train/loss", "train/class_error", "train/bbox_mae", "val/map50", "val/map", "val/ap50/bar"} <= set(last)
+    assert last["train/loss"] < reports[0][0]["train/loss"]
+    assert 0 <= last["val/map"] <= last["val/map50"] <= 1
+    assert timeless(state["history"]) == timeless([m for m, _ in reports])
+    parts = ("read", "augment", "wait", "transfer", "forward", "loss", "backward", "optimizer")
+    parts = [last[f"time/{part}_s"] for part in parts]
+    assert min(parts) > 0
+    assert sum(parts) == pytest.approx(last["time/train_s"], rel=0.2)  # nothing else of weight is in an epoch
+    assert last["time/checkpoint_s"] > 0
+    assert [metrics.get("time/decode_s", 0) > 0 for metrics, _ in reports] == [True, False, False]
+    best = max(reports, key=lambda r: r[0]["val/map"])[0]
+    assert state["best"]["score"] == best["val/map"]
+    model = build_model(state["best"]["model"])
+    assert state["best"]["model"]["class_names"] == ["bar", "slot"]
+    assert model(torch.zeros(1, 3, 64, 96))[0].shape == (1, len(model.anchors), 3)
+
+
+def test_the_best_model_is_that_of_the_best_epoch_whatever_comes_after(job, monkeypatch):
+    scores = iter((0.1, 0.5, 0.2))
+    monkeypatch.setattr(Run, "validate", lambda run: {"val/map": next(scores)})
+    (_, second), (_, last) = run(job)[1:]
+    assert last["best"]["epoch"] == 2
+    for name, value in last["best"]["model"]["weights"].items():
+        assert torch.equal(value, second["trainer"]["ema"][name]), name
+    assert not torch.equal(
+        second["trainer"]["ema"]["class_heads.0.weight"], last["trainer"]["ema"]["class_heads.0.weight"]
+    )
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 7])
+def test_stopped_anywhere_it_ends_as_if_it_had_not_been(tiny_prepared, tmp_path, stop_after):
+    changes = {**TINY, "train.checkpoint_steps": 1, "augment.photometric": 0.5, "train.epochs": 2}
+    job = Job(load_params(write_params(tmp_path / "p.yaml", changes)), tiny_prepared, tmp_path / "cache")
+    calm = run(job)[-1][1]
+    save(run(job, stop_after=stop_after)[-1][1], tmp_path / "state.pt")
+    torch.rand(100)  # the global generator has moved on meanwhile
+    resumed = run(job, load(tmp_path / "state.pt"))
+    assert len(resumed) == 2 * 3 - stop_after if stop_after < 6 else not resumed
+    final = resumed[-1][1] if resumed else load(tmp_path / "state.pt")
+    same(final, calm)
+
+
+def test_without_a_validation_split_the_last_epoch_is_the_best(tiny_params, tmp_path):
+    from pipelines.prepare.stage import prepare
+    from tests.conftest import draw_voc
+
+    draw_voc(tmp_path / "raw", 20)
+    prepare(tmp_path / "raw", tmp_path / "prepared", tiny_params.prepare.model_copy(update={"val_share": 0.0}), 0)
+    reports = run(Job(tiny_params, tmp_path / "prepared", tmp_path / "cache"))
+    metrics, state = reports[-1]
+    assert not [key for key in metrics if key.startswith("val/")]
+    assert state["best"]["epoch"] == 3
+
+
+def test_a_learning_rate_too_high_stops_by_name(job):
+    train = dataclasses.replace(job.params.train, lr=1e30, warmup_steps=0, clip_norm=0.0, ema_decay=0.0)
+    job = dataclasses.replace(job, params=job.params.model_copy(update={"train": train}))
+    with pytest.raises(NonFiniteLoss, match=r"step \d+ is not finite; images of this worker's batch: \d{4}"):
+        run(job)

@@ -1,0 +1,93 @@
+"""Training spread over processes, and gone on with by another number of them."""
+
+import contextlib
+import json
+import socket
+from unittest import mock
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+
+from pipelines.params import load_params
+from pipelines.store.shards import read_boxes, read_manifest
+from pipelines.training.loop import Job, Run, fit
+from ssd.checkpoint import load, save
+from tests.conftest import TINY, write_params
+from tests.pipelines.training.states import same
+
+
+class _Enough(Exception):  # noqa: N818
+    pass
+
+
+def _train(rank, workers, port, job, folder, start, stop):
+    """One of `workers` processes that train from step `start` to step `stop`; rank 0 keeps the states."""
+    torch.set_num_threads(1)
+    if workers > 1:
+        dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=workers)
+    seen, runs, batches = [], [], Run.batches
+
+    def watched(run):
+        runs.append(run)
+        for batch in batches(run):
+            seen.append((run.trainer.steps, list(batch.image_ids)))
+            yield batch
+
+    def report(metrics, state):
+        if state is not None:
+            save(state, folder / f"{state['trainer']['steps']}.pt")
+        if len(seen) + start == stop:
+            raise _Enough
+
+    with mock.patch.object(Run, "batches", watched), contextlib.suppress(_Enough):
+        fit(job, report, load(folder / f"{start}.pt") if start else None)
+    torch.save(runs[0].trainer.averaged_model.state_dict(), folder / f"averaged-{rank}.pt")
+    (folder / f"seen-{start}-{rank}.json").write_text(json.dumps(seen))
+
+
+def _free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def _train_with(workers, job, folder, start, stop):
+    multiprocessing.spawn(_train, (workers, _free_port(), job, folder, start, stop), workers)
+
+
+@pytest.fixture
+def job(tiny_prepared, tmp_path):
+    """3 epochs of 3 steps, with a state after each of them."""
+    params = load_params(write_params(tmp_path / "p.yaml", {**TINY, "train.checkpoint_steps": 1}))
+    return Job(params, tiny_prepared, tmp_path / "cache")
+
+
+@pytest.mark.slow
+def test_three_go_on_from_the_midst_of_an_epoch_as_if_they_had_never_stopped(job, tmp_path):
+    """Three: the sum of two gradients does not depend on their order."""
+    calm, resumed = tmp_path / "calm", tmp_path / "resumed"
+    for folder in (calm, resumed):
+        folder.mkdir()
+    _train_with(3, job, calm, 0, 9)
+    (calm / "4.pt").rename(resumed / "4.pt")
+    _train_with(3, job, resumed, 4, 9)
+    same(*(load(folder / "9.pt") for folder in (calm, resumed)))
+    kept, *others = (torch.load(calm / f"averaged-{rank}.pt") for rank in range(3))
+    for mine in others:  # all have validated the one model that is kept
+        assert all(torch.equal(value, mine[name]) for name, value in kept.items())
+
+
+@pytest.mark.slow
+def test_another_number_of_workers_sees_each_image_once_an_epoch(job, tiny_prepared, tmp_path):
+    """Steps 0 to 3 by one process, the others, from the midst of an epoch on, by two."""
+    folder = tmp_path / "states"
+    folder.mkdir()
+    _train(0, 1, None, job, folder, 0, 4)
+    _train_with(2, job, folder, 4, 9)
+    seen = [step for file in folder.glob("seen-*.json") for step in json.loads(file.read_text())]
+    ids = sorted(row["image_id"] for row in read_boxes(tiny_prepared, read_manifest(tiny_prepared), "train"))
+    for epoch in range(3):
+        assert sorted(name for step, names in seen if step // 3 == epoch for name in names) == ids
+    assert [row["epoch"] for row in load(folder / "9.pt")["history"]] == [1, 2, 3]

@@ -1,0 +1,81 @@
+import pytest
+
+from pipelines.store.s3 import storage
+from pipelines.tune.ledger import Sweep, Trial
+
+PLAN = [("designed anchors", {"train.lr": 0.1}), ("current parameters", {}), ("search", {"train.lr": 0.2})]
+
+
+def epoch(number, score):
+    return {"epoch": number, "val/map": score, "val/map50": 2 * score}
+
+
+def test_what_was_written_is_read_again(tmp_path):
+    sweep = Sweep(tmp_path, PLAN)
+    assert [trial.state for trial in sweep.trials] == ["waiting"] * 3
+    sweep.add_epoch(1, epoch(1, 0.25))
+    sweep.end(2, "failed", "NaN")
+    again = Sweep(tmp_path, PLAN)
+    assert again.trials == sweep.trials
+    assert [trial.number for trial in again.open] == [1, 3]
+    longer = Sweep(tmp_path, [*PLAN, ("search", {"train.lr": 0.3})])
+    assert longer.trials[:3] == sweep.trials
+    assert longer.trials[3] == Trial(4, "search", {"train.lr": 0.3})
+
+
+@pytest.mark.slow
+def test_another_machine_knows_what_has_ended(s3, tmp_path, caplog):
+    sweep = Sweep(tmp_path / "here" / "tune-1", PLAN, storage())
+    sweep.add_epoch(1, epoch(1, 0.25))
+    sweep.end(1, "finished")
+    sweep.add_epoch(2, epoch(1, 0.35))
+    elsewhere = Sweep(tmp_path / "there" / "tune-1", PLAN, storage())
+    assert [trial.state for trial in elsewhere.trials] == ["finished", "waiting", "waiting"]
+    assert elsewhere.trials[0] == sweep.trials[0]
+
+    away = Sweep(tmp_path / "here" / "tune-1", PLAN, storage())
+    away.objects.bucket = "no-such-bucket"
+    away.end(2, "failed", "NaN")
+    assert "the sweep's records stay on this machine for now" in caplog.text
+    away.objects.bucket = storage().bucket
+    away.end(3, "stopped", "behind")
+    assert Sweep(tmp_path / "elsewhere" / "tune-1", PLAN, storage()).trials == away.trials
+
+
+def test_a_write_that_was_cut_short_leaves_the_last_whole_one(tmp_path):
+    sweep = Sweep(tmp_path, PLAN)
+    sweep.add_epoch(1, epoch(1, 0.25))
+    (tmp_path / "trial-001" / ".trial.json.partial").write_text('{"number": 1, "ori')
+    assert Sweep(tmp_path, PLAN).trials == sweep.trials
+
+
+def test_checkpoints_of_a_trial_that_ended_are_dropped(tmp_path):
+    sweep = Sweep(tmp_path, PLAN)
+    for number in (1, 2):
+        (tmp_path / f"trial-00{number}").mkdir()
+        (tmp_path / f"trial-00{number}" / "step-000000004.pt").write_bytes(b"weights")
+    sweep.end(1, "stopped", "behind")
+    assert [path.parent.name for path in tmp_path.glob("*/step-*.pt")] == ["trial-002"]
+
+
+@pytest.mark.parametrize(
+    ("scores", "failed", "winner"),
+    [
+        ([0.3, 0.2, 0.1], [], 1),
+        ([0.3, 0.3, 0.3], [], 2),  # the current parameters among equals
+        ([0.3, 0.2, 0.3], [], 1),  # then the first
+        ([0.3, 0.2, 0.1], [1], 2),  # a score before a failure does not count
+        ([0.3, 0.2, 0.1], [1, 2, 3], None),
+        ([None, None, 0.1], [], 3),
+    ],
+)
+def test_the_winner(tmp_path, scores, failed, winner):
+    sweep = Sweep(tmp_path, PLAN)
+    for number, score in enumerate(scores, 1):
+        if score is not None:
+            sweep.add_epoch(number, epoch(1, score))
+            sweep.add_epoch(number, epoch(2, score / 2))  # the best epoch counts
+        sweep.end(number, "failed" if number in failed else "finished")
+    found = sweep.winner()
+    assert (found.number if found else None) == winner
+    assert sweep.baseline.number == 2

@@ -1,0 +1,202 @@
+import copy
+import multiprocessing
+import socket
+from functools import partial
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from ssd.checkpoint import build_model, load, model_state, save
+from ssd.losses import LossConfig
+from ssd.model import SSD, ModelConfig
+from ssd.trainer import Batch, NonFiniteLoss, TrainConfig, Trainer, lr_factor, update_average
+
+CONFIG = ModelConfig(image_size=(64, 96))
+
+
+def batch(size=4, boxes=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    low = torch.rand(size, boxes, 2, generator=generator) * 0.6
+    corners = torch.cat([low, low + 0.1 + 0.3 * torch.rand(size, boxes, 2, generator=generator)], dim=2)
+    labels = torch.randint(0, 3, (size, boxes), generator=generator)
+    images = torch.randint(0, 256, (size, 3, 64, 96), dtype=torch.uint8, generator=generator)
+    return Batch(images, corners, labels, tuple(f"image-{i}" for i in range(size)))
+
+
+def make_trainer(seed=0, total=20, **config):
+    torch.manual_seed(seed)
+    return Trainer(SSD(CONFIG, 2), TrainConfig(epochs=1, lr=1e-2, **config), LossConfig(), total)
+
+
+def weights(trainer):
+    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+
+def test_learns_one_batch_by_heart():
+    trainer = make_trainer(total=60, warmup_steps=5, ema_decay=0.9, clip_norm=10.0)
+    losses = []
+    for _ in range(60):
+        trainer.step(batch())
+        sums = trainer.take_sums()
+        losses.append((sums["class_sum"] + sums["box_sum"]) / sums["positives"])
+    assert losses[-1] < 0.2 * losses[0]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_going_on_from_a_state_equals_never_having_stopped(tmp_path, precision):
+    settings = {"precision": precision, "ema_decay": 0.9, "warmup_steps": 3, "clip_norm": 1.0}
+    calm, stopped = make_trainer(**settings), make_trainer(**settings)
+    for step in range(8):
+        calm.step(batch(seed=step))
+    for step in range(5):
+        stopped.step(batch(seed=step))
+    save(stopped.state(), tmp_path / "state.pt")
+    resumed = make_trainer(seed=99, **settings)
+    resumed.load_state(load(tmp_path / "state.pt"))
+    for step in range(5, 8):
+        resumed.step(batch(seed=step))
+    assert torch.equal(weights(calm), weights(resumed))
+    for name, value in calm.averaged_model.state_dict().items():
+        assert torch.equal(value, resumed.averaged_model.state_dict()[name]), name
+    assert calm.take_sums() == resumed.take_sums()
+
+
+def test_a_state_is_not_touched_by_later_steps():
+    trainer = make_trainer(ema_decay=0.9)
+    trainer.step(batch())
+    state = trainer.state()
+    kept = copy.deepcopy(state)
+    trainer.step(batch(seed=1))
+    for name, value in state["weights"].items():
+        assert torch.equal(value, kept["weights"][name])
+    assert state["steps"] == 1
+
+
+def test_a_batch_in_which_no_image_has_a_box_trains():
+    trainer = make_trainer(ema_decay=0.5)
+    for boxes in (0, 3):
+        empty = batch(boxes=boxes)
+        trainer.step(empty._replace(labels=torch.zeros_like(empty.labels)))
+    sums = trainer.take_sums()
+    assert sums["positives"] == 0
+    assert all(torch.tensor(v).isfinite() for v in sums.values())
+    assert weights(trainer).isfinite().all()
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change_and_names_the_images():
+    trainer = make_trainer()
+    trainer.step(batch())
+    before = weights(trainer)
+    broken = batch()
+    broken = broken._replace(boxes=broken.boxes.where(broken.labels[..., None] == 0, float("nan")))
+    with pytest.raises(NonFiniteLoss, match=r"step 1 .*image-0, image-1, image-2, image-3"):
+        trainer.step(broken)
+    assert torch.equal(before, weights(trainer))
+
+
+def test_learning_rate_by_hand():
+    config = TrainConfig(warmup_steps=4, schedule="cosine")
+    factors = [lr_factor(s, 12, config) for s in range(12)]
+    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert factors[4] == 1.0
+    assert factors[8] == pytest.approx(0.5)  # half-way through the cosine: (1 + cos π/2) / 2
+    assert factors[11] == pytest.approx(0.5 * (1 + torch.cos(torch.tensor(torch.pi * 7 / 8)).item()))
+    assert lr_factor(11, 12, TrainConfig(schedule="constant")) == 1.0
+
+
+def test_the_average_by_hand():
+    model, average = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(model.weight, 1.0)
+    torch.nn.init.constant_(average.weight, 0.0)
+    update_average(average, model, decay=0.9, step=0)  # decay min(0.9, 1/10): 0.1·0 + 0.9·1
+    assert average.weight.item() == pytest.approx(0.9)
+    update_average(average, model, decay=0.5, step=1000)  # 0.5·0.9 + 0.5·1
+    assert average.weight.item() == pytest.approx(0.95)
+
+
+def test_d2l_class_error_and_bbox_mae_by_hand():
+    trainer = make_trainer()
+    trainer.step(batch())
+    sums = trainer.take_sums()
+    assert sums["anchors"] == 4 * len(trainer.model.anchors)
+    assert sums["images"] == 4
+    assert 0 < sums["class_errors"] <= sums["anchors"]
+    assert sums["absolute_offsets"] > 0
+    assert trainer.take_sums()["images"] == 0
+
+
+def test_a_model_file_describes_itself(tmp_path):
+    model = make_trainer().model.eval()
+    save(model_state(model, ["cat", "dog"], {"nms_iou": 0.4}), tmp_path / "model.pt")
+    state = load(tmp_path / "model.pt")
+    again = build_model(state)
+    assert state["class_names"] == ["cat", "dog"]
+    assert again.config == model.config
+    images = batch().images
+    for mine, theirs in zip(model(images), again(images)):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)  # one is channels-last
+
+
+def test_equal_states_make_equal_files(tmp_path):
+    model = make_trainer().model
+    for name in ("a.pt", "another-name.pt"):
+        save(model_state(model, ["cat", "dog"]), tmp_path / name)
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "another-name.pt").read_bytes()
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04 half a zip"])
+def test_damaged_files_are_refused(tmp_path, content):
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.pt: not a checkpoint"):
+        load(tmp_path / "x.pt")
+
+
+def test_files_that_would_run_code_are_refused(tmp_path):
+    torch.save({"weights": print}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="not a checkpoint"):
+        load(tmp_path / "x.pt")
+
+
+def _stay(module, mode=True):
+    return module
+
+
+def _worker(rank, world, port, steps, out):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    trainer = make_trainer()
+    for module in trainer.model.modules():  # batch statistics differ between half and whole batches
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval().train = partial(_stay, module)
+    for step in range(steps):
+        whole = batch(seed=step)
+        mine = slice(4 * rank // world, 4 * (rank + 1) // world)
+        trainer.step(Batch(*(t[mine] for t in whole)))
+    if rank == 0:
+        grads = torch.cat([p.grad.flatten() for p in trainer.model.parameters()])
+        torch.save({"grads": grads, "weights": weights(trainer), "sums": trainer.sums}, out)
+    dist.destroy_process_group()
+
+
+def _free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_two_workers_make_the_step_that_one_makes(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    for world in (1, 2):
+        port = _free_port()
+        arguments = [(rank, world, port, 1, tmp_path / f"{world}.pt") for rank in range(world)]
+        processes = [context.Process(target=_worker, args=a) for a in arguments]
+        for p in processes:
+            p.start()
+        for p in processes:
+            p.join(120)
+            assert p.exitcode == 0
+    one, two = (torch.load(tmp_path / f"{world}.pt") for world in (1, 2))
+    torch.testing.assert_close(two["grads"], one["grads"], rtol=1e-4, atol=1e-5)
+    assert one["grads"].abs().max() > 0.01

@@ -65,7 +65,7 @@ def speed(settings: Settings) -> Figure:
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    from pipelines.cluster.ray import ray_cluster, workers
+    from pipelines.cluster.ray import place_workers, ray_cluster
     from pipelines.training.loop import Job
     from pipelines.training.messages import messages
 
@@ -78,13 +78,13 @@ def speed(settings: Settings) -> Figure:
         with ray_cluster() as resources, messages(pairs.append) as queue:
             if settings.device == "cuda" and not resources.get("GPU"):
                 raise Missing("a GPU that Ray sees")
-            place = workers(resources)
-            job = Job(params, folder / "prepared", folder / "cache", place.loader_workers)
+            placement = place_workers(resources)
+            job = Job(params, folder / "prepared", folder / "cache", placement.loader_workers)
             TorchTrainer(
                 work,
-                train_loop_config={"job": job, "queue": queue, "cpus": place.cpus},
+                train_loop_config={"job": job, "queue": queue, "cpus": placement.cpus},
                 scaling_config=ray.train.ScalingConfig(
-                    num_workers=1, use_gpu=place.use_gpu, resources_per_worker={"CPU": place.cpus}
+                    num_workers=1, use_gpu=placement.use_gpu, resources_per_worker={"CPU": placement.cpus}
                 ),
                 run_config=ray.train.RunConfig(name="epochs", storage_path=str(folder / "ray")),
             ).fit()

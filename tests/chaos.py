@@ -30,7 +30,7 @@ from infra.local.cluster import Cluster
 from pipelines.params import load_params
 from pipelines.prepare.stage import prepare
 from pipelines.store.checkpoints import StoredCheckpoints, step_of
-from pipelines.store.s3 import SHA256, Objects
+from pipelines.store.s3 import SHA256, ObjectStore
 from tests.conftest import TINY, draw_voc, write_params
 from tests.pipelines.training.states import tensors, timeless
 
@@ -146,8 +146,8 @@ class Round:
     def result(self):
         """What training led to, but for the time it took: the last checkpoint's tensors, history and best epoch."""
         with _environment(self.environment):
-            objects = Objects(self.environment["STORAGE_URI"])
-            (run,) = {name.split("/")[1] for name in objects.sizes("runs")}
+            objects = ObjectStore(self.environment["STORAGE_URI"])
+            (run,) = {name.split("/")[1] for name in objects.list_sizes("runs")}
             with tempfile.TemporaryDirectory() as folder:
                 step, state = StoredCheckpoints(Path(folder) / run, objects).latest()
         assert step == EPOCHS * STEPS
@@ -190,8 +190,8 @@ class Round:
     def check_objects(self):
         """Every object is what its digest says, and no output waits to be collected."""
         with _environment(self.environment):
-            objects = Objects(self.environment["STORAGE_URI"])
-            sizes = objects.sizes()
+            objects = ObjectStore(self.environment["STORAGE_URI"])
+            sizes = objects.list_sizes()
             assert not [name for name in sizes if name.startswith("jobs/")]
             for name in sizes:
                 answer = objects.client.get_object(Bucket=objects.bucket, Key=objects.key(name))

@@ -138,11 +138,11 @@ def s3_server(tmp_path_factory):
 @pytest.fixture
 def s3(s3_server, monkeypatch):
     """A bucket of its own as STORAGE_URI, with the variables that clients read; returns those."""
-    from pipelines.store.s3 import Objects
+    from pipelines.store.s3 import ObjectStore
 
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     bucket = f"test-{uuid.uuid4().hex[:8]}"
-    Objects(f"s3://{bucket}").client.create_bucket(Bucket=bucket)
+    ObjectStore(f"s3://{bucket}").client.create_bucket(Bucket=bucket)
     monkeypatch.setenv("STORAGE_URI", f"s3://{bucket}/some/prefix")
     return {**s3_server.environment, "STORAGE_URI": f"s3://{bucket}/some/prefix"}

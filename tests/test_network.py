@@ -5,7 +5,7 @@ from urllib.parse import urlparse
 import pytest
 
 from pipelines.store.checkpoints import step_of
-from pipelines.store.s3 import storage
+from pipelines.store.s3 import object_store
 from tests.conftest import TINY, write_params
 from tests.proxy import Proxy
 from tests.test_mlflow_server import Server, Watched, check
@@ -51,7 +51,7 @@ def test_a_bad_network_stops_nothing_and_is_caught_up_with(s3, mlflow_server, ti
     assert "was lost" not in output
     check(mlflow_server, training, EPOCHS)
     (run,) = training.home.glob("train-*")
-    steps = [step_of(name) for name in storage().sizes(f"runs/{run.name}")]
+    steps = [step_of(name) for name in object_store().list_sizes(f"runs/{run.name}")]
     assert max(steps) == EPOCHS * 3
     for proxy in (bucket, tracker):
         proxy.close()

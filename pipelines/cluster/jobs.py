@@ -22,8 +22,8 @@ from typing import Any
 from pipelines.cluster import package
 from pipelines.cluster.ray import ClusterError
 from pipelines.settings import ROOT, settings
-from pipelines.store.s3 import NoSuchObject, Objects, StorageError, sha256_of, storage
-from pipelines.store.shard_transfer import share
+from pipelines.store.s3 import NoSuchObject, ObjectStore, StorageError, object_store, sha256_of
+from pipelines.store.shard_transfer import upload
 from pipelines.store.shards import read_manifest
 from pipelines.tracking import provenance
 
@@ -36,7 +36,7 @@ class _Signal(BaseException):
     """SIGINT or SIGTERM arrived."""
 
 
-def wanted() -> bool:
+def requested() -> bool:
     """Whether stages go to a cluster's job server: RAY_ADDRESS is an http address, and this is not the job itself."""
     return settings().ray_address.startswith(("http://", "https://")) and not settings().in_job
 
@@ -58,12 +58,12 @@ def run(stage: str, inputs: dict[str, Path], out: Path, beside: Iterable[Path] =
     objects, address = _storage(), settings().ray_address
     objects.check()
     if "--prepared" in inputs:
-        share(inputs["--prepared"], read_manifest(inputs["--prepared"]))
+        upload(inputs["--prepared"], read_manifest(inputs["--prepared"]))
     client = _connect(address)
     with tempfile.TemporaryDirectory() as folder:
         packed = package.pack(ROOT, [*inputs.values(), *beside], Path(folder))
-        words = [word for option, path in inputs.items() for word in (option, str(package.place(path)))]
-        command = ["python", "-m", f"pipelines.{stage}", *words, "--out", str(package.place(out))]
+        words = [word for option, path in inputs.items() for word in (option, str(package.path_in_package(path)))]
+        command = ["python", "-m", f"pipelines.{stage}", *words, "--out", str(package.path_in_package(out))]
         what = [command, package.digest(packed), objects.uri, package.variables().get("MLFLOW_TRACKING_URI")]
         name = f"ssd-{stage}-{sha256(json.dumps(what).encode()).hexdigest()[:12]}"
         try:
@@ -73,12 +73,12 @@ def run(stage: str, inputs: dict[str, Path], out: Path, beside: Iterable[Path] =
             return _stop(client, name, signalled.args[0])
         if code:
             return code
-    collect(name, objects, out)
+    download_outputs(name, objects, out)
     return 0
 
 
-def _storage() -> Objects:
-    objects, variables = storage(), package.variables()
+def _storage() -> ObjectStore:
+    objects, variables = object_store(), package.variables()
     if objects is None:
         raise StorageError(
             "STORAGE_URI is not set: stages on a cluster need it (s3://bucket/prefix) for data and outputs"
@@ -101,13 +101,13 @@ def _connect(address: str) -> Any:
         raise ClusterError(f"RAY_ADDRESS={address}: no job server answers: {reason}{hint}") from error
 
 
-def _begin(client: Any, name: str, command: list[str], packed: Path, objects: Objects) -> bool:
+def _begin(client: Any, name: str, command: list[str], packed: Path, objects: ObjectStore) -> bool:
     """Submit the job unless it runs; whether there is something to wait for."""
     status = _status(client, name)
     if status in ("PENDING", "RUNNING"):
         print(f"{name}: runs already, looking on; its output from the beginning:", flush=True)
         return True
-    if status == "SUCCEEDED" and f"jobs/{name}/{LISTING}" in objects.sizes(f"jobs/{name}"):
+    if status == "SUCCEEDED" and f"jobs/{name}/{LISTING}" in objects.list_sizes(f"jobs/{name}"):
         print(f"{name}: has ended while nobody looked on", flush=True)
         return False
     if status is not None:
@@ -222,7 +222,7 @@ def _stop(client: Any, name: str, number: int) -> int:
     return 128 + number
 
 
-def deliver(out: Path) -> None:
+def upload_outputs(out: Path) -> None:
     """Send a stage's outputs to where the client looks for them; nothing, unless this is a job."""
     name = settings().submission
     if not name:
@@ -230,18 +230,18 @@ def deliver(out: Path) -> None:
     objects = _storage()
     files = {str(path.relative_to(out)): path for path in sorted(out.rglob("*")) if _is_output(path)}
     for relative, path in files.items():
-        objects.send(path, f"jobs/{name}/{relative}")
+        objects.upload(path, f"jobs/{name}/{relative}")
     with tempfile.TemporaryDirectory() as folder:
         listing = Path(folder) / LISTING
         listing.write_text(json.dumps({relative: sha256_of(path) for relative, path in files.items()}))
-        objects.send(listing, f"jobs/{name}/{LISTING}")
+        objects.upload(listing, f"jobs/{name}/{LISTING}")
 
 
 def _is_output(path: Path) -> bool:
     return path.is_file() and not path.name.startswith(".")
 
 
-def collect(name: str, objects: Objects, out: Path, say: Callable[[str], None] = print) -> None:
+def download_outputs(name: str, objects: ObjectStore, out: Path, say: Callable[[str], None] = print) -> None:
     """Bring a job's outputs back to `out`, and remove them from the store.
 
     Raises:
@@ -249,10 +249,10 @@ def collect(name: str, objects: Objects, out: Path, say: Callable[[str], None] =
     """
     with tempfile.TemporaryDirectory() as folder:
         try:
-            listing = json.loads(objects.fetch(f"jobs/{name}/{LISTING}", Path(folder) / LISTING).read_text())
+            listing = json.loads(objects.download(f"jobs/{name}/{LISTING}", Path(folder) / LISTING).read_text())
         except NoSuchObject as error:
             raise StorageError(f"{error}: the job has left no outputs; run the same command again") from None
     for relative, digest in listing.items():
-        objects.fetch(f"jobs/{name}/{relative}", out / relative, digest)
+        objects.download(f"jobs/{name}/{relative}", out / relative, digest)
     objects.delete(f"jobs/{name}/{relative}" for relative in [LISTING, *listing])
     say(f"{out}: {len(listing)} files brought back")

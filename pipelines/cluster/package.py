@@ -39,7 +39,7 @@ def variables() -> dict[str, str]:
     return MEMORY | plain | wishes | {"PYTHONUNBUFFERED": "1"}
 
 
-def place(path: Path) -> Path:
+def path_in_package(path: Path) -> Path:
     """Where an input or output lies in the parcel: where it lies here, if that is below the current folder."""
     return path if not path.is_absolute() and ".." not in path.parts else Path("elsewhere", *path.resolve().parts[-2:])
 
@@ -56,7 +56,7 @@ def pack(root: Path, inputs: Iterable[Path], target: Path) -> Path:
     for path in inputs:
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:
             if file.is_file() and file.stat().st_size <= SMALL:
-                _copy(file, target / (place(path) / file.name if path.is_dir() else place(path)))
+                _copy(file, target / (path_in_package(path) / file.name if path.is_dir() else path_in_package(path)))
     return target
 
 

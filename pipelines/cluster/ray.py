@@ -34,7 +34,7 @@ class ClusterError(UserError):
 
 
 @dataclass(frozen=True)
-class Workers:
+class Placement:
     """How training is spread: a fact of the place it runs at, hence of the environment.
 
     Attributes:
@@ -91,7 +91,7 @@ def ray_cluster() -> Iterator[dict[str, float]]:
         ray.shutdown()
 
 
-def workers(resources: dict[str, float], trials: int = 0) -> Workers:
+def place_workers(resources: dict[str, float], trials: int = 0) -> Placement:
     """What the environment asks for, checked against the cluster's resources.
 
     Args:
@@ -117,10 +117,10 @@ def workers(resources: dict[str, float], trials: int = 0) -> Workers:
             "lower SSD_WORKERS or SSD_CPUS_PER_WORKER"
         )
     loaders = (min(8, cpus) if use_gpu else 0) if chosen.loader_workers is None else chosen.loader_workers
-    return Workers(count, use_gpu, cpus, loaders, chosen.max_failures, least)
+    return Placement(count, use_gpu, cpus, loaders, chosen.max_failures, least)
 
 
-def trials_at_once(resources: dict[str, float], place: Workers) -> int:
-    """How many trials of `place` each the cluster holds."""
-    by_cpu = int(resources.get("CPU", 1)) // (place.count * place.cpus)
-    return max(min(by_cpu, int(resources["GPU"]) // place.count) if place.use_gpu else by_cpu, 1)
+def trials_at_once(resources: dict[str, float], placement: Placement) -> int:
+    """How many trials of `placement` each the cluster holds."""
+    by_cpu = int(resources.get("CPU", 1)) // (placement.count * placement.cpus)
+    return max(min(by_cpu, int(resources["GPU"]) // placement.count) if placement.use_gpu else by_cpu, 1)

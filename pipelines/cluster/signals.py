@@ -31,7 +31,7 @@ def end_state(error: BaseException) -> str:
 
 
 @contextmanager
-def claim(folder: Path) -> Iterator[None]:
+def run_lock(folder: Path) -> Iterator[None]:
     """Hold the run's folder: two processes never work on one run. Waits while another does, and says so."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "driver.lock")

@@ -23,14 +23,14 @@ def main() -> int | None:
     parser.add_argument("--params", type=Path, default=PARAMS_FILE)
     parser.add_argument("--tuned", type=Path, default=TUNED, help="what tune hands over; may be missing")
     args = parser.parse_args()
-    if jobs.wanted():
+    if jobs.requested():
         inputs = {"--params": args.params, "--prepared": args.prepared, "--model": args.model, "--tuned": args.tuned}
         beside = [args.tuned.with_name(name) for name in ("trials.csv", "slices.png")]
         beside.append(args.model.with_name("history.csv"))
         return jobs.run("evaluate", inputs, args.out, beside)
     params = load_params(args.params, read_tuned(args.tuned).overrides)
     print(evaluate(params, args.prepared, args.model, args.out, args.tuned.parent))
-    jobs.deliver(args.out)
+    jobs.upload_outputs(args.out)
     return None
 
 

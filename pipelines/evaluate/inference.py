@@ -14,8 +14,8 @@ import torch
 
 from pipelines.cluster.ray import ClusterError, ray_cluster
 from pipelines.settings import set_defaults, settings
-from pipelines.store.s3 import storage
-from pipelines.store.shard_transfer import folder_of
+from pipelines.store.s3 import object_store
+from pipelines.store.shard_transfer import object_prefix
 from pipelines.store.shards import Manifest, split_of
 from ssd.detection import DetectConfig
 from ssd.images import decode, resize
@@ -92,12 +92,12 @@ def detect_split(
         return PREDICTIONS.empty_table()
     # Ray prints an error where an actor gets an object by reference and may restart; ours outlives all actors.
     set_defaults({"RAY_BACKEND_LOG_LEVEL": "fatal"})
-    names, objects = [shard.path for shard in wanted.shards], storage()
+    names, objects = [shard.path for shard in wanted.shards], object_store()
     paths = [str((prepared / name).resolve()) for name in names]
     filesystem = None
     if objects is not None:
         filesystem, start = objects.filesystem()
-        paths = [f"{start}/{folder_of(manifest.digest)}/{name}" for name in names]
+        paths = [f"{start}/{object_prefix(manifest.digest)}/{name}" for name in names]
     with ray_cluster() as resources:
         tables = _run(paths, filesystem, state, config, batch_size, _actors(resources), wanted.images)
     table = pa.concat_tables(tables).sort_by("image_id")

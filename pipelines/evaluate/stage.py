@@ -21,7 +21,7 @@ from pipelines.evaluate.inference import detect_split
 from pipelines.evaluate.metrics import BACKGROUND, Measured, measure, truth_of_task
 from pipelines.params import Params
 from pipelines.settings import home, tracking_uri
-from pipelines.store.shard_transfer import here, share
+from pipelines.store.shard_transfer import local_copy, upload
 from pipelines.store.shards import Manifest, digest, read_boxes, read_manifest, split_of
 from pipelines.tracking import provenance, registry, runs
 from pipelines.training.time_parts import read_history
@@ -40,7 +40,7 @@ def evaluate(params: Params, prepared: Path, model_json: Path, out: Path, tune: 
     `tune` is the folder of tuned.yaml, trials.csv and slices.png, shown in the report if trials were run.
 
     Raises:
-        EvaluationError: model and data don't fit together, or MLflow could not be told; the results are kept.
+        EvaluationError: model and data don't fit together, or MLflow could not be told; the results are saved.
     """
     entry, manifest = registry.read_model_json(model_json), read_manifest(prepared)
     client = _connect()
@@ -48,8 +48,8 @@ def evaluate(params: Params, prepared: Path, model_json: Path, out: Path, tune: 
     check_classes(state["class_names"], manifest, entry)
     images = split_of(manifest, SPLIT).images
     print(f"{entry['name']} version {entry['version']} on {images} images of {SPLIT}", flush=True)
-    share(prepared, manifest)
-    prepared = here(prepared, manifest.digest, home(), [SPLIT])
+    upload(prepared, manifest)
+    prepared = local_copy(prepared, manifest.digest, home(), [SPLIT])
     predictions = detect_split(prepared, manifest, SPLIT, state, params.detect, params.evaluate.batch_size)
     from pipelines.evaluate.report import render
 

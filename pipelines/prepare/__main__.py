@@ -10,7 +10,7 @@ from pipelines.command import command
 from pipelines.params import PARAMS_FILE, load_params
 from pipelines.prepare.quarantine import REPORT, describe
 from pipelines.prepare.stage import prepare
-from pipelines.store.shard_transfer import share
+from pipelines.store.shard_transfer import upload
 from pipelines.store.shards import PREPARED
 
 
@@ -25,7 +25,7 @@ def main() -> None:
     start = time.monotonic()
     params = load_params(args.params)
     manifest, rejected = prepare(args.data, args.out, params.prepare, params.seed)
-    share(args.out, manifest)
+    upload(args.out, manifest)
     if rejected:
         print(describe(rejected, args.out / REPORT))
     counts = ", ".join(f"{name} {split.images}" for name, split in manifest.splits.items())

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines.store.s3 import PAUSES, NoSuchObject, Objects, StorageError, patiently, storage
+from pipelines.store.s3 import PAUSES, NoSuchObject, ObjectStore, StorageError, object_store, retry_while_away
 from ssd.checkpoint import load, save
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Checkpoints:
         """The state after `step` steps."""
         return load(self.folder / file_name(step))
 
-    def settle(self, patience: float = 0.0) -> None:
+    def flush(self, patience: float = 0.0) -> None:
         """Return when the newest checkpoint is where it belongs."""
 
 
@@ -82,7 +82,7 @@ class StoredCheckpoints(Checkpoints):
     a lost machine had not sent yet is trained again, to the same bits.
     """
 
-    def __init__(self, folder: Path, objects: Objects, keep: int = 2, say: Callable[[str], None] = logger.warning):
+    def __init__(self, folder: Path, objects: ObjectStore, keep: int = 2, say: Callable[[str], None] = logger.warning):
         super().__init__(folder, keep)
         self.objects, self.say, self.prefix = objects, say, f"runs/{run_of(self.folder).as_posix()}"
         self._waiting: Path | None = None
@@ -93,7 +93,7 @@ class StoredCheckpoints(Checkpoints):
 
     def stored(self) -> list[int]:
         """Steps of the checkpoints in the store, the newest first."""
-        return sorted(map(step_of, self.objects.sizes(self.prefix)), reverse=True)
+        return sorted(map(step_of, self.objects.list_sizes(self.prefix)), reverse=True)
 
     def save(self, state: dict[str, Any], step: int) -> Path:
         """Write the state after `step` steps here, and have it sent."""
@@ -104,7 +104,7 @@ class StoredCheckpoints(Checkpoints):
     def latest(self) -> tuple[int, dict[str, Any]] | None:
         """Step and state of the newest checkpoint that can be read, here or in the store."""
         local = {step_of(path.name) for path in self.paths()}
-        stored = patiently(self.stored, self.say)
+        stored = retry_while_away(self.stored, self.say)
         for step in sorted(local.union(stored), reverse=True):
             try:
                 return step, self.at(step)
@@ -118,10 +118,10 @@ class StoredCheckpoints(Checkpoints):
         try:
             return load(path)
         except (FileNotFoundError, ValueError):
-            patiently(lambda: self.objects.fetch(f"{self.prefix}/{path.name}", path), self.say)
+            retry_while_away(lambda: self.objects.download(f"{self.prefix}/{path.name}", path), self.say)
             return load(path)
 
-    def settle(self, patience: float = 300.0) -> None:
+    def flush(self, patience: float = 300.0) -> None:
         """Return when the newest checkpoint of this machine, or a newer one, is in the store.
 
         Raises:
@@ -177,12 +177,12 @@ class StoredCheckpoints(Checkpoints):
 
     def _send(self, copy: Path) -> None:
         step = step_of(copy.name.removeprefix(".").split(".")[0])
-        self.objects.send(copy, f"{self.prefix}/{file_name(step)}")
+        self.objects.upload(copy, f"{self.prefix}/{file_name(step)}")
         old = [one for one in self.stored() if one <= step][self.keep :]
         self.objects.delete(f"{self.prefix}/{file_name(one)}" for one in old)
 
 
 def checkpoints(folder: Path, say: Callable[[str], None] = logger.warning) -> Checkpoints:
     """The checkpoints of the run that `folder` is named after: there, and below STORAGE_URI if that is set."""
-    objects = storage()
+    objects = object_store()
     return Checkpoints(folder) if objects is None else StoredCheckpoints(folder, objects, say=say)

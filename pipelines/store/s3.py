@@ -35,7 +35,7 @@ class StoreAway(StorageError):  # noqa: N818  named after what happened
     """The store does not answer now, and may later."""
 
 
-def patiently(call: Callable[[], T], say: Callable[[str], None]) -> T:
+def retry_while_away(call: Callable[[], T], say: Callable[[str], None]) -> T:
     """What `call` returns, tried again while the store is away, for at most SSD_STORAGE_PATIENCE seconds.
 
     Raises:
@@ -54,14 +54,14 @@ def patiently(call: Callable[[], T], say: Callable[[str], None]) -> T:
             failed += 1
 
 
-def storage() -> Objects | None:
+def object_store() -> ObjectStore | None:
     """The store at STORAGE_URI; None where it is not set.
 
     Raises:
         StorageError: STORAGE_URI is not s3://bucket/prefix.
     """
     uri = settings().storage_uri.strip()
-    return Objects(uri) if uri else None
+    return ObjectStore(uri) if uri else None
 
 
 def sha256_of(path: Path) -> str:
@@ -70,7 +70,7 @@ def sha256_of(path: Path) -> str:
         return file_digest(file, "sha256").hexdigest()
 
 
-class Objects:
+class ObjectStore:
     """What lies below s3://bucket/prefix. Endpoint, region and keys are the AWS variables' business.
 
     A PUT, also one in parts, makes an object visible as a whole or not at all. Every body is signed, so that a store
@@ -117,7 +117,7 @@ class Objects:
         with self._plainly(""):
             self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.key(""), MaxKeys=1)
 
-    def sizes(self, folder: str = "") -> dict[str, int]:
+    def list_sizes(self, folder: str = "") -> dict[str, int]:
         """Bytes of all objects below `folder`, by their names."""
         found = {}
         cut = len(self.key(""))
@@ -127,7 +127,7 @@ class Objects:
                 found |= {item["Key"][cut:]: item["Size"] for item in page.get("Contents", [])}
         return found
 
-    def send(self, path: Path, name: str) -> bool:
+    def upload(self, path: Path, name: str) -> bool:
         """Make a file an object, unless it is there with the same content; whether it was sent."""
         digest = sha256_of(path)
         if self._is(name, path.stat().st_size, digest):
@@ -147,7 +147,7 @@ class Objects:
             return False
         return head["ContentLength"] == size and head["Metadata"].get(SHA256) == digest
 
-    def fetch(self, name: str, path: Path, sha256: str | None = None) -> Path:
+    def download(self, name: str, path: Path, sha256: str | None = None) -> Path:
         """Copy an object into a file, which appears whole and verified or not at all.
 
         Args:

@@ -9,24 +9,24 @@ from pathlib import Path
 from filelock import FileLock
 from tqdm import tqdm
 
-from pipelines.store.s3 import NoSuchObject, Objects, StorageError, patiently, storage
+from pipelines.store.s3 import NoSuchObject, ObjectStore, StorageError, object_store, retry_while_away
 from pipelines.store.shards import MANIFEST, Manifest, Shard, ShardError, read_manifest
 
 STREAMS = 8  # shards on the way at a time
 
 
-def folder_of(digest: str) -> str:
+def object_prefix(digest: str) -> str:
     """Where prepared data of this digest lie below STORAGE_URI."""
     return f"prepared/{digest}"
 
 
-def shards_of(manifest: Manifest, splits: Iterable[str] | None = None, first: int | None = None) -> list[Shard]:
+def select_shards(manifest: Manifest, splits: Iterable[str] | None = None, first: int | None = None) -> list[Shard]:
     """The (first) shards of some splits, by default all of all; splits that do not exist have none."""
     chosen = manifest.splits if splits is None else [name for name in splits if name in manifest.splits]
     return [shard for name in chosen for shard in manifest.splits[name].shards[:first]]
 
 
-def publish(prepared: Path, manifest: Manifest, objects: Objects) -> int:
+def upload_missing(prepared: Path, manifest: Manifest, objects: ObjectStore) -> int:
     """Send what the store lacks of the prepared data; returns how many shards that were.
 
     The manifest is sent last: who finds it finds everything. A killed call goes on with the shard that was on its way.
@@ -35,36 +35,36 @@ def publish(prepared: Path, manifest: Manifest, objects: Objects) -> int:
         StorageError: the store does not take them.
         ShardError: a shard is missing here and there.
     """
-    folder, shards = folder_of(manifest.digest), shards_of(manifest)
-    there = objects.sizes(folder)
+    folder, shards = object_prefix(manifest.digest), select_shards(manifest)
+    there = objects.list_sizes(folder)
     missing = [shard for shard in shards if there.get(f"{folder}/{shard.path}") != shard.bytes]
     for shard in missing:
         if not (prepared / shard.path).is_file():
             raise ShardError(f"{prepared / shard.path}: neither here nor at {objects.uri}; run `dvc repro prepare`")
     _in_parallel(
-        lambda shard: objects.send(prepared / shard.path, f"{folder}/{shard.path}"), missing, "send shards", objects
+        lambda shard: objects.upload(prepared / shard.path, f"{folder}/{shard.path}"), missing, "send shards", objects
     )
-    objects.send(prepared / MANIFEST, f"{folder}/{MANIFEST}")
+    objects.upload(prepared / MANIFEST, f"{folder}/{MANIFEST}")
     return len(missing)
 
 
-def share(prepared: Path, manifest: Manifest) -> None:
+def upload(prepared: Path, manifest: Manifest) -> None:
     """Publish the prepared data if STORAGE_URI is set and its shards are here; refuse a store that does not work.
 
     Raises:
         StorageError: naming the variable and the fix.
     """
-    objects = storage()
+    objects = object_store()
     if objects is None:
         return
     objects.check()
-    if all((prepared / shard.path).is_file() for shard in shards_of(manifest)):
-        sent = publish(prepared, manifest, objects)
+    if all((prepared / shard.path).is_file() for shard in select_shards(manifest)):
+        sent = upload_missing(prepared, manifest, objects)
         if sent:
-            print(f"{objects.uri}/{folder_of(manifest.digest)}: {sent} shards sent, then the manifest", flush=True)
+            print(f"{objects.uri}/{object_prefix(manifest.digest)}: {sent} shards sent, then the manifest", flush=True)
 
 
-def here(
+def local_copy(
     prepared: Path,
     digest: str,
     home: Path,
@@ -90,40 +90,40 @@ def here(
     """
     if (prepared / MANIFEST).is_file():
         manifest = read_manifest(prepared)
-        lacking = [shard for shard in shards_of(manifest, splits, first) if not (prepared / shard.path).is_file()]
+        lacking = [shard for shard in select_shards(manifest, splits, first) if not (prepared / shard.path).is_file()]
         if manifest.digest == digest and not lacking:
             return prepared.resolve()
-    objects = storage()
+    objects = object_store()
     if objects is None:
         raise ShardError(f"{prepared}: its shards are not on this machine; run `dvc repro prepare`, or set STORAGE_URI")
     folder = home / "prepared" / digest[:16]
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        patiently(lambda: _fetch(objects, digest, folder, splits, first), say)
+        retry_while_away(lambda: _fetch(objects, digest, folder, splits, first), say)
     except NoSuchObject as error:
         raise StorageError(f"{error}; publish it by `python -m pipelines.prepare` with the same STORAGE_URI") from None
     return folder
 
 
-def _fetch(objects: Objects, digest: str, folder: Path, splits: Iterable[str] | None, first: int | None) -> None:
+def _fetch(objects: ObjectStore, digest: str, folder: Path, splits: Iterable[str] | None, first: int | None) -> None:
     """Copy what is missing of some shards from the store into `folder`."""
-    source = folder_of(digest)
+    source = object_prefix(digest)
     with FileLock(folder / ".lock"):
         for left_over in folder.rglob(".*.partial"):  # of a process that was killed
             left_over.unlink()
         if not (folder / MANIFEST).is_file():
-            objects.fetch(f"{source}/{MANIFEST}", folder / MANIFEST)
-        wanted = shards_of(read_manifest(folder), splits, first)
+            objects.download(f"{source}/{MANIFEST}", folder / MANIFEST)
+        wanted = select_shards(read_manifest(folder), splits, first)
         missing = [shard for shard in wanted if not (folder / shard.path).is_file()]
         _in_parallel(
-            lambda shard: objects.fetch(f"{source}/{shard.path}", folder / shard.path, shard.sha256),
+            lambda shard: objects.download(f"{source}/{shard.path}", folder / shard.path, shard.sha256),
             missing,
             "fetch shards",
             objects,
         )
 
 
-def _in_parallel(act: Callable[[Shard], object], shards: list[Shard], what: str, objects: Objects) -> None:
+def _in_parallel(act: Callable[[Shard], object], shards: list[Shard], what: str, objects: ObjectStore) -> None:
     """Call `act` for each shard; the first error ends it, after those under way."""
     if not shards:
         return

@@ -32,7 +32,7 @@ FINGERPRINT = "ssd.fingerprint"
 WITNESS = "train/loss"  # logged with every epoch: its steps tell which epochs MLflow has
 
 
-def be_brief() -> None:
+def set_client_timeouts() -> None:
     """Have MLflow's client give up within seconds instead of minutes, where the user has not chosen otherwise."""
     set_defaults(BRIEF)
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -44,7 +44,7 @@ def connect() -> MlflowClient:
 
     Four processes that create one SQLite store at once leave it broken, hence the lock.
     """
-    be_brief()
+    set_client_timeouts()
     from mlflow import MlflowClient
 
     uri = tracking_uri()
@@ -126,7 +126,7 @@ class TrackerAway(UserError):  # noqa: N818  named after what happened
     """MLflow does not answer where its answer is needed."""
 
 
-def close_quietly(spec: RunSpec, status: str) -> None:
+def close_if_reachable(spec: RunSpec, status: str) -> None:
     """Set the end state of a run that went wrong, if MLflow knows the run and answers."""
     try:
         client = connect()

@@ -23,12 +23,12 @@ def main() -> int | None:
     parser.add_argument("--params", type=Path, default=PARAMS_FILE)
     parser.add_argument("--tuned", type=Path, default=TUNED, help="what tune hands over; may be missing")
     args = parser.parse_args()
-    if jobs.wanted():
+    if jobs.requested():
         inputs = {"--params": args.params, "--prepared": args.prepared, "--tuned": args.tuned}
         return jobs.run("train", inputs, args.out)
     tuned = read_tuned(args.tuned)
     train(load_params(args.params, tuned.overrides), args.prepared, args.out, tuned)
-    jobs.deliver(args.out)
+    jobs.upload_outputs(args.out)
     return None
 
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from pipelines.params import Params
 from pipelines.pictures.palette import PALETTE, colour
 from pipelines.store.shards import BOXES, Manifest, read_records
-from pipelines.training.order import mix
+from pipelines.training.order import derive_seed
 from pipelines.training.time_parts import draw_times
 from ssd.augmentation import Augmentation
 from ssd.images import decode, resize
@@ -30,7 +30,9 @@ def draw_samples(params: Params, manifest: Manifest, prepared: Path, path: Path)
         scale = torch.tensor([width / row["width"], height / row["height"]] * 2)
         boxes = torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4) * scale
         image = resize(decode(row["image"]["bytes"]), (height, width))
-        image, boxes, labels = augmentation(image, boxes, torch.tensor(row["labels"]), mix(params.seed, 0, index))
+        image, boxes, labels = augmentation(
+            image, boxes, torch.tensor(row["labels"]), derive_seed(params.seed, 0, index)
+        )
         boxes, labels, _ = truths(params.model.task, boxes, labels, labels == 0, (height, width))
         canvas = Image.fromarray(image.permute(1, 2, 0).numpy())
         pen = ImageDraw.Draw(canvas)

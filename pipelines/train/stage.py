@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipelines.cluster.ray import ray_cluster, workers
-from pipelines.cluster.signals import claim, end_state
+from pipelines.cluster.ray import place_workers, ray_cluster
+from pipelines.cluster.signals import end_state, run_lock
 from pipelines.params import Params
 from pipelines.settings import home, tracking_uri
 from pipelines.store.checkpoints import checkpoints
-from pipelines.store.shard_transfer import here, share
+from pipelines.store.shard_transfer import local_copy, upload
 from pipelines.store.shards import Manifest, read_manifest
 from pipelines.tracking import provenance, runs
 from pipelines.training.initial_weights import InitialWeights, initial_weights, try_weights
@@ -75,7 +75,7 @@ def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None)
     """
     manifest = read_manifest(prepared)
     check(params, manifest, prepared)
-    share(prepared, manifest)
+    upload(prepared, manifest)
     runs_folder = home()
     weights = initial_weights(params)
     name = run_name(params, manifest, weights)
@@ -87,9 +87,9 @@ def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None)
     if tuned and tuned.trial:
         spec.tags.update({"tune.sweep": tuned.sweep, "tune.trial": str(tuned.trial)})
         print(f"parameters of {tuned}", flush=True)
-    with claim(folder), _mlflow_state(spec):
-        kept = checkpoints(folder, lambda text: print(f"  {text}", flush=True))
-        found = kept.latest()
+    with run_lock(folder), _mlflow_state(spec):
+        saved = checkpoints(folder, lambda text: print(f"  {text}", flush=True))
+        found = saved.latest()
         if found is None or found[0] < total:
             _begin(name, found, total, params, manifest)
             if weights is not None:
@@ -97,20 +97,20 @@ def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None)
             opening = _open_run(spec)  # while Ray starts
             with ray_cluster() as resources:
                 opening.join()  # before the controller's writer looks for the run
-                place = workers(resources)
-                if place.count > params.train.batch_size:
-                    raise TrainingFailed(f"{place.count} workers cannot share a batch of {params.train.batch_size}")
-                job = Job(params=params, loader_workers=place.loader_workers, **sources)
-                run_on_ray(job, folder, spec, place, Progress.printer(params.train.epochs))
-            found = kept.latest()
+                placement = place_workers(resources)
+                if placement.count > params.train.batch_size:
+                    raise TrainingFailed(f"{placement.count} workers cannot share a batch of {params.train.batch_size}")
+                job = Job(params=params, loader_workers=placement.loader_workers, **sources)
+                run_on_ray(job, folder, spec, placement, Progress.printer(params.train.epochs))
+            found = saved.latest()
             if found is None or found[0] < total:
                 raise TrainingFailed(f"{name}: training ended at step {found[0] if found else 0} of {total}")
         else:
             print(
                 f"{name}: trained before with these parameters, data and code; publishing (remove {folder} to retrain)"
             )
-        kept.settle()
-        shards = here(
+        saved.flush()
+        shards = local_copy(
             prepared, manifest.digest, runs_folder, ["train"], first=1
         )  # of which one image is the model's example
         from pipelines.train.publish import publish
@@ -153,5 +153,5 @@ def _mlflow_state(spec: runs.RunSpec) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        runs.close_quietly(spec, end_state(error))
+        runs.close_if_reachable(spec, end_state(error))
         raise

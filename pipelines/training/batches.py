@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipelines.store.shards import Manifest, Shard
-from pipelines.training.order import Deal, mix
+from pipelines.training.order import Deal, derive_seed
 from ssd.augmentation import Augmentation
 from ssd.images import decode, resize
 from ssd.tasks import truths
@@ -124,7 +124,7 @@ class TrainingSamples(Dataset):
         sample = self.split.samples[index]
         height, width = self.split.size
         sides = torch.tensor([width, height] * 2, dtype=torch.float32)
-        seed, pixels = mix(self.seed, epoch, index), self.split.image(index)
+        seed, pixels = derive_seed(self.seed, epoch, index), self.split.image(index)
         if self.mark:
             self.mark("read")
         image, boxes, labels = self.augmentation(pixels, sample.boxes * sides, sample.labels, seed)

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from pipelines.params import Params
 from pipelines.store.shards import read_manifest
 from pipelines.training.batches import DecodedSplit, TrainingSamples, evaluation_batches, training_batches
-from pipelines.training.order import Deal, mix, steps_an_epoch
+from pipelines.training.order import Deal, derive_seed, steps_an_epoch
 from ssd.augmentation import Augmentation
 from ssd.checkpoint import load, model_state
 from ssd.detection import detect
@@ -67,7 +67,7 @@ class Run:
         self.val = DecodedSplit(job.prepared, manifest, "val", size, job.cache) if has_val else None
         self.decoding = {"time/decode_s": time.perf_counter() - started}  # of the first epoch to come
         self.steps = steps_an_epoch(len(self.train), self.params.train.batch_size)
-        torch.manual_seed(mix(self.params.seed))  # all workers start from the same weights
+        torch.manual_seed(derive_seed(self.params.seed))  # all workers start from the same weights
         model = SSD(self.params.model, len(self.classes))
         if job.weights is not None:
             load_weights(model, load(job.weights))
@@ -197,7 +197,9 @@ def fit(
     started, images = time.perf_counter(), 0
     stopwatch.mark()
     for batch in run.batches():
-        torch.manual_seed(mix(run.params.seed, run.trainer.steps, run.rank))  # randomness is a function of position
+        torch.manual_seed(
+            derive_seed(run.params.seed, run.trainer.steps, run.rank)
+        )  # randomness is a function of position
         stopwatch.mark("wait")
         batch = batch.to(run.device)
         stopwatch.mark("transfer")

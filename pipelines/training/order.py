@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 
-def mix(*numbers: int) -> int:
+def derive_seed(*numbers: int) -> int:
     """One 63-bit seed from several integers, well spread."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 

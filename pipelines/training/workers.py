@@ -10,13 +10,13 @@ from typing import Any
 
 from filelock import FileLock
 
-from pipelines.cluster.ray import Workers
+from pipelines.cluster.ray import Placement
 from pipelines.cluster.signals import in_thread
 from pipelines.errors import UserError
 from pipelines.settings import settings
 from pipelines.store.checkpoints import Checkpoints, checkpoints, run_of
-from pipelines.store.s3 import StorageError, storage
-from pipelines.store.shard_transfer import here
+from pipelines.store.s3 import StorageError, object_store
+from pipelines.store.shard_transfer import local_copy
 from pipelines.tracking.runs import RunSpec
 from pipelines.training.initial_weights import initial_weights
 from pipelines.training.loop import Job, fit
@@ -48,20 +48,20 @@ def work(config: dict[str, Any]) -> None:
     def say(text: str) -> None:
         queue.put({"say": text})
 
-    job, folder = at_home(config["job"], config["folder"], say)
-    kept = checkpoints(folder, say)
+    job, folder = on_this_machine(config["job"], config["folder"], say)
+    saved = checkpoints(folder, say)
     # A worker that outlived its driver may still be writing: whoever comes next waits until it is gone. (On another
     # machine it may write on; the same steps make the same bits, and newer checkpoints stay.)
     lock = FileLock(folder / "writer.lock")
     if rank == 0:
         lock.acquire(timeout=300)
-    state = _newest(kept, rank)
+    state = _newest(saved, rank)
     history = state["history"] if state else []
     ray.train.report({"history": history})
 
     def report(metrics: dict[str, Any], state: dict[str, Any] | None) -> None:
         if state is not None:
-            kept.save(state, state["trainer"]["steps"])
+            saved.save(state, state["trainer"]["steps"])
             if metrics:
                 queue.put({"epoch": metrics, "history": state["history"]})
         ray.train.report({"history": state["history"]} if state is not None else {})
@@ -70,7 +70,7 @@ def work(config: dict[str, Any]) -> None:
     try:
         fit(job, report, state, ray.train.torch.get_device(), progress)
         if rank == 0:
-            kept.settle()
+            saved.flush()
     except NonFiniteLoss as error:  # by all workers at once: a restart would only meet it again
         advice = "the weights before it are kept; lower train.lr or mend the data"
         queue.put({"failure": f"worker {rank}: {error}\n{advice}"})
@@ -80,12 +80,12 @@ def work(config: dict[str, Any]) -> None:
         lock.release()
 
 
-def at_home(job: Job, folder: Path, say: Callable[[str], None]) -> tuple[Job, Path]:
+def on_this_machine(job: Job, folder: Path, say: Callable[[str], None]) -> tuple[Job, Path]:
     """The job and the checkpoints' folder as this machine has them.
 
     Without STORAGE_URI all machines share a file system; with it each has its own SSD_HOME and fetches what it lacks.
     """
-    if storage() is None:
+    if object_store() is None:
         return job, folder
     name = run_of(folder)
     home = settings().home or folder.parents[len(name.parts) - 1]
@@ -95,15 +95,15 @@ def at_home(job: Job, folder: Path, say: Callable[[str], None]) -> tuple[Job, Pa
     if weights is not None and not weights.is_file():
         with FileLock(home / "weights.lock"):
             weights = initial_weights(job.params).path
-    prepared = here(job.prepared, job.digest, home, ("train", "val"), say=say)
+    prepared = local_copy(job.prepared, job.digest, home, ("train", "val"), say=say)
     return replace(job, prepared=prepared, cache=home / "cache", weights=weights), folder
 
 
-def _newest(kept: Checkpoints, rank: int) -> dict[str, Any] | None:
+def _newest(saved: Checkpoints, rank: int) -> dict[str, Any] | None:
     """The newest state, the same on all workers: rank 0 reads it and sends it to the others, wherever they are."""
     import torch.distributed as dist
 
-    found = kept.latest() if rank == 0 else None
+    found = saved.latest() if rank == 0 else None
     state = [found[1] if found else None]
     if dist.is_initialized():
         dist.broadcast_object_list(state)
@@ -114,7 +114,7 @@ def run_on_ray(
     job: Job,
     folder: Path,
     spec: RunSpec | None,
-    place: Workers,
+    placement: Placement,
     show: Callable[[dict[str, Any]], None],
     started: Callable[[str], None] = lambda group: None,
 ) -> None:
@@ -124,7 +124,7 @@ def run_on_ray(
         job: what to train.
         folder: of the checkpoints.
         spec: of the MLflow run; None logs nothing there.
-        place: how training is spread.
+        placement: how training is spread.
         show: given every message of the workers, in a thread of its own.
         started: told the id of the placement group that the workers run in, as often as they are started.
 
@@ -137,7 +137,7 @@ def run_on_ray(
     from pipelines.training.mlflow_callback import MlflowCallback
 
     failures: list[str] = []
-    wanted = f"{place.count} workers with {place.cpus} CPUs{' and a GPU' if place.use_gpu else ''} each"
+    wanted = f"{placement.count} workers with {placement.cpus} CPUs{' and a GPU' if placement.use_gpu else ''} each"
     hint = f"still waiting for {wanted}: is the cluster busy, or too small? (`ray status`)"
     patience = threading.Timer(UNUSUAL, show, [{"say": hint}])
     patience.daemon = True
@@ -154,16 +154,18 @@ def run_on_ray(
     with messages(handle) as queue:
         trainer = TorchTrainer(
             work,
-            train_loop_config={"job": job, "folder": folder, "queue": queue, "cpus": place.cpus},
+            train_loop_config={"job": job, "folder": folder, "queue": queue, "cpus": placement.cpus},
             scaling_config=ray.train.ScalingConfig(
-                num_workers=place.count if place.least in (None, place.count) else (place.least, place.count),
-                use_gpu=place.use_gpu,
-                resources_per_worker={"CPU": place.cpus},
+                num_workers=placement.count
+                if placement.least in (None, placement.count)
+                else (placement.least, placement.count),
+                use_gpu=placement.use_gpu,
+                resources_per_worker={"CPU": placement.cpus},
             ),
             run_config=ray.train.RunConfig(
                 name=folder.name,
                 storage_path=str(folder.parent / "ray"),
-                failure_config=ray.train.FailureConfig(max_failures=place.max_failures),
+                failure_config=ray.train.FailureConfig(max_failures=placement.max_failures),
                 callbacks=[MlflowCallback(spec, queue)] if spec else [],
             ),
         )

@@ -22,10 +22,10 @@ def main() -> int | None:
     parser.add_argument("--out", type=Path, default=TUNED.parent, help="folder of tuned.yaml, trials.csv, slices.png")
     parser.add_argument("--params", type=Path, default=PARAMS_FILE)
     args = parser.parse_args()
-    if jobs.wanted() and load_params(args.params).tune.trials:
+    if jobs.requested() and load_params(args.params).tune.trials:
         return jobs.run("tune", {"--params": args.params, "--prepared": args.prepared}, args.out)
     print(tune(args.params, args.prepared, args.out))
-    jobs.deliver(args.out)
+    jobs.upload_outputs(args.out)
     return None
 
 

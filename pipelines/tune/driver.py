@@ -14,7 +14,7 @@ from ray import PlacementGroupID
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from pipelines.cluster.ray import Workers
+from pipelines.cluster.ray import Placement
 from pipelines.cluster.signals import in_thread
 from pipelines.params import TuneParams
 from pipelines.training.messages import messages
@@ -188,7 +188,7 @@ def search(
 
     with messages(progress) as queue:
         trainable = ray.tune.with_parameters(run_trial, tasks=tasks, queue=queue)
-        in_thread(_tuner(trainable, numbers, tasks[numbers[0]].place, at_once, scheduler, recorder).fit)
+        in_thread(_tuner(trainable, numbers, tasks[numbers[0]].placement, at_once, scheduler, recorder).fit)
     _forget(sweep)
 
 
@@ -198,10 +198,14 @@ def _forget(sweep: Sweep) -> None:
 
 
 def _tuner(
-    trainable: Callable, numbers: list[int], place: Workers, at_once: int, scheduler: Halving, recorder: Recorder
+    trainable: Callable, numbers: list[int], placement: Placement, at_once: int, scheduler: Halving, recorder: Recorder
 ) -> ray.tune.Tuner:
     """A tuner of the trials with these numbers; one with workers of its own leaves them every CPU."""
-    needs = {"CPU": place.cpus, "GPU": int(place.use_gpu)} if place.count == 1 else {"CPU": 0, "memory": 1 << 20}
+    needs = (
+        {"CPU": placement.cpus, "GPU": int(placement.use_gpu)}
+        if placement.count == 1
+        else {"CPU": 0, "memory": 1 << 20}
+    )
     return ray.tune.Tuner(
         ray.tune.with_resources(trainable, needs),
         param_space={"trial": ray.tune.grid_search(numbers)},
@@ -209,7 +213,7 @@ def _tuner(
         run_config=ray.tune.RunConfig(
             name="trials",
             storage_path=str(recorder.sweep.folder / "ray"),
-            failure_config=ray.tune.FailureConfig(max_failures=place.max_failures),
+            failure_config=ray.tune.FailureConfig(max_failures=placement.max_failures),
             callbacks=[recorder],
             verbose=0,
         ),

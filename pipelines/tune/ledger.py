@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.store.s3 import NoSuchObject, Objects, StorageError, patiently
+from pipelines.store.s3 import NoSuchObject, ObjectStore, StorageError, retry_while_away
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +60,9 @@ class Trial:
 
 
 class Sweep:
-    """The trials of a sweep in its folder. One process writes: the driver, who holds the folder's claim."""
+    """The trials of a sweep in its folder. One process writes: the driver, who holds the folder's run_lock."""
 
-    def __init__(self, folder: Path, planned: list[tuple[str, dict[str, Any]]], objects: Objects | None = None):
+    def __init__(self, folder: Path, planned: list[tuple[str, dict[str, Any]]], objects: ObjectStore | None = None):
         self.folder, self.objects = Path(folder), objects
         self._stored: set[int] = set()
         self.trials = [
@@ -77,7 +77,7 @@ class Sweep:
         file = self._file(fresh)
         try:
             if self.objects and not file.exists():
-                patiently(lambda: self.objects.fetch(self._name(fresh), file), logger.warning)
+                retry_while_away(lambda: self.objects.download(self._name(fresh), file), logger.warning)
             return Trial(**json.loads(file.read_text(encoding="utf-8")))
         except (FileNotFoundError, NoSuchObject):
             return fresh
@@ -116,7 +116,7 @@ class Sweep:
         ended = [trial for trial in self.trials if trial.state not in OPEN and trial.number not in self._stored]
         for trial in ended if self.objects else []:
             try:
-                self.objects.send(self._file(trial), self._name(trial))
+                self.objects.upload(self._file(trial), self._name(trial))
             except StorageError as error:
                 logger.warning("the sweep's records stay on this machine for now: %s", error)
                 return

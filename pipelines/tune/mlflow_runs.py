@@ -88,5 +88,5 @@ class SweepRuns:
         """Close what is still open as what it is: FAILED, or KILLED by ctrl-C or SIGTERM."""
         for trial in trials:
             if trial.state == "running":
-                runs.close_quietly(self.spec_of(trial), status)
-        runs.close_quietly(self.spec, status)
+                runs.close_if_reachable(self.spec_of(trial), status)
+        runs.close_if_reachable(self.spec, status)

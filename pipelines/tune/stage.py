@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.anchors.coverage import propose
-from pipelines.cluster.ray import ray_cluster, trials_at_once, workers
-from pipelines.cluster.signals import claim, end_state
+from pipelines.cluster.ray import place_workers, ray_cluster, trials_at_once
+from pipelines.cluster.signals import end_state, run_lock
 from pipelines.errors import UserError
 from pipelines.params import Params, load_params
 from pipelines.settings import home, tracking_uri
-from pipelines.store.s3 import storage
-from pipelines.store.shard_transfer import here, share
+from pipelines.store.s3 import object_store
+from pipelines.store.shard_transfer import local_copy, upload
 from pipelines.store.shards import Manifest, read_manifest
 from pipelines.tracking import provenance, runs
 from pipelines.training.initial_weights import InitialWeights, initial_weights, try_weights
@@ -73,7 +73,7 @@ def tune(path: Path, prepared: Path, out: Path) -> str:
 
     Raises:
         ParamsError, TuningFailed: something cannot be used, or no trial came to a result.
-        TrackerAway: MLflow does not answer at the end; the sweep is kept.
+        TrackerAway: MLflow does not answer at the end; the sweep is saved.
     """
     params = load_params(path)
     out.mkdir(parents=True, exist_ok=True)
@@ -82,8 +82,8 @@ def tune(path: Path, prepared: Path, out: Path) -> str:
     check_space(path, params.tune)
     manifest = read_manifest(prepared)
     check(params, manifest, prepared, path)
-    share(prepared, manifest)
-    prepared = here(prepared, manifest.digest, home(), ("train", "val"))
+    upload(prepared, manifest)
+    prepared = local_copy(prepared, manifest.digest, home(), ("train", "val"))
     proposal = propose(params, manifest, prepared)
     planned = plan(params.tune, params.seed, proposal)
     check_plan(path, planned)
@@ -92,16 +92,18 @@ def tune(path: Path, prepared: Path, out: Path) -> str:
         try_weights(params, weights, len(manifest.classes))
     name = sweep_name(params, manifest, proposal, weights)
     folder = home() / name
-    with claim(folder):
-        sweep = Sweep(folder, planned, storage())
+    with run_lock(folder):
+        sweep = Sweep(folder, planned, object_store())
         of = {trial.number: trial_params(path, trial.overrides, params.tune.epochs) for trial in sweep.trials}
-        runs = SweepRuns(describe(params, manifest, name), lambda trial: describe_trial(trial, of[trial.number], name))
+        sweep_runs = SweepRuns(
+            describe(params, manifest, name), lambda trial: describe_trial(trial, of[trial.number], name)
+        )
         try:
-            run(sweep, of, params, prepared, weights, runs)
+            run(sweep, of, params, prepared, weights, sweep_runs)
         except BaseException as error:
-            runs.interrupted(sweep.trials, end_state(error))
+            sweep_runs.interrupted(sweep.trials, end_state(error))
             raise
-        return conclude(sweep, of, params, runs, out)
+        return conclude(sweep, of, params, sweep_runs, out)
 
 
 def run(
@@ -110,7 +112,7 @@ def run(
     params: Params,
     prepared: Path,
     weights: InitialWeights | None,
-    runs: SweepRuns,
+    sweep_runs: SweepRuns,
 ) -> None:
     """Run the trials that are not done."""
     tune, waiting = params.tune, sweep.open
@@ -126,17 +128,18 @@ def run(
         print(text, flush=True)
 
     with ray_cluster() as resources:
-        place = workers(resources, tune.trials)
-        at_once = trials_at_once(resources, place)
-        say(f"  {at_once} at a time, {place.count} × {place.cpus} CPUs each{', on GPUs' if place.use_gpu else ''}")
+        placement = place_workers(resources, tune.trials)
+        at_once = trials_at_once(resources, placement)
+        gpus = ", on GPUs" if placement.use_gpu else ""
+        say(f"  {at_once} at a time, {placement.count} × {placement.cpus} CPUs each{gpus}")
         same = {"prepared": prepared.resolve(), "cache": home() / "cache"}
-        same |= {"loader_workers": place.loader_workers, "weights": weights and weights.path}
+        same |= {"loader_workers": placement.loader_workers, "weights": weights and weights.path}
         same["digest"] = read_manifest(prepared).digest
         tasks = {
-            trial.number: Task(Job(params=of[trial.number], **same), sweep.folder / trial.name, place)
+            trial.number: Task(Job(params=of[trial.number], **same), sweep.folder / trial.name, placement)
             for trial in waiting
         }
-        writer = runs.Writer(runs.write, say, "the sweep")
+        writer = runs.Writer(sweep_runs.write, say, "the sweep")
         writer.update(sweep.trials)
         try:
             search(sweep, tasks, tune, at_once, lambda _: writer.update(sweep.trials), say)
@@ -146,19 +149,19 @@ def run(
         raise TuningFailed(f"{name}: {len(sweep.open)} trials did not end; the same command goes on with them")
 
 
-def conclude(sweep: Sweep, of: dict[int, Params], params: Params, runs: SweepRuns, out: Path) -> str:
+def conclude(sweep: Sweep, of: dict[int, Params], params: Params, sweep_runs: SweepRuns, out: Path) -> str:
     """Compare the trials, hand the best one over, and close the sweep in MLflow; the closing line is returned."""
     winner = sweep.winner()
     if winner is None:
         reasons = "\n".join(f"  trial {trial.number}: {trial.reason}" for trial in sweep.trials)
         error = TuningFailed(f"all trials failed; mend params.yaml or the data, then remove {sweep.folder}:\n{reasons}")
-        runs.interrupted(sweep.trials, "FAILED")
+        sweep_runs.interrupted(sweep.trials, "FAILED")
         raise error
     sweep.store()
     line = hand_over(winner, sweep.trials, params, of, out, sweep.folder.name)
     try:
         files = [out / name for name in ("tuned.yaml", "trials.csv", "slices.png")]
-        runs.finish(runs.connect(), sweep.trials, winner, files)
+        sweep_runs.finish(runs.connect(), sweep.trials, winner, files)
     except Exception as error:
         raise runs.TrackerAway(
             f"the sweep is complete and kept in {sweep.folder}, but MLflow at {tracking_uri()} could not be "

@@ -9,13 +9,13 @@ from typing import Any
 
 from filelock import FileLock
 
-from pipelines.cluster.ray import Workers
+from pipelines.cluster.ray import Placement
 from pipelines.settings import set_defaults
 from pipelines.store.checkpoints import checkpoints
 from pipelines.store.s3 import StorageError
 from pipelines.training.loop import Job, fit
 from pipelines.training.progress import Progress
-from pipelines.training.workers import TrainingFailed, at_home, run_on_ray
+from pipelines.training.workers import TrainingFailed, on_this_machine, run_on_ray
 
 Tell = Callable[[list[dict[str, float]]], None]
 
@@ -26,7 +26,7 @@ class Task:
 
     job: Job
     folder: Path
-    place: Workers
+    placement: Placement
 
 
 def run_trial(config: dict[str, Any], tasks: dict[int, Task], queue: Any) -> None:
@@ -51,7 +51,7 @@ def run_trial(config: dict[str, Any], tasks: dict[int, Task], queue: Any) -> Non
         queue.put(message | {"trial": config["trial"]})
 
     try:
-        if task.place.count > 1:
+        if task.placement.count > 1:
             _on_workers(task, tell, show)
         else:
             _here(task, tell, show)
@@ -69,26 +69,26 @@ def _here(task: Task, tell: Tell, show: Callable[[dict[str, Any]], None]) -> Non
     """Train in this process."""
     import torch
 
-    torch.set_num_threads(task.place.cpus)
+    torch.set_num_threads(task.placement.cpus)
 
     def say(text: str) -> None:
         show({"say": text})
 
-    job, folder = at_home(task.job, task.folder, say)
-    kept = checkpoints(folder, say)
+    job, folder = on_this_machine(task.job, task.folder, say)
+    saved = checkpoints(folder, say)
     folder.mkdir(parents=True, exist_ok=True)
     # A trial that outlived its driver may still be writing: whoever comes next waits until it is gone.
     with FileLock(folder / "writer.lock", timeout=300):
-        found = kept.latest()
+        found = saved.latest()
         state = found[1] if found else None
         tell(state["history"] if state else [])
 
         def report(metrics: dict[str, Any], state: dict[str, Any] | None) -> None:
             if state is not None:
-                kept.save(state, state["trainer"]["steps"])
+                saved.save(state, state["trainer"]["steps"])
                 tell(state["history"])
 
-        fit(job, report, state, "cuda" if task.place.use_gpu else "cpu", Progress(show))
+        fit(job, report, state, "cuda" if task.placement.use_gpu else "cpu", Progress(show))
 
 
 def _on_workers(task: Task, tell: Tell, show: Callable[[dict[str, Any]], None]) -> None:
@@ -101,8 +101,8 @@ def _on_workers(task: Task, tell: Tell, show: Callable[[dict[str, Any]], None]) 
         else:
             show(message)
 
-    kept = checkpoints(task.folder)
-    found = kept.latest()
+    saved = checkpoints(task.folder)
+    found = saved.latest()
     tell(found[1]["history"] if found else [])
-    run_on_ray(task.job, task.folder, None, task.place, handle, lambda group: show({"group": group}))
-    tell(kept.latest()[1]["history"])
+    run_on_ray(task.job, task.folder, None, task.placement, handle, lambda group: show({"group": group}))
+    tell(saved.latest()[1]["history"])

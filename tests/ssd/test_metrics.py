@@ -50,7 +50,7 @@ def test_a_detection_is_paired_with_what_it_overlaps_most_in_its_own_image_and_c
 def test_duplicates_are_false_and_difficult_ones_are_neither():
     truths = flatten_truths([[BOX, FAR]], [[1, 1]], [[False, True]])
     found = flatten_found([[shifted(1), BOX, FAR, FAR]], [[1, 1, 1, 1]], [[0.9, 0.8, 0.7, 0.6]])
-    # shifted(1) claims BOX first (9/11 ≥ 0.5), so the perfect one is a duplicate; at 0.9 shifted(1) does not claim
+    # shifted(1) claims BOX first (9/11 ≥ 0.5), so the perfect one is a duplicate; at 0.9 shifted(1) does not run_lock
     assert judge(found, truths, [0.5, 0.9]).tolist() == [
         [TRUE, FALSE, IGNORED, IGNORED],
         [FALSE, TRUE, IGNORED, IGNORED],

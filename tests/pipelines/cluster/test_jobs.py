@@ -6,18 +6,18 @@ import pytest
 
 from pipelines.cluster import jobs
 from pipelines.cluster.ray import ClusterError
-from pipelines.store.s3 import StorageError, storage
+from pipelines.store.s3 import StorageError, object_store
 from pipelines.tracking import provenance
 
 
 def test_only_an_http_address_makes_jobs_and_a_job_makes_none(monkeypatch):
-    assert not jobs.wanted()
+    assert not jobs.requested()
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
-    assert not jobs.wanted()
+    assert not jobs.requested()
     monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
-    assert jobs.wanted()
+    assert jobs.requested()
     monkeypatch.setenv("SSD_SUBMISSION", "ssd-train-1")
-    assert not jobs.wanted()
+    assert not jobs.requested()
 
 
 def test_what_a_job_needs_is_named_before_it_starts(monkeypatch, tmp_path):
@@ -44,19 +44,19 @@ def test_outputs_come_back_whole_and_leave_nothing_behind(s3, monkeypatch, tmp_p
     (out / "a.json").write_text("{}")
     (out / "deeper" / "b.bin").write_bytes(bytes(range(256)))
     (out / ".partial").write_text("not an output")
-    jobs.deliver(out)  # not a job: nothing happens
-    assert storage().sizes() == {}
+    jobs.upload_outputs(out)  # not a job: nothing happens
+    assert object_store().list_sizes() == {}
     monkeypatch.setenv("SSD_SUBMISSION", "ssd-train-1")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    jobs.deliver(out)
-    jobs.collect("ssd-train-1", storage(), back, say=lambda _: None)
+    jobs.upload_outputs(out)
+    jobs.download_outputs("ssd-train-1", object_store(), back, say=lambda _: None)
     assert {str(path.relative_to(back)): path.read_bytes() for path in back.rglob("*") if path.is_file()} == {
         "a.json": b"{}",
         "deeper/b.bin": bytes(range(256)),
     }
-    assert storage().sizes() == {}
+    assert object_store().list_sizes() == {}
     with pytest.raises(StorageError, match="the job has left no outputs"):
-        jobs.collect("ssd-train-1", storage(), back)
+        jobs.download_outputs("ssd-train-1", object_store(), back)
 
 
 def test_a_job_says_where_its_submitter_was(monkeypatch):

@@ -12,7 +12,7 @@ def test_code_and_small_inputs_travel_and_nothing_else(tmp_path, tiny_prepared):
     big.write_bytes(bytes(package.SMALL + 1))
     packed = package.pack(ROOT, [tiny_prepared, ROOT / "params.yaml", big], tmp_path / "packed")
     files = {path.relative_to(packed) for path in packed.rglob("*") if path.is_file()}
-    assert package.place(tiny_prepared) / "manifest.json" in files
+    assert package.path_in_package(tiny_prepared) / "manifest.json" in files
     assert {Path("ssd/model.py"), Path("pipelines/train/stage.py"), Path("pipelines/evaluate/report.html.j2")} <= files
     assert not [file for file in files if file.suffix in {".parquet", ".pyc", ".pt"}]
     assert sum((packed / file).stat().st_size for file in files) < 1 << 20
@@ -23,13 +23,13 @@ def test_code_and_small_inputs_travel_and_nothing_else(tmp_path, tiny_prepared):
 
 
 def test_paths_below_the_current_folder_keep_their_place():
-    assert package.place(Path("artifacts/prepared")) == Path("artifacts/prepared")
-    assert package.place(Path("/some/where/else/prepared")) == Path("elsewhere/else/prepared")
+    assert package.path_in_package(Path("artifacts/prepared")) == Path("artifacts/prepared")
+    assert package.path_in_package(Path("/some/where/else/prepared")) == Path("elsewhere/else/prepared")
 
 
 def test_paths_elsewhere_do_not_leave_the_parcel(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert package.place(Path("../prepared")) == Path("elsewhere", tmp_path.parent.name, "prepared")
+    assert package.path_in_package(Path("../prepared")) == Path("elsewhere", tmp_path.parent.name, "prepared")
 
 
 def test_addresses_travel_and_secrets_stay(monkeypatch):

@@ -1,6 +1,6 @@
 import pytest
 
-from pipelines.cluster.ray import NODE_CPUS, trials_at_once, workers
+from pipelines.cluster.ray import NODE_CPUS, place_workers, trials_at_once
 from pipelines.errors import UserError
 
 
@@ -18,17 +18,17 @@ from pipelines.errors import UserError
 def test_defaults_and_wishes(monkeypatch, resources, variables, expected):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    place = workers(resources)
-    assert (place.count, place.use_gpu, place.cpus, place.loader_workers) == expected
+    placement = place_workers(resources)
+    assert (placement.count, placement.use_gpu, placement.cpus, placement.loader_workers) == expected
 
 
 def test_as_many_workers_as_there_are_between_two_numbers(monkeypatch):
     monkeypatch.setenv("SSD_WORKERS", "2-8")
     monkeypatch.setenv("SSD_CPUS_PER_WORKER", "1")
-    place = workers({"CPU": 4})
-    assert (place.least, place.count, place.cpus) == (2, 8, 1)
+    placement = place_workers({"CPU": 4})
+    assert (placement.least, placement.count, placement.cpus) == (2, 8, 1)
     monkeypatch.setenv("SSD_WORKERS", "3")
-    assert (workers({"CPU": 4}).least, workers({"CPU": 4}).count) == (3, 3)
+    assert (place_workers({"CPU": 4}).least, place_workers({"CPU": 4}).count) == (3, 3)
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,8 @@ def test_as_many_workers_as_there_are_between_two_numbers(monkeypatch):
 def test_trials_share_the_cluster(monkeypatch, resources, variables, trials, expected):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    place = workers(resources, trials)
-    assert (place.count, place.cpus, trials_at_once(resources, place)) == expected
+    placement = place_workers(resources, trials)
+    assert (placement.count, placement.cpus, trials_at_once(resources, placement)) == expected
 
 
 @pytest.mark.parametrize(
@@ -64,4 +64,4 @@ def test_wishes_that_cannot_be_met(monkeypatch, variables, says):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=says):
-        workers({"CPU": 2})
+        place_workers({"CPU": 2})

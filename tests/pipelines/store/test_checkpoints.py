@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipelines.store.checkpoints import Checkpoints, checkpoints, run_of
-from pipelines.store.s3 import StorageError, storage
+from pipelines.store.s3 import StorageError, object_store
 
 
 def test_keeps_the_newest_and_finds_them(tmp_path):
@@ -35,7 +35,7 @@ def test_passes_over_a_damaged_one(tmp_path, caplog):
 def test_killed_while_writing_leaves_a_whole_checkpoint(tmp_path):
     """A process that writes checkpoints as fast as it can is killed at arbitrary moments."""
     script = (
-        "import sys, torch; from pipelines.storage import Checkpoints\n"
+        "import sys, torch; from pipelines.object_store import Checkpoints\n"
         "c = Checkpoints(sys.argv[1]); step = c.latest()[0] if c.latest() else 0\n"
         "print('go', flush=True)\n"
         "while True:\n    step += 1; c.save({'step': step, 'weights': torch.full((300_000,), float(step))}, step)\n"
@@ -74,14 +74,14 @@ def test_checkpoints_go_to_the_store_and_come_back_on_another_machine(s3, tmp_pa
     one = checkpoints(tmp_path / "one" / "train-1")
     for step in (5, 10, 100):
         one.save({"step": step}, step)
-        one.settle()
+        one.flush()
     assert one.stored() == [100, 10]
     other = checkpoints(tmp_path / "other" / "train-1")
     assert other.latest() == (100, {"step": 100})
     assert [path.name for path in other.paths()] == ["step-000000100.pt"]
     (tmp_path / "other" / "train-1" / "step-000000100.pt").write_bytes(b"torn")
     assert other.latest() == (100, {"step": 100})  # fetched again
-    storage().client.put_object(
+    object_store().client.put_object(
         Bucket=one.objects.bucket, Key=one.objects.key("runs/train-1/step-000000100.pt"), Body=b"?"
     )
     assert checkpoints(tmp_path / "third" / "train-1").latest() == (10, {"step": 10})
@@ -94,18 +94,18 @@ def test_a_store_that_is_away_stops_nothing_and_catches_up(s3, s3_server, tmp_pa
     said = []
     kept = checkpoints(tmp_path / "train-1", said.append)
     kept.save({"step": 1}, 1)
-    kept.settle()
+    kept.flush()
     s3_server.kill_gateway()
     for step in (2, 3, 4):
         started = time.monotonic()
         kept.save({"step": step}, step)
         assert time.monotonic() - started < 1
     with pytest.raises(StorageError, match=r"step-000000004\.pt was not stored within 1 s: .* does not answer"):
-        kept.settle(1)
+        kept.flush(1)
     assert [line for line in said if "training goes on" in line] == said
     assert len(said) == 1
     s3_server.start_gateway()
-    kept.settle(30)
+    kept.flush(30)
     assert "is back: checkpoints are stored again" in said[-1]
     assert kept.stored() == [4, 1]  # of those that waited, the newest
     assert kept.latest() == (4, {"step": 4})

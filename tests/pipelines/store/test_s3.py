@@ -1,4 +1,4 @@
-"""Objects on a real S3 server, and the line that each trouble gives."""
+"""ObjectStore on a real S3 server, and the line that each trouble gives."""
 
 import hashlib
 import multiprocessing
@@ -7,19 +7,23 @@ import time
 
 import pytest
 
-from pipelines.store.s3 import NoSuchObject, Objects, StorageError, StoreAway, patiently, storage
+from pipelines.store.s3 import NoSuchObject, ObjectStore, StorageError, StoreAway, object_store, retry_while_away
 
 
 def test_storage_uri_must_name_a_bucket(monkeypatch):
     monkeypatch.setenv("STORAGE_URI", "")
-    assert storage() is None
+    assert object_store() is None
     for wrong in ("/a/folder", "s3://", "gs://bucket/prefix"):
         monkeypatch.setenv("STORAGE_URI", wrong)
         with pytest.raises(StorageError, match=r"s3://bucket/prefix is due"):
-            storage()
+            object_store()
     monkeypatch.setenv("STORAGE_URI", "s3://bucket/a/b/")
-    assert (storage().bucket, storage().uri, storage().key("c")) == ("bucket", "s3://bucket/a/b", "a/b/c")
-    assert Objects("s3://bucket").key("c") == "c"
+    assert (object_store().bucket, object_store().uri, object_store().key("c")) == (
+        "bucket",
+        "s3://bucket/a/b",
+        "a/b/c",
+    )
+    assert ObjectStore("s3://bucket").key("c") == "c"
 
 
 def test_patience_is_for_a_store_that_is_away_and_for_nothing_else(monkeypatch):
@@ -31,42 +35,42 @@ def test_patience_is_for_a_store_that_is_away_and_for_nothing_else(monkeypatch):
             raise trouble
         return "there"
 
-    assert patiently(call, said.append) == "there"
+    assert retry_while_away(call, said.append) == "there"
     assert len(said) == 1
     calls = iter([StorageError("wrong keys"), None])
     with pytest.raises(StorageError, match="wrong keys"):
-        patiently(call, said.append)
+        retry_while_away(call, said.append)
     monkeypatch.setenv("SSD_STORAGE_PATIENCE", "0.05")
     calls = iter([StoreAway("gone")] * 1000)
     with pytest.raises(StoreAway):
-        patiently(call, said.append)
+        retry_while_away(call, said.append)
 
 
 @pytest.mark.slow
 def test_an_object_is_sent_once_and_comes_back_whole(s3, tmp_path):
-    objects, path = storage(), tmp_path / "a.bin"
+    objects, path = object_store(), tmp_path / "a.bin"
     path.write_bytes(os.urandom(20 << 20))  # in three parts of 8 MiB at most
-    assert objects.send(path, "folder/a")
-    assert not objects.send(path, "folder/a")
-    assert objects.sizes("folder") == {"folder/a": 20 << 20}
-    assert objects.sizes("fold") == {}
-    assert objects.fetch("folder/a", tmp_path / "new" / "b").read_bytes() == path.read_bytes()
+    assert objects.upload(path, "folder/a")
+    assert not objects.upload(path, "folder/a")
+    assert objects.list_sizes("folder") == {"folder/a": 20 << 20}
+    assert objects.list_sizes("fold") == {}
+    assert objects.download("folder/a", tmp_path / "new" / "b").read_bytes() == path.read_bytes()
     path.write_bytes(b"other")
-    assert objects.send(path, "folder/a")
-    assert objects.fetch("folder/a", tmp_path / "b").read_bytes() == b"other"
+    assert objects.upload(path, "folder/a")
+    assert objects.download("folder/a", tmp_path / "b").read_bytes() == b"other"
     objects.delete(["folder/a", "folder/never-was"])
     with pytest.raises(NoSuchObject, match=r"folder/a: no such object"):
-        objects.fetch("folder/a", tmp_path / "c")
+        objects.download("folder/a", tmp_path / "c")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.bin", "b", "new"]
 
 
 @pytest.mark.slow
 def test_what_was_damaged_in_the_store_is_not_taken(s3, tmp_path):
-    objects = storage()
+    objects = object_store()
     metadata = {"sha256": hashlib.sha256(b"whole").hexdigest()}
     objects.client.put_object(Bucket=objects.bucket, Key=objects.key("a"), Body=b"torn!", Metadata=metadata)
     with pytest.raises(StorageError, match=r"/a: damaged, its SHA-256 differs"):
-        objects.fetch("a", tmp_path / "a")
+        objects.download("a", tmp_path / "a")
     assert not list(tmp_path.iterdir())
 
 
@@ -85,11 +89,11 @@ def test_one_clear_line(s3, monkeypatch, tmp_path, changes, says):
     for name, value in changes.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(StorageError, match=says) as caught:
-        storage().check()
+        object_store().check()
     assert "\n" not in str(caught.value)
     (tmp_path / "a").write_bytes(b"a")
     with pytest.raises(StorageError):
-        storage().send(tmp_path / "a", "a")
+        object_store().upload(tmp_path / "a", "a")
 
 
 @pytest.mark.slow
@@ -98,11 +102,11 @@ def test_without_keys(s3, monkeypatch, tmp_path):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(StorageError, match="no keys; set AWS_ACCESS_KEY_ID"):
-        storage().check()
+        object_store().check()
 
 
 def test_a_full_disk_is_named(tmp_path, monkeypatch):
-    class Full(Objects):
+    class Full(ObjectStore):
         class client:  # noqa: N801
             @staticmethod
             def head_object(**_):
@@ -113,15 +117,15 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
                 raise OSError(28, "No space left on device")
 
     with pytest.raises(StorageError, match=r"a: the disk is full; make room, or put SSD_HOME elsewhere"):
-        Full("s3://bucket").fetch("a", tmp_path / "a")
+        Full("s3://bucket").download("a", tmp_path / "a")
     assert not list(tmp_path.iterdir())
 
 
 def _overwrite(uri, folder):
-    objects = Objects(uri)
+    objects = ObjectStore(uri)
     for number in range(10_000):
         folder.joinpath("new").write_bytes(bytes([number % 250]) * (10 << 20))
-        objects.send(folder / "new", "a")
+        objects.upload(folder / "new", "a")
 
 
 @pytest.mark.slow
@@ -131,12 +135,14 @@ def test_killed_while_sending_leaves_the_object_whole(s3, tmp_path):
     for wait in (0.3, 0.45, 0.62):
         process = multiprocessing.get_context("spawn").Process(target=_overwrite, args=(s3["STORAGE_URI"], tmp_path))
         process.start()
-        while not storage().sizes() and process.is_alive():
+        while not object_store().list_sizes() and process.is_alive():
             time.sleep(0.05)
         time.sleep(wait)
         process.kill()
         process.join()
-        content = storage().fetch("a", tmp_path / "back").read_bytes()  # the digest in the metadata is checked here
+        content = (
+            object_store().download("a", tmp_path / "back").read_bytes()
+        )  # the digest in the metadata is checked here
         assert content == content[:1] * (10 << 20)
         seen.add(content[0])
     assert seen

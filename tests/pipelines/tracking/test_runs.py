@@ -3,7 +3,16 @@ import time
 import pytest
 
 from pipelines.tracking import runs
-from pipelines.tracking.runs import RunLog, RunSpec, Writer, close_quietly, close_run, connect, log_history, open_run
+from pipelines.tracking.runs import (
+    RunLog,
+    RunSpec,
+    Writer,
+    close_if_reachable,
+    close_run,
+    connect,
+    log_history,
+    open_run,
+)
 
 SPEC = RunSpec("train-abc", "tiny-abc", {"train.lr": 0.1}, {"git.dirty": "false"})
 
@@ -79,14 +88,14 @@ def test_a_tracker_that_is_away_stops_nothing_and_catches_up(monkeypatch, own_ho
 def test_end_states(status):
     client = connect()
     run_id = open_run(client, SPEC)
-    close_quietly(SPEC, status)
+    close_if_reachable(SPEC, status)
     assert client.get_run(run_id).info.status == status
 
 
 def test_closing_quietly_survives_a_tracker_that_is_away(monkeypatch, caplog):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    close_quietly(SPEC, "FAILED")
+    close_if_reachable(SPEC, "FAILED")
     assert "does not answer" in caplog.text
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipelines.store.shards import read_manifest
 from pipelines.training.batches import DecodedSplit, TrainingSamples, collate, decoded_shard, training_batches
-from pipelines.training.order import Deal, mix, steps_an_epoch
+from pipelines.training.order import Deal, derive_seed, steps_an_epoch
 from ssd.augmentation import Augmentation, AugmentConfig
 
 
@@ -42,10 +42,10 @@ def test_epochs_differ_in_their_order():
 
 
 def test_mix_spreads_and_is_a_function():
-    seeds = {mix(a, b) for a in range(30) for b in range(30)}
+    seeds = {derive_seed(a, b) for a in range(30) for b in range(30)}
     assert len(seeds) == 900
     assert all(0 <= s < 2**63 for s in seeds)
-    assert mix(1, 2) == mix(1, 2) != mix(2, 1)
+    assert derive_seed(1, 2) == derive_seed(1, 2) != derive_seed(2, 1)
 
 
 def test_decodes_once_and_shares(tiny_prepared, tmp_path):

@@ -1,6 +1,6 @@
 import pytest
 
-from pipelines.store.s3 import storage
+from pipelines.store.s3 import object_store
 from pipelines.tune.ledger import Sweep, Trial
 
 PLAN = [("designed anchors", {"train.lr": 0.1}), ("current parameters", {}), ("search", {"train.lr": 0.2})]
@@ -25,21 +25,21 @@ def test_what_was_written_is_read_again(tmp_path):
 
 @pytest.mark.slow
 def test_another_machine_knows_what_has_ended(s3, tmp_path, caplog):
-    sweep = Sweep(tmp_path / "here" / "tune-1", PLAN, storage())
+    sweep = Sweep(tmp_path / "here" / "tune-1", PLAN, object_store())
     sweep.add_epoch(1, epoch(1, 0.25))
     sweep.end(1, "finished")
     sweep.add_epoch(2, epoch(1, 0.35))
-    elsewhere = Sweep(tmp_path / "there" / "tune-1", PLAN, storage())
+    elsewhere = Sweep(tmp_path / "there" / "tune-1", PLAN, object_store())
     assert [trial.state for trial in elsewhere.trials] == ["finished", "waiting", "waiting"]
     assert elsewhere.trials[0] == sweep.trials[0]
 
-    away = Sweep(tmp_path / "here" / "tune-1", PLAN, storage())
+    away = Sweep(tmp_path / "here" / "tune-1", PLAN, object_store())
     away.objects.bucket = "no-such-bucket"
     away.end(2, "failed", "NaN")
     assert "the sweep's records stay on this machine for now" in caplog.text
-    away.objects.bucket = storage().bucket
+    away.objects.bucket = object_store().bucket
     away.end(3, "stopped", "behind")
-    assert Sweep(tmp_path / "elsewhere" / "tune-1", PLAN, storage()).trials == away.trials
+    assert Sweep(tmp_path / "elsewhere" / "tune-1", PLAN, object_store()).trials == away.trials
 
 
 def test_a_write_that_was_cut_short_leaves_the_last_whole_one(tmp_path):

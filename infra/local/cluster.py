@@ -1,4 +1,4 @@
-"""A small real cluster on this machine: Ray with a head and two more nodes, MLflow on PostgreSQL, S3 by Ceph.
+"""A small real cluster on this machine: Ray with a head and three more nodes, MLflow on PostgreSQL, S3 by Ceph.
 
 `python -m infra.local.cluster up` starts it, writes the variables that a client needs to env.sh, and leaves a
 supervisor behind that starts again what dies; `down` stops it all. Ray asks for a token, S3 for keys; MLflow, S3 and
@@ -31,7 +31,7 @@ from infra.local.ceph import Ceph, free_port, missing
 FOLDER = (
     Path(tempfile.gettempdir()) / f"ssd-cluster-{os.getuid()}"
 )  # short: sockets have names of 107 characters at most
-NODES = 2
+NODES = 2  # with a CPU each; one more has none, and holds whatever helpers Ray puts there
 BUCKET = "ssd"
 BIN = Path(sys.executable).parent
 
@@ -157,11 +157,12 @@ class Cluster:
         )
         headers = {"Authorization": f"Bearer {self.client['RAY_AUTH_TOKEN']}"}
         self._until("head", lambda: _answers(f"{self.client['RAY_ADDRESS']}/api/version", headers))
-        for number in range(1, NODES + 1):
-            node = [*ray, *self._own(number), "--address", f"127.0.0.1:{port}", "--num-cpus", "1"]
-            self._add(f"node-{number}", node, self._node(number))
+        for number in range(1, NODES + 2):
+            name, cpus = (f"node-{number}", 1) if number <= NODES else ("helpers", 0)
+            node = [*ray, *self._own(number), "--address", f"127.0.0.1:{port}", "--num-cpus", str(cpus)]
+            self._add(name, node, self._node(number))
         nodes = f"{self.client['RAY_ADDRESS']}/nodes?view=summary"
-        self._until("node", lambda: _answers(nodes, headers).count(b'"ALIVE"') > NODES)
+        self._until("node", lambda: _answers(nodes, headers).count(b'"ALIVE"') > NODES + 1)
 
     def _own(self, number: int) -> list[str]:
         """What nodes of one machine must not share: a folder, and the port of the agent that starts jobs."""

@@ -124,7 +124,15 @@ def test_the_table_of_variables_is_that_of_the_settings():
 def test_the_tree_names_every_room():
     (tree,) = re.findall(r"^pipelines/\n(.*?)^infra/", read(ROOT / "docs/how-it-works.md"), re.DOTALL | re.MULTILINE)
     named = re.findall(r"^  (\S+)  +\S", tree, re.MULTILINE)
-    assert sorted(named) == sorted(rooms())
+    assert sorted(named) == sorted(rooms()), "docs/how-it-works.md: the tree has a line for each room of pipelines/"
+
+
+def test_the_table_of_what_is_in_git_has_all_that_dvc_leaves_to_git():
+    stages = yaml.safe_load(read(ROOT / "dvc.yaml"))["stages"].values()
+    outs = [out for stage in stages for kind in ("outs", "metrics") for out in stage.get(kind, [])]
+    uncached = {path for out in outs if isinstance(out, dict) for path, how in out.items() if how.get("cache") is False}
+    table = re.search(r"^\| in git \|.*\n\|[-|]+\n((?:\|.*\n)+)", read(ROOT / "docs/how-it-works.md"), re.MULTILINE)
+    assert uncached <= set(re.findall(r"^\| `(\S+)`", table[1], re.MULTILINE))
 
 
 def test_the_parameters_of_the_example_are_valid(tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pipelines.errors import UserError
@@ -76,6 +76,7 @@ class Settings(BaseSettings):
         case_sensitive=True, env_ignore_empty=True, extra="ignore", frozen=True, validate_default=False
     )
 
+    dvc_root: Path | None = Field(None, validation_alias="DVC_ROOT")  # set by DVC for its stages
     ray_address: Address = Field(
         "local",
         validation_alias="RAY_ADDRESS",
@@ -157,11 +158,15 @@ class Settings(BaseSettings):
         4, validation_alias="AWS_MAX_ATTEMPTS", description="at one request to S3, with growing pauses; 4: about 10 s"
     )
     # Set by DVC for its stages, and by us for jobs: not for users.
-    dvc_root: Path | None = Field(None, validation_alias="DVC_ROOT")
     dvc_stage: str = Field("", validation_alias="DVC_STAGE")
     dvc_experiment: str = Field("", validation_alias="DVC_EXP_NAME")
     submission: str = Field("", validation_alias="SSD_SUBMISSION")  # name of the Ray job that this process is
     provenance: str = Field("", validation_alias="SSD_PROVENANCE")  # the submitter's git tags, as JSON
+
+    @field_validator("home")
+    @classmethod
+    def _resolve_home(cls, home: Path, info: ValidationInfo) -> Path:
+        return ((info.data.get("dvc_root") or Path()) / home).resolve()
 
     @property
     def in_job(self) -> bool:
@@ -208,7 +213,7 @@ def home() -> Path:
         SettingsError: nothing can be written there.
     """
     found = settings()
-    folder = ((found.dvc_root or Path()) / (found.home or "runs")).resolve()
+    folder = found.home or ((found.dvc_root or Path()) / "runs").resolve()
     there = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         reason = "cannot be written" if there.is_dir() else "is no folder"

@@ -91,7 +91,7 @@ def test_a_bad_value_does_not_show_its_password(monkeypatch):
 def test_a_relative_home_is_resolved(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SSD_HOME", "deep/runs")
-    assert home() == tmp_path / "deep" / "runs"
+    assert home() == settings().home == tmp_path / "deep" / "runs"
     assert tracking_uri() == f"sqlite:///{tmp_path}/deep/runs/mlflow.db"
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "project"))
     assert home() == tmp_path / "project" / "deep" / "runs"

@@ -19,7 +19,7 @@ from pipelines.errors import UserError
 from pipelines.layouts.listing import is_image
 from pipelines.params import PARAMS_FILE, load_params
 from pipelines.pictures.boxes import draw
-from pipelines.settings import without_secrets
+from pipelines.settings import first_line, without_secrets
 from pipelines.tracking import registry, runs
 from ssd.checkpoint import load
 from ssd.images import decode
@@ -85,7 +85,7 @@ def load_model(model: str | None, name: str) -> tuple[Detector, str]:
         try:
             return Detector(registry.load_weights(uri, client), device), uri
         except MlflowException as error:
-            reason = error.message.splitlines()[0]
+            reason = first_line(error)
     where = without_secrets(client.tracking_uri)
     raise PredictError(f"{' and '.join(tried)} cannot be read at {where}: {reason}; run `dvc repro`, or give --model")
 

@@ -136,7 +136,7 @@ class Round:
         """Kill a process of a kind, or press ctrl-C; whether there was one."""
         if victim != "ctrl-C":
             return self.supervised.kill(victim, client, rng)
-        looks_on = any(words in self.log().rpartition(START)[2] for words in ("submitted with", "looking on"))
+        looks_on = any(words in self.log().rpartition(START)[2] for words in ("submitted with", "following it"))
         client.send_signal(signal.SIGINT)
         code = client.wait(120)  # one that has not found its job yet cannot stop it
         assert code == 128 + signal.SIGINT or (code == -signal.SIGINT and not looks_on), f"ctrl-C: exit code {code}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipelines.cluster import package
 from pipelines.errors import UserError
-from pipelines.settings import ROOT, add_to_python_path, set_defaults, settings
+from pipelines.settings import ROOT, add_to_python_path, first_line, set_defaults, settings, without_secrets
 
 # Ray reads these when it is imported or when its processes start; what the user has set stays.
 QUIET = {
@@ -82,7 +82,9 @@ def ray_cluster() -> Iterator[dict[str, float]]:
                 log_to_driver=chosen.ray_logs,
             )
         except Exception as error:
-            raise ClusterError(f"RAY_ADDRESS={address}: cannot connect: {error}") from error
+            raise ClusterError(
+                f"RAY_ADDRESS={without_secrets(address)}: cannot connect: {first_line(error)}"
+            ) from error
     signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts a handler in its place that aborts
     try:
         nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]

@@ -20,7 +20,7 @@ from pipelines.errors import UserError
 from pipelines.evaluate.inference import detect_split
 from pipelines.evaluate.metrics import BACKGROUND, Measured, measure, truth_of_task
 from pipelines.params import Params
-from pipelines.settings import home, tracking_uri
+from pipelines.settings import first_line, home, tracking_uri, without_secrets
 from pipelines.store.shard_transfer import local_copy, upload
 from pipelines.store.shards import Manifest, digest, read_boxes, read_manifest, split_of
 from pipelines.tracking import provenance, registry, runs
@@ -151,8 +151,8 @@ def _connect() -> MlflowClient:
     try:
         return runs.connect()
     except Exception as error:
-        reason = str(error).splitlines()[0][:200]
-        raise EvaluationError(f"MLflow at {tracking_uri()} does not answer: {reason}") from error
+        reason = first_line(error)
+        raise EvaluationError(f"MLflow at {without_secrets(tracking_uri())} does not answer: {reason}") from error
 
 
 def _publish(client: MlflowClient, entry: dict[str, Any], metrics: dict[str, Any], out: Path) -> str:
@@ -172,8 +172,9 @@ def _publish(client: MlflowClient, entry: dict[str, Any], metrics: dict[str, Any
         return f"{name} v{version} {verdict}"
     except Exception as error:
         raise EvaluationError(
-            f"measured and written to {out}: {summary(metrics)}; but MLflow at {tracking_uri()} could not be "
-            f"told: {str(error).splitlines()[0][:200]}\nStart the tracker and run `dvc repro evaluate` again."
+            f"measured and written to {out}: {summary(metrics)}; but MLflow at "
+            f"{without_secrets(tracking_uri())} could not be told: {first_line(error)}\n"
+            "Start the tracker and run `dvc repro evaluate` again."
         ) from error
 
 

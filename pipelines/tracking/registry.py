@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from pipelines.errors import UserError
-from pipelines.settings import ROOT, set_defaults, settings, without_secrets
+from pipelines.settings import ROOT, first_line, set_defaults, settings, without_secrets
 from pipelines.tracking.runs import BRIEF
 from pipelines.tracking.served_model import SIGNATURE
 from ssd.checkpoint import load
@@ -176,7 +176,7 @@ def load_detector(model: dict[str, Any], client: MlflowClient) -> dict[str, Any]
             weights = _download_weights(client, f"models:/{name}/{version}", Path(folder))
         except MlflowException as error:
             hint = f"it was registered at {model['tracking']}; set MLFLOW_TRACKING_URI, or run `dvc repro -f train`"
-            raise RegistryError(f"{where} cannot be read: {error.message.splitlines()[0]}; {hint}") from None
+            raise RegistryError(f"{where} cannot be read: {first_line(error)}; {hint}") from None
         if (digest := sha256(weights)) != model["sha256"]:
             raise RegistryError(
                 f"{where} has weights {digest[:12]}, model.json says {model['sha256'][:12]}: "

@@ -13,7 +13,7 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag
 
 from pipelines.params import Params
-from pipelines.settings import home, tracking_uri
+from pipelines.settings import first_line, home, tracking_uri, without_secrets
 from pipelines.store.shards import Manifest, read_records
 from pipelines.tracking import registry, runs
 from pipelines.train.pictures import draw_curves, draw_samples
@@ -54,7 +54,8 @@ def publish(
     except Exception as error:
         raise runs.TrackerAway(
             f"training is complete and kept in {home() / spec.fingerprint}, but it could not be registered "
-            f"with MLflow at {tracking_uri()}: {error}\nStart the tracker and run the same command again."
+            f"with MLflow at {without_secrets(tracking_uri())}: {first_line(error)}\n"
+            "Start the tracker and run the same command again."
         ) from error
     partial = out / ".model.json.partial"
     partial.write_text(json.dumps(model, indent=2) + "\n", encoding="utf-8")

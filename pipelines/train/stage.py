@@ -12,7 +12,7 @@ from pathlib import Path
 from pipelines.cluster.ray import place_workers, ray_cluster
 from pipelines.cluster.signals import end_state, run_lock
 from pipelines.params import Params
-from pipelines.settings import home, tracking_uri
+from pipelines.settings import first_line, home, tracking_uri, without_secrets
 from pipelines.store.checkpoints import checkpoints
 from pipelines.store.shard_transfer import local_copy, upload
 from pipelines.store.shards import Manifest, read_manifest
@@ -139,8 +139,8 @@ def _open_run(spec: runs.RunSpec) -> threading.Thread:
         try:
             runs.open_run(runs.connect(), spec)
         except Exception as error:
-            reason = str(error).splitlines()[0][:200]
-            print(f"  MLflow at {tracking_uri()} does not answer, training starts anyway: {reason}", flush=True)
+            where, reason = without_secrets(tracking_uri()), first_line(error)
+            print(f"  MLflow at {where} does not answer, training starts anyway: {reason}", flush=True)
 
     thread = threading.Thread(target=call, name="open-run", daemon=True)
     thread.start()

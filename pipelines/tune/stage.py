@@ -12,7 +12,7 @@ from pipelines.cluster.ray import place_workers, ray_cluster, trials_at_once
 from pipelines.cluster.signals import end_state, run_lock
 from pipelines.errors import UserError
 from pipelines.params import Params, load_params
-from pipelines.settings import home, tracking_uri
+from pipelines.settings import first_line, home, tracking_uri, without_secrets
 from pipelines.store.s3 import object_store
 from pipelines.store.shard_transfer import local_copy, upload
 from pipelines.store.shards import Manifest, read_manifest
@@ -164,8 +164,9 @@ def conclude(sweep: Sweep, of: dict[int, Params], params: Params, sweep_runs: Sw
         sweep_runs.finish(runs.connect(), sweep.trials, winner, files)
     except Exception as error:
         raise runs.TrackerAway(
-            f"the sweep is complete and kept in {sweep.folder}, but MLflow at {tracking_uri()} could not be "
-            f"told: {str(error).splitlines()[0][:200]}\nStart the tracker and run the same command again."
+            f"the sweep is complete and kept in {sweep.folder}, but MLflow at "
+            f"{without_secrets(tracking_uri())} could not be told: {first_line(error)}\n"
+            "Start the tracker and run the same command again."
         ) from error
     return line
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-
 from filelock import Timeout
 
 from pipelines.cluster.ray import Placement, ray_cluster

@@ -18,10 +18,9 @@ from pipelines.store.shard_transfer import local_copy, upload
 from pipelines.store.shards import Manifest, read_manifest
 from pipelines.tracking import provenance, runs
 from pipelines.training.initial_weights import InitialWeights, initial_weights, try_weights
-from pipelines.training.loop import Job
 from pipelines.training.order import steps_an_epoch
 from pipelines.training.progress import Progress
-from pipelines.training.workers import TrainingFailed, run_on_ray
+from pipelines.training.workers import Training, TrainingFailed, new_job, run_on_ray
 from pipelines.tuned import Tuned
 from ssd.weights import Loaded
 
@@ -81,8 +80,6 @@ def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None)
     name = run_name(params, manifest, weights)
     folder = runs_folder / name
     total = params.train.epochs * steps_an_epoch(manifest.splits["train"].images, params.train.batch_size)
-    sources = {"prepared": prepared.resolve(), "cache": runs_folder / "cache", "weights": weights and weights.path}
-    sources["digest"] = manifest.digest
     spec = describe(params, manifest, name)
     if tuned and tuned.trial:
         spec.tags.update({"tune.sweep": tuned.sweep, "tune.trial": str(tuned.trial)})
@@ -100,8 +97,8 @@ def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None)
                 placement = place_workers(resources)
                 if placement.count > params.train.batch_size:
                     raise TrainingFailed(f"{placement.count} workers cannot share a batch of {params.train.batch_size}")
-                job = Job(params=params, loader_workers=placement.loader_workers, **sources)
-                run_on_ray(job, folder, spec, placement, Progress.printer(params.train.epochs))
+                job = new_job(params, prepared, manifest.digest, weights, placement)
+                run_on_ray(Training(job, folder, placement), Progress.printer(params.train.epochs), spec)
             found = saved.latest()
             if found is None or found[0] < total:
                 raise TrainingFailed(f"{name}: training ended at step {found[0] if found else 0} of {total}")

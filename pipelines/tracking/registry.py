@@ -155,7 +155,7 @@ def _logged_model(client: MlflowClient, run: Run, weights: Path, model: TrainedM
     query = f"tags.`{SHA256}` = '{model.sha256}' AND source_run_id = '{run_id}'"
     for known in client.search_logged_models([experiment], query):
         complete = known.status == LoggedModelStatus.READY  # others are what an interrupted call left
-        if complete and _is_intact(client, f"models:/{known.model_id}", model.sha256):
+        if complete and _is_intact(client, known.artifact_location, model.sha256):
             return known.model_id
     model_id = client.create_logged_model(experiment, model.name, run_id, {SHA256: model.sha256}).model_id
     with _tracking(client), _quiet():
@@ -232,13 +232,13 @@ def load_weights(uri: str, client: MlflowClient) -> dict[str, Any]:
     name, _, number = name.rpartition("/")
     if name and number.isdigit():
         return load_version(client, client.get_model_version(name, number))
-    with _weights(client, uri) as weights:  # models:/NAME/latest, models:/ID
+    with _weights(client, uri) as weights:  # models:/NAME/latest
         return load(weights)
 
 
 @contextlib.contextmanager
 def _weights(client: MlflowClient, uri: str) -> Iterator[Path]:
-    """The weights file of a model, downloaded for a while."""
+    """The weights file of a logged model or a version, downloaded for a while."""
     with tempfile.TemporaryDirectory() as folder:
         with _tracking(client), _quiet():
             local = mlflow.artifacts.download_artifacts(f"{uri}/artifacts", dst_path=folder)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 HINTS = {
     errno.ENOSPC: "make room there, or choose another folder (SSD_HOME for runs and caches)",
@@ -27,3 +30,13 @@ def explain(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     hint = HINTS.get(error.errno, "")
     return f"{where}{reason}{hint and f'; {hint}'}"
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give errors of the operating system inside this path's name, where they have none: a full disk has none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise

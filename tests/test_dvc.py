@@ -15,6 +15,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from pipelines.tracking.registry import read_model_json
 from tests.conftest import draw_voc, write_params
 
 pytestmark = pytest.mark.slow
@@ -35,6 +36,14 @@ SMALL = {
 }
 EPOCHS = 40  # of 3 steps: some seconds, in which training can be hit
 LOCKS = {"data.dvc", "dvc.lock", "pipelines/generate/dvc.lock"}  # what DVC pins, the data set's size being another
+RESULTS = {  # what the stages write and git keeps
+    "artifacts/evaluate/metrics.json",
+    "artifacts/evaluate/precision_recall.csv",
+    "artifacts/train/history.csv",
+    "artifacts/train/model.json",
+    "artifacts/tune/trials.csv",
+    "artifacts/tune/tuned.yaml",
+}
 
 
 def environment():
@@ -45,18 +54,22 @@ def environment():
 
 
 class Clone:
-    """A clone of the repository with its uncommitted changes, in which the parameters are made small."""
+    """A clone of a git repository."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, source):
         self.folder, self.home = folder, folder / "runs"
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
-        changes = subprocess.run(["git", "diff", "--binary", "HEAD"], cwd=ROOT, capture_output=True, check=True).stdout
-        if changes:
-            subprocess.run(["git", "apply", "-"], cwd=folder, input=changes, check=True)
+        subprocess.run(["git", "clone", "--quiet", str(source), str(folder)], check=True)
         self.run("git", "config", "user.name", "test")
         self.run("git", "config", "user.email", "test@localhost")
+
+    def make_small(self):
+        """Take over the repository's uncommitted changes, and make the parameters small."""
+        changes = subprocess.run(["git", "diff", "--binary", "HEAD"], cwd=ROOT, capture_output=True, check=True).stdout
+        if changes:
+            subprocess.run(["git", "apply", "-"], cwd=self.folder, input=changes, check=True)
         self.set()
         self.commit("small")
+        return self
 
     def set(self, **changes):
         write_params(self.folder / "params.yaml", SMALL | changes)
@@ -84,6 +97,9 @@ class Clone:
     def changed_files(self):
         lines = self.run("git", "status", "--porcelain", "--untracked-files=all").splitlines()
         return {line[3:] for line in lines}
+
+    def files(self, names):
+        return {name: (self.folder / name).read_bytes() for name in names}
 
     def mlflow(self):
         client = MlflowClient(f"sqlite:///{self.home / 'mlflow.db'}")
@@ -115,8 +131,8 @@ class Clone:
             steps = [m.step for m in client.get_metric_history(run.info.run_id, key)]
             assert steps == list(range(1, EPOCHS + 1))
         (version,) = client.search_model_versions(f"name = 'ssd' and run_id = '{run.info.run_id}'")
-        entry = json.loads((self.folder / "artifacts" / "train" / "model.json").read_text())
-        assert (entry["run_id"], str(entry["version"])) == (run.info.run_id, str(version.version))
+        model = read_model_json(self.folder / "artifacts" / "train" / "model.json")
+        assert (model.fingerprint, model.sha256) == (name, version.tags["ssd.sha256"])
 
 
 def read_until(process, words):
@@ -130,7 +146,7 @@ def read_until(process, words):
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     """A clone in which plain `dvc repro` was run once, what it printed, and what git says then."""
-    clone = Clone(tmp_path_factory.mktemp("dvc") / "clone")
+    clone = Clone(tmp_path_factory.mktemp("dvc") / "clone", ROOT).make_small()
     output = clone.dvc("repro")
     changed = clone.changed_files()
     clone.commit("base")
@@ -151,10 +167,38 @@ def test_repro_on_a_fresh_clone_runs_everything_and_leaves_git_clean(first):
     assert "Importing '" in output
     metrics = json.loads((clone.folder / "artifacts" / "evaluate" / "metrics.json").read_text())
     assert metrics["test"]["images"] == SMALL["generate.val"]
-    assert changed <= LOCKS
+    assert RESULTS <= changed <= LOCKS | RESULTS
     (run,) = clone.mlflow()[1]
     assert run.info.status == "FINISHED"
+    assert run.data.tags["git.dirty"] == "false"
     assert run.data.metrics["test/map"] == metrics["map"]
+
+
+def test_another_clone_writes_the_same_to_the_byte(first, tmp_path):
+    clone = Clone(tmp_path / "elsewhere", first[0].folder)
+    before = clone.files(RESULTS)
+    assert json.loads(clone.dvc("metrics", "diff", "--json")) == {}  # the committed figures can be compared at once
+    output = clone.dvc("repro")
+    for stage in ("tune", "train", "evaluate"):  # nothing came from a cache
+        assert f"Running stage '{stage}'" in output
+    assert clone.run("git", "status", "--porcelain") == ""
+    assert clone.files(RESULTS) == before
+    assert json.loads(clone.dvc("metrics", "diff", "--json")) == {}
+    assert "Running stage" not in clone.dvc("repro")
+    assert clone.run("git", "status", "--porcelain") == ""
+    assert {run.data.tags["git.dirty"] for run in clone.mlflow()[1]} == {"false"}
+
+
+def test_the_reports_template_runs_evaluate_alone(clone):
+    template = clone.folder / "pipelines" / "evaluate" / "report.html.j2"
+    template.write_text(template.read_text().replace("Where this comes from", "Origin"))
+    assert set(json.loads(clone.dvc("status", "--json"))) == {"evaluate"}
+    output = clone.dvc("repro")
+    assert [stage for stage in ("prepare", "tune", "train", "evaluate") if f"Running stage '{stage}'" in output] == [
+        "evaluate"
+    ]
+    assert "Origin" in (clone.folder / "artifacts" / "evaluate" / "report.html").read_text()
+    assert clone.changed_files() == {"dvc.lock", "pipelines/evaluate/report.html.j2"}  # no figure moved
 
 
 def test_a_second_repro_runs_nothing(clone):
@@ -180,7 +224,7 @@ def test_an_experiment_is_another_run_and_can_be_compared(clone):
         assert title in page
     for picture in ("curves", "slices"):
         assert list((clone.folder / "dvc_plots" / "static").glob(f"*{picture}.png"))
-    assert clone.changed_files() <= LOCKS | {"params.yaml"}
+    assert clone.changed_files() <= LOCKS | RESULTS | {"params.yaml"}
 
 
 def test_a_temporary_experiment_keeps_its_run_in_the_same_store(clone):

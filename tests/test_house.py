@@ -16,7 +16,7 @@ TOOLS = ("fetch", "anchors", "predict", "ui")
 FLOORS = (
     {"errors"},
     {"params", "settings"},
-    {"store", "tracking", "tuned", "pictures", "layouts"},
+    {"store", "tracking", "tuned", "pictures", "layouts", "coco"},
     {"cluster"},
     {"command", "training"},
     {*STAGES, *TOOLS},

@@ -25,9 +25,8 @@ def main() -> int | None:
     args = parser.parse_args()
     if jobs.requested():
         inputs = {"--params": args.params, "--prepared": args.prepared, "--model": args.model, "--tuned": args.tuned}
-        beside = [args.tuned.with_name(name) for name in ("trials.csv", "slices.png")]
-        beside.append(args.model.with_name("history.csv"))
-        return jobs.run("evaluate", inputs, args.out, beside)
+        search = [args.tuned.with_name(name) for name in ("trials.csv", "slices.png")]
+        return jobs.run("evaluate", inputs, args.out, search)
     params = load_params(args.params, read_tuned(args.tuned).overrides)
     print(evaluate(params, args.prepared, args.model, args.out, args.tuned.parent))
     jobs.upload_outputs(args.out)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.pictures.palette import LEGEND_CLASSES, PALETTE, colour
+from pipelines.pictures.palette import LEGEND_CLASSES, colour
 from pipelines.pictures.svg import INK, canvas, to_svg
-from pipelines.training.time_parts import draw_times
 
 
 def precision_recall_chart(curves: Sequence[dict[str, Any]], metrics: dict[str, Any]) -> str:
@@ -17,7 +16,8 @@ def precision_recall_chart(curves: Sequence[dict[str, Any]], metrics: dict[str, 
     for index, name in enumerate(names):
         points = [point for point in curves if point["class"] == name]
         if points:
-            label = f"{name} {metrics['per_class'][name]['voc10']:.3f}" if len(names) <= LEGEND_CLASSES else None
+            # the number first: matplotlib leaves out names that begin with an underscore
+            label = f"{metrics['per_class'][name]['voc10']:.3f}  {name}" if len(names) <= LEGEND_CLASSES else None
             recall = [0.0, *(p["recall"] for p in points), points[-1]["recall"]]
             precision = [points[0]["precision"], *(p["precision"] for p in points), 0.0]
             width = 2 if len(names) <= LEGEND_CLASSES else 0.9
@@ -47,12 +47,3 @@ def calibration_chart(bins: Sequence[dict[str, float]]) -> str:
             f"{b['count']}", (b["from"] + 0.05, min(b["right"] + 0.02, 0.97)), ha="center", fontsize=7, color=INK
         )
     return to_svg(figure, axes, "Share of right detections by score, with the number of detections")
-
-
-def time_chart(history: Sequence[dict[str, Any]]) -> str:
-    """Where the time of each epoch of training went."""
-    figure, axes = canvas("epoch", "seconds")
-    draw_times(axes, history, PALETTE)
-    axes.autoscale()
-    axes.margins(y=0.02)
-    return to_svg(figure, axes, "Seconds of each epoch by what they went to", "upper right")

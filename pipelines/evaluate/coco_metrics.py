@@ -1,4 +1,4 @@
-"""COCO metrics, error breakdown, confusion and calibration, by hotcoco."""
+"""What hotcoco measures beyond average precision: error breakdown, confusion, calibration, counts of each image."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from hotcoco import COCO, COCOeval
+from hotcoco import COCOeval
 
+from pipelines.coco import MISSING, compare, ground_truth, summary
 from ssd.metrics import Found, Truths
 
 AREAS = {"small": "under 32² pixels", "medium": "32² to 96² pixels", "large": "96² pixels and more"}
@@ -19,7 +20,6 @@ TIDE_ERRORS = {
     "Bkg": "nothing there",
     "Miss": "not found",
 }
-MISSING = -1.0  # hotcoco's word for "nothing to measure"
 
 
 @dataclass(frozen=True)
@@ -58,50 +58,21 @@ def measure(
         class_names: of the labels 1..C.
         score_threshold: of the detections in the confusion matrix and the counts of each image.
 
-    `difficult` truths become crowds (`iscrowd`), the only kind that COCO ignores. The difference to VOC: a crowd
-    swallows any number of detections that lie inside it by half, whichever their own best overlap.
+    How `difficult` truths count: see `pipelines.coco`.
     """
-    ground, kept = _ground(truths, sizes, class_names), found.scores >= score_threshold
-    evaluation = _evaluate(ground, found)
-    evaluation.accumulate()
-    at_threshold = _evaluate(ground, Found(*(column[kept] for column in found)))
+    ground, sure = ground_truth(truths, sizes, class_names), found.scores >= score_threshold
+    evaluation = compare(ground, found)
+    numbers = summary(evaluation)
+    at_threshold = compare(ground, Found(*(column[sure] for column in found)))
     confusion = evaluation.confusion_matrix(iou_thr=0.5, min_score=score_threshold)["matrix"]
     return CocoReport(
-        summary=_summary(evaluation),
+        summary=numbers,
         per_class=_per_class(evaluation.eval["precision"], class_names),
         tide=_tide(evaluation),
         confusion=np.asarray(confusion, np.int64),
         calibration=_calibration(evaluation),
         images=_per_image(at_threshold, len(sizes)),
     )
-
-
-def _ground(truths: Truths, sizes: Sequence, class_names: Sequence[str]) -> COCO:
-    images = [{"id": i, "height": int(h), "width": int(w), "file_name": str(i)} for i, (h, w) in enumerate(sizes)]
-    classes = [{"id": label, "name": name} for label, name in enumerate(class_names, start=1)]
-    return COCO.from_arrays(
-        images, classes, truths.images, truths.labels, _xywh(truths.boxes), iscrowd=truths.difficult.astype(np.int64)
-    )
-
-
-def _evaluate(ground: COCO, found: Found) -> COCOeval:
-    rows = np.column_stack([found.images, _xywh(found.boxes), found.scores, found.labels]).astype(np.float64)
-    evaluation = COCOeval(ground, ground.load_res(rows), "bbox")
-    evaluation.evaluate()
-    return evaluation
-
-
-def _xywh(boxes: np.ndarray) -> np.ndarray:
-    return np.column_stack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
-
-
-def _known(value: float) -> float | None:
-    return None if value == MISSING else float(value)
-
-
-def _summary(evaluation: COCOeval) -> dict[str, float | None]:
-    evaluation.summary_lines()  # fills `stats` without printing
-    return {name: _known(value) for name, value in zip(evaluation.metric_keys(), evaluation.stats)}
 
 
 def _per_class(precision: np.ndarray, class_names: Sequence[str]) -> dict[str, dict[str, float | None]]:

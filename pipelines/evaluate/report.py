@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,11 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from pipelines.evaluate.charts import calibration_chart, precision_recall_chart, sweep_chart, time_chart
+from pipelines.evaluate.charts import calibration_chart, precision_recall_chart, sweep_chart
 from pipelines.evaluate.coco_metrics import AREAS, TIDE_ERRORS
 from pipelines.evaluate.metrics import BACKGROUND, Measured
 from pipelines.pictures.palette import colour
 from pipelines.store.shards import Manifest, read_records
-from pipelines.training.time_parts import advice, seconds_of
 from ssd.images import decode
 from ssd.metrics import FALSE, IGNORED, TRUE
 
@@ -27,34 +27,37 @@ THUMBNAIL = 420  # pixels, the longer side
 VERDICTS = {TRUE: "right", FALSE: "wrong", IGNORED: "ignored"}
 
 
-def render(
-    measured: Measured,
-    metrics: dict[str, Any],
-    predictions: Sequence[dict],
-    truths: Sequence[dict],
-    manifest: Manifest,
-    prepared: Path,
-    lineage: dict[str, str],
-    search: dict[str, Any] | None = None,
-    history: Sequence[dict[str, Any]] = (),
-) -> str:
-    """The page.
+@dataclass(frozen=True)
+class Results:
+    """What the page shows.
 
-    Args:
+    Attributes:
+        measured: all that was measured. metrics: what metrics.json holds.
         predictions, truths: rows of the same images in the same order, that of `measured.images`.
-        prepared: folder of the manifest, where the images are read.
         lineage: shown as it is.
         search: the sweep before training, as `pipelines.tuned.read_search` reads it.
-        history: metrics of each epoch of training, for where its time went.
     """
+
+    measured: Measured
+    metrics: dict[str, Any]
+    predictions: Sequence[dict]
+    truths: Sequence[dict]
+    lineage: dict[str, str]
+    search: dict[str, Any] | None = None
+
+
+def render(results: Results, manifest: Manifest, prepared: Path) -> str:
+    """The page; the images are read from `prepared`, the folder of the manifest."""
+    measured, metrics, search = results.measured, results.metrics, results.search
     worst, typical = choose(measured.images)
     threshold = metrics["settings"]["report_score_threshold"]
-    wanted = {truths[i]["image_id"] for i in worst + typical}
+    wanted = {results.truths[i]["image_id"] for i in worst + typical}
     thumbnails = dict(_thumbnails(prepared, manifest, wanted))
 
     def show(i: int) -> dict[str, Any]:
-        drawn = picture(predictions[i], truths[i], measured.verdicts[i], manifest.classes, threshold)
-        return drawn | {"src": thumbnails[truths[i]["image_id"]], **measured.images[i]}
+        truth = results.truths[i]
+        drawn = picture(results.predictions[i], truth, measured.verdicts[i], manifest.classes, threshold)
+        return drawn | {"src": thumbnails[truth["image_id"]], **measured.images[i]}
 
     return (
         _environment()
@@ -74,10 +77,8 @@ def render(
             best=max(measured.sweep, key=lambda point: point["f1"], default=None),
             worst=[show(i) for i in worst],
             typical=[show(i) for i in typical],
-            lineage=lineage,
+            lineage=results.lineage,
             search=search,
-            times=time_chart(history) if any(seconds_of(row) for row in history) else "",
-            advice=advice(history[-1]) if history else "",
             slices=base64.b64encode(search["slices"]).decode() if search else "",
         )
     )

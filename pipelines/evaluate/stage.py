@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from mlflow import MlflowClient
 from mlflow.entities import Metric
+from mlflow.entities.model_registry import ModelVersion
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, naming
 from pipelines.evaluate.inference import detect_split
 from pipelines.evaluate.metrics import BACKGROUND, Measured, measure, truth_of_task
 from pipelines.params import Params
@@ -24,7 +26,6 @@ from pipelines.settings import first_line, home, tracking_uri, without_secrets
 from pipelines.store.shard_transfer import local_copy, upload
 from pipelines.store.shards import Manifest, digest, read_boxes, read_manifest, split_of
 from pipelines.tracking import provenance, registry, runs
-from pipelines.training.time_parts import read_history
 from pipelines.tuned import read_search
 
 SPLIT = "test"
@@ -37,45 +38,47 @@ class EvaluationError(UserError):
 def evaluate(params: Params, prepared: Path, model_json: Path, out: Path, tune: Path | None = None) -> str:
     """Measure the model that model.json names and write everything below `out`; the closing line is returned.
 
+    What is written is a function of model, data and parameters. The version, the run and the commit are in MLflow.
     `tune` is the folder of tuned.yaml, trials.csv and slices.png, shown in the report if trials were run.
 
     Raises:
         EvaluationError: model and data don't fit together, or MLflow could not be told; the results are saved.
     """
-    entry, manifest = registry.read_model_json(model_json), read_manifest(prepared)
+    model, manifest = registry.read_model_json(model_json), read_manifest(prepared)
+    check_classes(model, manifest)
     client = _connect()
-    state = registry.load_detector(entry, client)
-    check_classes(state["class_names"], manifest, entry)
+    version = registry.find_version(client, model)
+    state = registry.load_version(client, version)
     images = split_of(manifest, SPLIT).images
-    print(f"{entry['name']} version {entry['version']} on {images} images of {SPLIT}", flush=True)
+    print(f"{version.name} version {version.version} on {images} images of {SPLIT}", flush=True)
     upload(prepared, manifest)
     prepared = local_copy(prepared, manifest.digest, home(), [SPLIT])
     predictions = detect_split(prepared, manifest, SPLIT, state, params.detect, params.evaluate.batch_size)
-    from pipelines.evaluate.report import render
+    from pipelines.evaluate.report import Results, render
 
     task = state["config"].get("task", "detection")
     rows = sorted(read_boxes(prepared, manifest, SPLIT), key=lambda row: row["image_id"])
     truths = [truth_of_task(row, task) for row in rows]
-    measured = measure(predictions.to_pylist(), truths, manifest.classes, params.evaluate.score_threshold)
+    found = predictions.to_pylist()
+    measured = measure(found, truths, manifest.classes, params.evaluate.score_threshold)
     metrics = measured.metrics | {"test": describe_test(manifest, task), "settings": describe_settings(params)}
-    out.mkdir(parents=True, exist_ok=True)
-    write_results(out, predictions, metrics, measured, manifest.classes)
-    lineage = describe_lineage(entry, manifest, state)
-    told = (lineage, read_search(tune), read_history(model_json.with_name("history.csv")))
-    page = render(measured, metrics, predictions.to_pylist(), truths, manifest, prepared, *told)
-    (out / "report.html").write_text(page, encoding="utf-8")
-    return f"{out / 'report.html'}: {summary(metrics)}; {_publish(client, entry, metrics, out)}"
+    with naming(out):
+        out.mkdir(parents=True, exist_ok=True)
+        write_results(out, predictions, metrics, measured, manifest.classes)
+        results = Results(measured, metrics, found, truths, describe_lineage(model, manifest, state), read_search(tune))
+        (out / "report.html").write_text(render(results, manifest, prepared), encoding="utf-8")
+    return f"{out / 'report.html'}: {summary(metrics)}; {_publish(client, version, metrics, out)}"
 
 
-def check_classes(class_names: Sequence[str], manifest: Manifest, entry: dict[str, Any]) -> None:
+def check_classes(model: registry.TrainedModel, manifest: Manifest) -> None:
     """Refuse a model of other classes.
 
     Raises:
         EvaluationError: naming both lists.
     """
-    if list(class_names) != list(manifest.classes):
+    if model.classes != list(manifest.classes):
         raise EvaluationError(
-            f"{entry['name']} version {entry['version']} knows the classes {', '.join(class_names)}; the prepared data "
+            f"the model {model} knows the classes {', '.join(model.classes)}; the prepared data "
             f"has {', '.join(manifest.classes)}: run `dvc repro train`"
         )
 
@@ -98,21 +101,19 @@ def describe_settings(params: Params) -> dict[str, Any]:
     }
 
 
-def describe_lineage(entry: dict[str, Any], manifest: Manifest, state: dict[str, Any]) -> dict[str, str]:
+def describe_lineage(model: registry.TrainedModel, manifest: Manifest, state: dict[str, Any]) -> dict[str, str]:
     """Where the model and the numbers come from, for the report."""
-    tags = provenance.tags()
-    commit = tags.get("mlflow.source.git.commit", "")
-    dirty = " with uncommitted changes" if tags.get("git.dirty") == "true" else ""
     config = state["config"]
     return {
-        "Model": f"{entry['name']} version {entry['version']}",
-        "MLflow run": entry["run_id"],
-        "Weights (SHA-256)": entry["sha256"],
+        "Model": model.name,
+        "Weights (SHA-256)": model.sha256,
+        "Epoch": str(model.epoch),
+        "Training run": model.fingerprint,
         "Architecture": f"{config['backbone']}, {config['image_size'][0]}×{config['image_size'][1]} pixels",
         "Data (digest)": manifest.digest,
         "Test split (digest)": describe_test(manifest)["digest"],
-        "Evaluated at commit": f"{commit[:12]}{dirty}" if commit else "not in git",
-        "torch": tags["torch.version"],
+        "torch": torch.__version__,
+        "In MLflow": "version, commit, and where the training's time went; search for the weights or the training run",
     }
 
 
@@ -134,7 +135,7 @@ def write_results(
 
 def _write_csv(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
@@ -151,30 +152,28 @@ def _connect() -> MlflowClient:
     try:
         return runs.connect()
     except Exception as error:
-        reason = first_line(error)
-        raise EvaluationError(f"MLflow at {without_secrets(tracking_uri())} does not answer: {reason}") from error
+        where = without_secrets(tracking_uri())
+        raise EvaluationError(f"MLflow at {where} does not answer: {first_line(error)}") from error
 
 
-def _publish(client: MlflowClient, entry: dict[str, Any], metrics: dict[str, Any], out: Path) -> str:
+def _publish(client: MlflowClient, version: ModelVersion, metrics: dict[str, Any], out: Path) -> str:
     """Tell MLflow, and pass the gate; returns the gate's words."""
-    name, version = entry["name"], str(entry["version"])
     now = int(time.time() * 1000)
     numbers = {key: value for key, value in provenance.flatten(metrics).items() if is_metric(key, value)}
     try:
         logged = [Metric(mlflow_name(f"test/{key}"), float(value), now, 0) for key, value in numbers.items()]
         for start in range(0, len(logged), 500):
-            client.log_batch(entry["run_id"], metrics=logged[start : start + 500])
+            client.log_batch(version.run_id, metrics=logged[start : start + 500])
         for key in ("map", "map50", "voc07"):
-            client.set_model_version_tag(name, version, f"test.{key}", str(metrics[key]))
+            client.set_model_version_tag(version.name, version.version, f"test.{key}", str(metrics[key]))
         for file in ("report.html", "metrics.json"):
-            client.log_artifact(entry["run_id"], str(out / file), "evaluate")
-        _, verdict = registry.promote(client, name, entry["version"], metrics["test"]["digest"], metrics["map"])
-        return f"{name} v{version} {verdict}"
+            client.log_artifact(version.run_id, str(out / file), "evaluate")
+        _, verdict = registry.promote(client, version, metrics["test"]["digest"], metrics["map"])
+        return f"{version.name} v{version.version} {verdict}"
     except Exception as error:
         raise EvaluationError(
-            f"measured and written to {out}: {summary(metrics)}; but MLflow at "
-            f"{without_secrets(tracking_uri())} could not be told: {first_line(error)}\n"
-            "Start the tracker and run `dvc repro evaluate` again."
+            f"measured and written to {out}: {summary(metrics)}; but MLflow at {without_secrets(tracking_uri())} "
+            f"could not be told: {first_line(error)}\nStart the tracker and run `dvc repro evaluate` again."
         ) from error
 
 
@@ -185,4 +184,4 @@ def is_metric(key: str, value: Any) -> bool:
 
 def mlflow_name(key: str) -> str:
     """`key` with folders by slashes, and with MLflow's allowed characters only."""
-    return "".join(c if c.isalnum() or c in "_-. /" else "_" for c in key.replace(".", "/"))
+    return runs.metric_name(key.replace(".", "/"))

@@ -26,9 +26,10 @@ def to_svg(figure: Figure, axes, title: str, legend: str | None = None) -> str:
     """The figure as an <svg> element with `title` for screen readers; the same figure gives the same text."""
     import matplotlib
 
-    if legend and axes.get_legend_handles_labels()[1]:
-        axes.legend(loc=legend, frameon=False, labelcolor=INK, fontsize=9)
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}):
+    plain = {"svg.fonttype": "none", "font.family": "sans-serif", "text.parse_math": False}  # a class may be called $5
+    with matplotlib.rc_context(plain | {"svg.hashsalt": title}):
+        if legend and axes.get_legend_handles_labels()[1]:
+            axes.legend(loc=legend, frameon=False, labelcolor=INK, fontsize=9)
         figure.savefig(buffer := io.StringIO(), format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")

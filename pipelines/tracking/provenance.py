@@ -13,6 +13,8 @@ import yaml
 from pipelines.settings import ROOT, settings
 
 CODE = ("pipelines/", "ssd")  # what dependencies in dvc.yaml begin with that are code
+# What DVC and its stages write: a change there is a result, and no change of what made it. The data has its own tag.
+WRITTEN = ("artifacts", "data.dvc", "dvc.lock", "pipelines/generate/dvc.lock")
 
 
 def code_digest(stage: str) -> str:
@@ -41,13 +43,18 @@ def tags() -> dict[str, str]:
     commit = _git("rev-parse", "HEAD")
     found = {
         "mlflow.source.git.commit": commit,
-        "git.dirty": str(bool(_git("status", "--porcelain"))).lower() if commit else "",
+        "git.dirty": str(is_dirty()).lower() if commit else "",
         "dvc.stage": chosen.dvc_stage,
         "dvc.experiment": chosen.dvc_experiment,
         "dvc.data": _data_hash(),
         "torch.version": torch.__version__,
     }
     return {key: value for key, value in found.items() if value}
+
+
+def is_dirty() -> bool:
+    """Whether the repository has uncommitted changes other than what `dvc repro` itself writes."""
+    return bool(_git("status", "--porcelain", "--", ".", *(f":(exclude){path}" for path in WRITTEN)))
 
 
 def _data_hash() -> str:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import mlflow
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelStatus
+from mlflow.entities import LoggedModelStatus, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines.errors import UserError
 from pipelines.settings import ROOT, first_line, set_defaults, settings, without_secrets
@@ -30,11 +30,57 @@ from ssd.checkpoint import load
 CANDIDATE, CHAMPION = "candidate", "champion"
 SHA256 = "ssd.sha256"  # tag of model and version: the weights file's digest
 TEST_DIGEST, TEST_AP = "test.digest", "test.AP"
+COMMIT = "mlflow.source.git.commit"
 REQUIREMENTS = ("torch", "torchvision", "numpy", "pillow", "mlflow")
 
 
 class RegistryError(UserError):
     """The registry does not hold what is asked of it; the message says what to do."""
+
+
+class TrainedModel(BaseModel):
+    """What training made, by its content: the file model.json, which equal inputs write alike to the byte.
+
+    Attributes:
+        name: of the registered model.
+        sha256: of the weights file; by it the version is found in whichever registry there is.
+        classes: of the labels 1..C.
+        epoch: that the weights are of.
+        validation: metrics of that epoch, without those that could not be measured.
+        data: digest of the prepared data.
+        fingerprint: of the run's parameters, data and code.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    name: Annotated[str, Field(min_length=1)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    classes: list[str]
+    epoch: int
+    validation: dict[str, float]
+    data: str
+    fingerprint: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.sha256[:12]}"
+
+
+def read_model_json(path: Path) -> TrainedModel:
+    """The model that the train stage wrote down.
+
+    Raises:
+        RegistryError: there is no such file, or it holds something else.
+    """
+    try:
+        return TrainedModel.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise RegistryError(f"{path}: no such file; run `dvc repro train` first") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = f"{'.'.join(map(str, problem['loc']))}: " if problem["loc"] else ""
+        raise RegistryError(
+            f"{path}: not written by the train stage ({place}{problem['msg']}); run `dvc repro -f train`"
+        ) from None
 
 
 def sha256(path: Path | str) -> str:
@@ -44,50 +90,55 @@ def sha256(path: Path | str) -> str:
 
 
 def register(
-    client: MlflowClient,
-    run_id: str,
-    weights: Path,
-    class_names: Sequence[str],
-    name: str,
-    tags: dict[str, str],
-    example_image: bytes,
-) -> dict[str, Any]:
+    client: MlflowClient, run_id: str, weights: Path, model: TrainedModel, example_image: bytes
+) -> ModelVersion:
     """Log a weights file as a model of an existing run, make it a version and the `candidate`.
 
     Called again for the same run and the same weights, it goes on where it was interrupted and makes no second
-    version.
+    version, unless the registered weights are missing or damaged.
 
     Args:
-        class_names: of the labels 1..C.
-        name: of the registered model.
-        tags: the version's lineage: data digest, git commit …
         example_image: encoded; the model's input example, run through it before it is registered.
-
-    Returns:
-        name, version, run_id, model_id, sha256 and tracking (the store's URI without credentials): JSON values.
     """
-    digest = sha256(weights)
-    found = _version_of(client, name, run_id, digest)
-    if found is None:
-        model_id = _logged_model(client, run_id, weights, digest, name, example_image)
-        lineage = {**tags, SHA256: digest, "ssd.classes": ", ".join(class_names)[:5000], "ssd.model_id": model_id}
-        _ensure_registered_model(client, name)
+    run = client.get_run(run_id)
+    query = f"name = '{model.name}' and run_id = '{run_id}'"
+    known = [v for v in client.search_model_versions(query) if v.tags.get(SHA256) == model.sha256]
+    version = next((v for v in known if _is_intact(client, f"models:/{v.name}/{v.version}", model.sha256)), None)
+    if version is None:
+        model_id = _logged_model(client, run, weights, model, example_image)
+        lineage = {
+            SHA256: model.sha256,
+            "ssd.classes": ", ".join(model.classes)[:5000],
+            "ssd.model_id": model_id,
+            "epoch": str(model.epoch),
+            "data.digest": model.data,
+            "fingerprint": model.fingerprint,
+        }
+        lineage |= {COMMIT: run.data.tags[COMMIT]} if COMMIT in run.data.tags else {}
+        _ensure_registered_model(client, model.name)
         with _tracking(client), _quiet():
-            found = client.create_model_version(name, f"models:/{model_id}", run_id, lineage, model_id=model_id)
-    client.set_registered_model_alias(name, CANDIDATE, found.version)
-    return {
-        "name": name,
-        "version": int(found.version),
-        "run_id": run_id,
-        "model_id": found.tags["ssd.model_id"],
-        "sha256": digest,
-        "tracking": without_secrets(client.tracking_uri),
-    }
+            version = client.create_model_version(model.name, f"models:/{model_id}", run_id, lineage, model_id=model_id)
+    client.set_registered_model_alias(model.name, CANDIDATE, version.version)
+    return version
 
 
-def _version_of(client: MlflowClient, name: str, run_id: str, digest: str) -> ModelVersion | None:
-    versions = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
-    return next((v for v in versions if v.tags.get(SHA256) == digest), None)
+def find_version(client: MlflowClient, model: TrainedModel) -> ModelVersion:
+    """The newest version that has the model's weights.
+
+    Raises:
+        RegistryError: there is none, or the registry does not answer.
+    """
+    where = without_secrets(client.tracking_uri)
+    try:
+        found = client.search_model_versions(f"name = '{model.name}' and tag.`{SHA256}` = '{model.sha256}'")
+    except MlflowException as error:
+        raise RegistryError(f"the registry at {where} cannot be read: {first_line(error)}") from None
+    if not found:
+        raise RegistryError(
+            f"no version of {model.name} with these weights ({model.sha256[:12]}) at {where}; run `dvc repro -f "
+            "train`, or set MLFLOW_TRACKING_URI to where they were registered"
+        )
+    return max(found, key=lambda version: int(version.version))
 
 
 def _ensure_registered_model(client: MlflowClient, name: str) -> None:
@@ -98,18 +149,19 @@ def _ensure_registered_model(client: MlflowClient, name: str) -> None:
             raise
 
 
-def _logged_model(client: MlflowClient, run_id: str, weights: Path, digest: str, name: str, example: bytes) -> str:
+def _logged_model(client: MlflowClient, run: Run, weights: Path, model: TrainedModel, example: bytes) -> str:
     """Id of the run's model with these weights: the one that is complete already, or a new one."""
-    experiment = client.get_run(run_id).info.experiment_id
-    query = f"tags.`{SHA256}` = '{digest}' AND source_run_id = '{run_id}'"
+    experiment, run_id = run.info.experiment_id, run.info.run_id
+    query = f"tags.`{SHA256}` = '{model.sha256}' AND source_run_id = '{run_id}'"
     for known in client.search_logged_models([experiment], query):
-        if known.status == LoggedModelStatus.READY:  # others are what an interrupted call left
+        complete = known.status == LoggedModelStatus.READY  # others are what an interrupted call left
+        if complete and _is_intact(client, known.artifact_location, model.sha256):
             return known.model_id
-    model_id = client.create_logged_model(experiment, name, run_id, {SHA256: digest}).model_id
+    model_id = client.create_logged_model(experiment, model.name, run_id, {SHA256: model.sha256}).model_id
     with _tracking(client), _quiet():
         Model.log(
             artifact_path=None,
-            name=name,
+            name=model.name,
             flavor=mlflow.pyfunc,
             run_id=run_id,
             model_id=model_id,
@@ -149,55 +201,70 @@ def _quiet():
         logger.setLevel(level)
 
 
-def read_model_json(path: Path | str) -> dict[str, Any]:
-    """What `register` returned and the train stage wrote."""
-    try:
-        entry = json.loads(Path(path).read_text(encoding="utf-8"))
-        return {key: entry[key] for key in ("name", "version", "run_id", "model_id", "sha256", "tracking")}
-    except FileNotFoundError:
-        raise RegistryError(f"{path}: no such file; run `dvc repro train` first") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise RegistryError(f"{path}: not written by the train stage ({error!r}); run `dvc repro -f train`") from None
-
-
-def load_detector(model: dict[str, Any], client: MlflowClient) -> dict[str, Any]:
-    """State of the registered weights (see `ssd.checkpoint`), checked against the digest.
-
-    Args:
-        model: from `read_model_json`.
+def load_version(client: MlflowClient, version: ModelVersion) -> dict[str, Any]:
+    """State of a version's weights (see `ssd.checkpoint`), checked against the digest it was registered with.
 
     Raises:
-        RegistryError: the version is not there, or holds other weights.
+        RegistryError: the weights are missing or damaged.
     """
-    name, version = model["name"], model["version"]
-    where = f"model {name} version {version} at {without_secrets(client.tracking_uri)}"
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            weights = _download_weights(client, f"models:/{name}/{version}", Path(folder))
-        except MlflowException as error:
-            hint = f"it was registered at {model['tracking']}; set MLFLOW_TRACKING_URI, or run `dvc repro -f train`"
-            raise RegistryError(f"{where} cannot be read: {first_line(error)}; {hint}") from None
-        if (digest := sha256(weights)) != model["sha256"]:
-            raise RegistryError(
-                f"{where} has weights {digest[:12]}, model.json says {model['sha256'][:12]}: "
-                "another tracking store, or a stale model.json; run `dvc repro -f train`"
-            )
-        return load(weights)
+    uri = f"models:/{version.name}/{version.version}"
+    try:
+        with _weights(client, uri) as weights:
+            _check_digest(weights, version.tags.get(SHA256))
+            return load(weights)
+    except (MlflowException, OSError, ValueError, KeyError, TypeError) as error:
+        raise RegistryError(
+            f"the weights of {uri} at {without_secrets(client.tracking_uri)} are missing or damaged: "
+            f"{first_line(error)}; `dvc repro -f train` registers them anew"
+        ) from None
 
 
 def load_weights(uri: str, client: MlflowClient) -> dict[str, Any]:
-    """State of the weights under a `models:/…` address."""
+    """State of the weights under a `models:/…` address.
+
+    Raises:
+        MlflowException: there is no such version.
+        RegistryError: its weights are missing or damaged.
+    """
+    name, _, alias = uri.removeprefix("models:/").partition("@")
+    if alias:
+        return load_version(client, client.get_model_version_by_alias(name, alias))
+    name, _, number = name.rpartition("/")
+    if name and number.isdigit():
+        return load_version(client, client.get_model_version(name, number))
+    with _weights(client, uri) as weights:  # models:/NAME/latest
+        return load(weights)
+
+
+@contextlib.contextmanager
+def _weights(client: MlflowClient, uri: str) -> Iterator[Path]:
+    """The weights file of a logged model or a version, downloaded for a while."""
     with tempfile.TemporaryDirectory() as folder:
-        return load(_download_weights(client, uri, Path(folder)))
+        with _tracking(client), _quiet():
+            local = mlflow.artifacts.download_artifacts(f"{uri}/artifacts", dst_path=folder)
+        files = [path for path in Path(local).rglob("*") if path.is_file()]
+        if len(files) != 1:
+            raise ValueError(f"{len(files)} weights files where one is due")
+        yield files[0]
 
 
-def _download_weights(client: MlflowClient, uri: str, folder: Path) -> Path:
-    with _tracking(client), _quiet():
-        local = mlflow.artifacts.download_artifacts(f"{uri}/artifacts", dst_path=str(folder))
-    return next(path for path in Path(local).rglob("*") if path.is_file())
+def _check_digest(weights: Path, expected: str | None) -> None:
+    found = sha256(weights)
+    if expected and found != expected:
+        raise ValueError(f"the file has the SHA-256 {found[:12]}, registered was {expected[:12]}")
 
 
-def promote(client: MlflowClient, name: str, version: int, digest: str, ap: float | None) -> tuple[bool, str]:
+def _is_intact(client: MlflowClient, uri: str, digest: str) -> bool:
+    """Whether a model's weights are there, as they were registered."""
+    try:
+        with _weights(client, uri) as weights:
+            _check_digest(weights, digest)
+    except (MlflowException, OSError, ValueError):
+        return False
+    return True
+
+
+def promote(client: MlflowClient, version: ModelVersion, digest: str, ap: float | None) -> tuple[bool, str]:
     """Make a version the champion if it has earned it, and say why or why not.
 
     It is promoted where there is no champion, or where the champion was measured on the same test split and its COCO
@@ -206,13 +273,13 @@ def promote(client: MlflowClient, name: str, version: int, digest: str, ap: floa
     Args:
         digest: of the test split. ap: COCO AP on it; None where the split holds nothing to measure.
     """
-    version = str(version)
-    client.set_model_version_tag(name, version, TEST_DIGEST, digest)
-    client.set_model_version_tag(name, version, TEST_AP, "" if ap is None else repr(float(ap)))
+    name, number = version.name, str(version.version)
+    client.set_model_version_tag(name, number, TEST_DIGEST, digest)
+    client.set_model_version_tag(name, number, TEST_AP, "" if ap is None else repr(float(ap)))
     champion = _champion(client, name)
     if ap is None:
         return False, "not promoted: the test split has no boxes to measure on"
-    if champion is None or str(champion.version) == version:
+    if champion is None or str(champion.version) == number:
         verdict = "is the first champion" if champion is None else "stays champion"
     elif champion.tags.get(TEST_DIGEST) != digest:
         return False, (
@@ -223,7 +290,7 @@ def promote(client: MlflowClient, name: str, version: int, digest: str, ap: floa
         verdict = f"replaces champion v{champion.version} (AP {champion.tags.get(TEST_AP) or '-'})"
     else:
         return False, f"not promoted: champion v{champion.version} has AP {float(champion.tags[TEST_AP]):.4f}"
-    client.set_registered_model_alias(name, CHAMPION, version)
+    client.set_registered_model_alias(name, CHAMPION, number)
     return True, verdict
 
 

@@ -117,9 +117,15 @@ def log_history(client: MlflowClient, run_id: str, history: list[dict[str, float
     for epoch in missing:
         now, step = int(time.time() * 1000), int(epoch["epoch"])
         shown = {key: value for key, value in epoch.items() if "/" in key}  # epoch and step are the axis
-        values = [Metric(key, float(value), now, step) for key, value in shown.items()]
+        values = [Metric(metric_name(key), float(value), now, step) for key, value in shown.items()]
         client.log_batch(run_id, metrics=values)
     return len(missing)
+
+
+def metric_name(key: str) -> str:
+    """`key` as MLflow allows it; a class may be called anything."""
+    plain = "".join(c if c.isalnum() or c in "_-. /" else "_" for c in key)
+    return "/".join("_" if part in ("", ".", "..") else part for part in plain.split("/"))
 
 
 class TrackerAway(UserError):  # noqa: N818  named after what happened

@@ -44,10 +44,10 @@ def draw_samples(params: Params, manifest: Manifest, prepared: Path, path: Path)
 
 
 def draw_curves(history: list[dict[str, float]], best: int, path: Path) -> None:
-    """Losses, validation mAP (the best epoch marked) and where the time went, over the epochs."""
+    """Losses and validation mAP (the best epoch marked) over the epochs."""
     epochs = [row["epoch"] for row in history]
-    figure = Figure(figsize=(16, 4), layout="constrained")
-    left, right, times = figure.subplots(1, 3)
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
     for key in ("train/loss", "train/class_loss", "train/box_loss"):
         left.plot(epochs, [row[key] for row in history], marker=".", label=key.removeprefix("train/"))
     left.set(title="Training loss", xlabel="epoch", yscale="log")
@@ -56,9 +56,16 @@ def draw_curves(history: list[dict[str, float]], best: int, path: Path) -> None:
             right.plot(epochs, [row[key] for row in history], marker=".", label=name)
     right.axvline(best, color="grey", linestyle=":", label=f"registered: epoch {best}")
     right.set(title="Validation", xlabel="epoch", ylim=(0, 1.02))
-    draw_times(times, history, PALETTE)
-    times.set(title="Time")
-    for axes in (left, right, times):
+    for axes in (left, right):
         axes.legend(fontsize=8)
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def draw_time_chart(history: list[dict[str, float]], path: Path) -> None:
+    """Where each epoch's time went."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.add_subplot(title="Seconds of each epoch by what they went to")
+    draw_times(axes, history, PALETTE)
+    axes.grid(alpha=0.3, axis="y")
+    figure.savefig(path, dpi=110)

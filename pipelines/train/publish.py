@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import csv
-import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 import mlflow.data
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import DatasetInput, InputTag
+from mlflow.entities import DatasetInput, InputTag, Metric
 
+from pipelines.errors import naming
 from pipelines.params import Params
 from pipelines.settings import first_line, home, tracking_uri, without_secrets
 from pipelines.store.shards import Manifest, read_records
 from pipelines.tracking import registry, runs
-from pipelines.train.pictures import draw_curves, draw_samples
+from pipelines.train.pictures import draw_curves, draw_samples, draw_time_chart
 from ssd.checkpoint import save
 
 
@@ -25,60 +26,89 @@ def publish(
 ) -> None:
     """Write model.pt, history.csv, two pictures and model.json below `out`, and register the best epoch.
 
-    Everything here may be done twice without harm: a run that was killed half-way is published by the next one.
+    What it writes there is a function of the training's inputs: how long things took goes to MLflow and to the run's
+    folder. Everything may be done twice without harm: a run that was killed half-way is published by the next one.
 
     Raises:
         TrackerAway: MLflow does not answer. The training is kept; the next run only publishes.
     """
-    out.mkdir(parents=True, exist_ok=True)
     history, best = state["history"], state["best"]
-    save(best["model"], out / "model.pt")
-    write_history(history, out / "history.csv")
-    draw_curves(history, best["epoch"], out / "curves.png")
-    draw_samples(params, manifest, prepared, out / "augmented.jpg")
+    folder = home() / spec.fingerprint
+    with naming(out):
+        out.mkdir(parents=True, exist_ok=True)
+        save(best["model"], out / "model.pt")
+        write_history(history, out / "history.csv")
+        draw_curves(history, best["epoch"], out / "curves.png")
+        draw_samples(params, manifest, prepared, out / "augmented.jpg")
+    with naming(folder):
+        write_times(history, folder / "times.csv")
+        draw_time_chart(history, folder / "times.png")
+    best_epoch = next(epoch for epoch in history if epoch["epoch"] == best["epoch"])
+    model = registry.TrainedModel(
+        name=params.registry.name,
+        sha256=registry.sha256(out / "model.pt"),
+        classes=list(manifest.classes),
+        epoch=best["epoch"],
+        validation=validation_metrics(best_epoch),
+        data=manifest.digest,
+        fingerprint=spec.fingerprint,
+    )
     try:
         client = runs.connect()
         run_id = runs.open_run(client, spec)
         runs.log_history(client, run_id, history)
         log_data(client, run_id, manifest, prepared)
-        for picture in ("curves.png", "augmented.jpg"):
-            client.log_artifact(run_id, str(out / picture))
-        client.log_batch(run_id, metrics=best_metrics(history, best["epoch"]))
-        tags = {"epoch": str(best["epoch"]), "data.digest": manifest.digest, "fingerprint": spec.fingerprint}
-        commit = {key: value for key, value in spec.tags.items() if key == "mlflow.source.git.commit"}
-        example = example_image(manifest, prepared)
-        model = registry.register(
-            client, run_id, out / "model.pt", list(manifest.classes), params.registry.name, tags | commit, example
-        )
+        for file in (out / "curves.png", out / "augmented.jpg", folder / "times.csv", folder / "times.png"):
+            client.log_artifact(run_id, str(file))
+        client.log_batch(run_id, metrics=best_metrics(model))
+        version = registry.register(client, run_id, out / "model.pt", model, example_image(manifest, prepared))
         runs.close_run(client, run_id, "FINISHED")
     except Exception as error:
         raise runs.TrackerAway(
-            f"training is complete and kept in {home() / spec.fingerprint}, but it could not be registered "
-            f"with MLflow at {without_secrets(tracking_uri())}: {first_line(error)}\n"
+            f"training is complete and kept in {folder}, but it could not be registered with MLflow at "
+            f"{without_secrets(tracking_uri())}: {first_line(error)}\n"
             "Start the tracker and run the same command again."
         ) from error
-    partial = out / ".model.json.partial"
-    partial.write_text(json.dumps(model, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, out / "model.json")
-    shown = next(h for h in history if h["epoch"] == best["epoch"])
-    score = f"val mAP50 {shown['val/map50']:.3f} mAP {shown['val/map']:.3f}" if "val/map" in shown else "not validated"
-    print(f"{out / 'model.json'}: {model['name']} version {model['version']}, epoch {best['epoch']}, {score}")
+    with naming(out):
+        partial = out / ".model.json.partial"
+        partial.write_text(model.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, out / "model.json")
+    score = "not validated"
+    if "val/map" in best_epoch:
+        score = f"val mAP50 {best_epoch['val/map50']:.3f} mAP {best_epoch['val/map']:.3f}"
+    print(f"{out / 'model.json'}: {model.name} version {version.version}, epoch {model.epoch}, {score}")
 
 
 def write_history(history: list[dict[str, float]], path: Path) -> None:
-    """One row an epoch, for `dvc plots`."""
-    columns = list(dict.fromkeys([key for row in history for key in row] + ["val/map50", "val/map"]))
+    """One row an epoch of what the inputs alone decide, for `dvc plots`."""
+    rows = [{key: value for key, value in epoch.items() if not key.startswith("time/")} for epoch in history]
+    _write_csv(rows, ["val/map50", "val/map"], path)
+
+
+def write_times(history: list[dict[str, float]], path: Path) -> None:
+    """One row an epoch of what the clock says."""
+    rows = [{key: value for key, value in epoch.items() if key == "epoch" or "time/" in key} for epoch in history]
+    _write_csv(rows, [], path)
+
+
+def _write_csv(rows: list[dict[str, float]], more_columns: list[str], path: Path) -> None:
+    columns = list(dict.fromkeys([key for row in rows for key in row] + more_columns))
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(history)
+        writer.writerows(rows)
 
 
-def best_metrics(history: list[dict[str, float]], epoch: int) -> list:
+def validation_metrics(epoch: dict[str, float]) -> dict[str, float]:
+    """The metrics under val/ by their short names, without those that could not be measured (nan)."""
+    found = {key.removeprefix("val/"): float(value) for key, value in epoch.items() if key.startswith("val/")}
+    return {key: value for key, value in found.items() if not math.isnan(value)}
+
+
+def best_metrics(model: registry.TrainedModel) -> list[Metric]:
     """The registered epoch and its validation metrics, under best/."""
-    row = next(h for h in history if h["epoch"] == epoch)
-    values = {"best/epoch": float(epoch)} | {k.replace("val/", "best/"): v for k, v in row.items() if "val/" in k}
-    return [mlflow.entities.Metric(key, float(value), 0, 0) for key, value in values.items()]
+    values = {"epoch": float(model.epoch)} | model.validation
+    return [Metric(runs.metric_name(f"best/{key}"), value, 0, 0) for key, value in values.items()]
 
 
 def log_data(client, run_id: str, manifest: Manifest, prepared: Path) -> None:

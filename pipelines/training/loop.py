@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from pipelines.coco import average_precision
 from pipelines.params import Params
 from pipelines.store.shards import read_manifest
 from pipelines.training.batches import DecodedSplit, TrainingSamples, evaluation_batches, training_batches
@@ -25,8 +26,6 @@ from ssd.model import SSD
 from ssd.tasks import truths
 from ssd.trainer import Trainer
 from ssd.weights import load_weights
-
-IOU_THRESHOLDS = tuple(np.arange(0.5, 1.0, 0.05))
 
 Report = Callable[[dict[str, Any], dict[str, Any] | None], None]
 
@@ -88,7 +87,10 @@ class Run:
         return training_batches(samples, deal, self.job.loader_workers, self.device.type == "cuda")
 
     def validate(self) -> dict[str, float]:
-        """mAP of the averaged model on the validation split, on rank 0; {} elsewhere and where there is no split."""
+        """mAP of the averaged model on the validation split, on rank 0; {} elsewhere and where there is no split.
+
+        By the same definitions as the test: `map` is COCO's, `map50` the area of VOC 2010 at IoU 0.5.
+        """
         if self.val is None:
             return {}
         found = self._detect(range(self.rank, len(self.val), self.workers))
@@ -101,13 +103,10 @@ class Run:
         boxes, labels, scores = zip(*(found[i] for i in range(len(self.val))))
         task = self.params.model.task
         truth = [truths(task, s.boxes, s.labels, s.difficult) for s in self.val.samples]
-        precision = evaluate(
-            flatten_found(boxes, labels, scores),
-            flatten_truths(*zip(*truth)),
-            len(self.classes),
-            IOU_THRESHOLDS,
-        )
-        metrics = {"val/map50": float(precision.mean[0]), "val/map": float(precision.mean.mean())}
+        found, truth = flatten_found(boxes, labels, scores), flatten_truths(*zip(*truth))
+        precision = evaluate(found, truth, len(self.classes), (0.5,), "voc10")
+        coco_ap = average_precision(found, truth, len(self.val), self.classes)
+        metrics = {"val/map50": float(precision.mean[0]), "val/map": coco_ap}
         return metrics | {f"val/ap50/{name}": float(ap) for name, ap in zip(self.classes, precision.ap[0])}
 
     @torch.inference_mode()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 # Parts of an epoch, metrics time/<part>_s, and their names in charts. `checkpoint` is that of the epoch before, and
@@ -28,38 +26,26 @@ DATA = ("read", "augment", "wait")  # the first two where no other process does 
 TOO_LONG = 0.1  # share of an epoch's steps that data may take
 
 
-def seconds_of(row: dict[str, Any]) -> dict[str, float]:
-    """Seconds of the parts that an epoch's metrics have."""
-    found = {part: row.get(f"time/{part}_s") for part in PARTS}
-    return {part: float(value) for part, value in found.items() if value not in (None, "")}
-
-
-def advice(row: dict[str, Any]) -> str:
+def advice(metrics: dict[str, float]) -> str:
     """What to do about an epoch whose steps waited too long for data; empty where they did not."""
-    train, seconds = float(row.get("time/train_s") or 0), seconds_of(row)
-    wait = sum(seconds.get(part, 0.0) for part in DATA)
+    train = metrics.get("time/train_s", 0.0)
+    seconds = {part: metrics[f"time/{part}_s"] for part in DATA if f"time/{part}_s" in metrics}
+    wait = sum(seconds.values())
     if not train or wait <= TOO_LONG * train:
         return ""
-    most = max(DATA[:2], key=lambda part: seconds.get(part, 0.0))
-    of_it = f" ({most} {seconds[most] / train:.0%})" if most in seconds else ""
-    return f"waited {wait / train:.0%} for data{of_it}: raise SSD_LOADER_WORKERS"
+    longest = max(DATA[:2], key=lambda part: seconds.get(part, 0.0))
+    detail = f" ({longest} {seconds[longest] / train:.0%})" if longest in seconds else ""
+    return f"waited {wait / train:.0%} for data{detail}: raise SSD_LOADER_WORKERS"
 
 
-def draw_times(axes: Any, history: Sequence[dict[str, Any]], colours: Sequence[str]) -> None:
-    """Stack the parts of each epoch's time, in seconds, on matplotlib's axes."""
-    epochs, times = [int(float(row["epoch"])) for row in history], [seconds_of(row) for row in history]
-    below = [0.0] * len(history)
+def draw_times(axes: Any, history: Sequence[dict[str, float]], colours: Sequence[str]) -> None:
+    """Stack the parts of each epoch's time, in seconds, on matplotlib's axes; the legend is beside them."""
+    epochs, below = [row["epoch"] for row in history], [0.0] * len(history)
     for (part, name), colour in zip(PARTS.items(), cycle(colours)):
-        if any(part in row for row in times):
-            heights = [row.get(part, 0.0) for row in times]
+        if any(f"time/{part}_s" in row for row in history):
+            heights = [row.get(f"time/{part}_s", 0.0) for row in history]
             axes.bar(epochs, heights, 0.8, below, color=colour, label=name)
             below = [low + height for low, height in zip(below, heights)]
     axes.set(xlabel="epoch", ylabel="seconds")
-
-
-def read_history(path: Path) -> list[dict[str, str]]:
-    """Rows of train's history.csv, as text; none if there is no such file."""
-    if not path.is_file():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9, reverse=True)

@@ -1,5 +1,6 @@
 """The report, read as a browser would."""
 
+import html
 import io
 import re
 from html.parser import HTMLParser
@@ -13,7 +14,7 @@ from PIL import Image
 
 from pipelines.evaluate.charts import precision_recall_chart
 from pipelines.evaluate.metrics import measure
-from pipelines.evaluate.report import choose, picture, render
+from pipelines.evaluate.report import Results, choose, picture, render
 from pipelines.pictures.palette import colour
 from pipelines.tuned import Tuned
 from ssd.metrics import FALSE, IGNORED, TRUE
@@ -64,12 +65,12 @@ def prepared_data(folder, classes, images=3):
     return predictions, truths, SimpleNamespace(splits={"test": split}, classes=classes)
 
 
-def page_of(predictions, truths, manifest, folder, search=None, history=()):
+def page_of(predictions, truths, manifest, folder, search=None):
     measured = measure(predictions, truths, manifest.classes, 0.5)
     counts = {"images": len(truths), "boxes": 2, "difficult": 0, "images_without_boxes": 1, "digest": "d"}
     metrics = measured.metrics | {"test": counts, "settings": {"report_score_threshold": 0.5}}
     lineage = {"Model": "ssd <b>1</b>", "Architecture": "tiny"}
-    return render(measured, metrics, predictions, truths, manifest, folder, lineage, search, history)
+    return render(Results(measured, metrics, predictions, truths, lineage, search), manifest, folder)
 
 
 def test_the_page_is_whole_escaped_and_needs_nothing_else(tmp_path):
@@ -114,16 +115,6 @@ def test_the_search_is_shown_where_there_was_one(tmp_path):
     assert "The search before training" not in page_of(*data, tmp_path)
 
 
-def test_where_the_time_went_is_shown_where_it_is_known(tmp_path):
-    rows = prepared_data(tmp_path, ["c"])
-    history = [{"epoch": "1", "time/train_s": "8.0", "time/wait_s": "2.0", "time/forward_s": "6.0"}]
-    text = page_of(*rows, tmp_path, history=history)
-    Page(text)
-    assert "The last epoch waited 25% for data: raise SSD_LOADER_WORKERS." in text
-    assert "Seconds of each epoch" in text
-    assert "Seconds of each epoch" not in page_of(*rows, tmp_path, history=[{"epoch": "1"}])
-
-
 @pytest.mark.parametrize("rows", [0, 2])
 def test_an_empty_split_and_a_silent_model(tmp_path, rows):
     predictions, truths, manifest = prepared_data(tmp_path, ["a"])
@@ -164,4 +155,11 @@ def test_a_chart_takes_the_colours_of_the_page():
     assert svg.startswith("<svg role")
     assert "currentColor" in svg
     assert "#010203" not in svg
-    assert "a 0.500" in svg
+    assert "0.500  a" in svg
+
+
+@pytest.mark.parametrize("name", [r"$\frac$", "$5 & $6", "_hidden", "<b>", "x^2 % #"])
+def test_a_class_may_be_called_anything(tmp_path, name):
+    text = page_of(*prepared_data(tmp_path, [name, "c"]), tmp_path)
+    Page(text)
+    assert f"  {html.escape(name, quote=False)}</text>" in text  # in the chart's legend, letter by letter

@@ -35,14 +35,20 @@ def registered(tiny_prepared, tiny_params, tmp_path):
     run = client.create_run(runs.experiment_id(client)).info.run_id
     weights = write_model(tmp_path / "model.pt", tiny_params.model)
     image = next(read_records(tiny_prepared, read_manifest(tiny_prepared), "test", ["image"])).column("image")[0]
-    entry = registry.register(client, run, weights, ["bar", "slot"], "ssd", {}, image.as_py()["bytes"])
-    (tmp_path / "model.json").write_text(json.dumps(entry))
-    return tmp_path / "model.json", entry, client
+    model = trained_model(registry.sha256(weights))
+    version = registry.register(client, run, weights, model, image.as_py()["bytes"])
+    (tmp_path / "model.json").write_text(model.model_dump_json())
+    return tmp_path / "model.json", version, client
+
+
+def trained_model(sha256="0" * 64, classes=("bar", "slot")):
+    facts = {"epoch": 1, "validation": {}, "data": "d", "fingerprint": "train-1"}
+    return registry.TrainedModel(name="ssd", sha256=sha256, classes=list(classes), **facts)
 
 
 @pytest.mark.slow
 def test_from_the_registry_to_the_champion(tiny_prepared, tiny_params, registered, tmp_path, monkeypatch):
-    model_json, entry, client = registered
+    model_json, registered_version, client = registered
     out = tmp_path / "out"
     said = evaluate(tiny_params, tiny_prepared, model_json, out)
     assert said.endswith("ssd v1 is the first champion")
@@ -65,17 +71,19 @@ def test_from_the_registry_to_the_champion(tiny_prepared, tiny_params, registere
         assert (row["height"], row["width"]) == (60, 90)
 
     # MLflow has the numbers, the version its measurement, and the run the report
-    run = client.get_run(entry["run_id"]).data
+    run = client.get_run(registered_version.run_id).data
     assert run.metrics["test/map"] == pytest.approx(metrics["map"])
     assert run.metrics["test/per_class/bar/voc07"] == pytest.approx(metrics["per_class"]["bar"]["voc07"])
     version = client.get_model_version_by_alias("ssd", "champion")
     assert version.tags["test.digest"] == metrics["test"]["digest"]
     assert float(version.tags["test.AP"]) == metrics["map"]
-    assert {a.path for a in client.list_artifacts(entry["run_id"], "evaluate")} == {
+    assert {a.path for a in client.list_artifacts(registered_version.run_id, "evaluate")} == {
         "evaluate/metrics.json",
         "evaluate/report.html",
     }
-    assert "ssd version 1" in (out / "report.html").read_text()
+    report = (out / "report.html").read_text()
+    assert registry.sha256(tmp_path / "model.pt") in report
+    assert registered_version.run_id not in report
 
     # a tracker that is gone afterwards costs nothing but the alias
     before = (out / "metrics.json").read_bytes()
@@ -107,20 +115,16 @@ def test_an_empty_test_split_is_said_and_does_not_crash(tiny_prepared, tiny_para
 def test_a_tracker_that_is_away_is_named(tiny_prepared, tiny_params, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    entry = {"name": "ssd", "version": 1, "run_id": "r", "model_id": "m", "sha256": "0", "tracking": "sqlite:///x"}
-    (tmp_path / "model.json").write_text(json.dumps(entry))
-    with pytest.raises(
-        registry.RegistryError, match=r"at http://127.0.0.1:9 cannot be read.*registered at sqlite:///x"
-    ):
+    (tmp_path / "model.json").write_text(trained_model().model_dump_json())
+    with pytest.raises(registry.RegistryError, match=r"the registry at http://127.0.0.1:9 cannot be read: ") as caught:
         evaluate(tiny_params, tiny_prepared, tmp_path / "model.json", tmp_path / "out")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_model_of_other_classes_is_refused(tiny_prepared):
-    entry = {"name": "ssd", "version": 4}
-    with pytest.raises(
-        EvaluationError, match="ssd version 4 knows the classes slot, bar; the prepared data has bar, slot"
-    ):
-        check_classes(["slot", "bar"], read_manifest(tiny_prepared), entry)
+    words = "the model ssd 000000000000 knows the classes slot, bar; the prepared data has bar, slot"
+    with pytest.raises(EvaluationError, match=words):
+        check_classes(trained_model(classes=["slot", "bar"]), read_manifest(tiny_prepared))
 
 
 def test_the_test_digest_is_of_the_test_split_alone(tiny_prepared):

@@ -3,8 +3,11 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
+from urllib.parse import unquote, urlparse
 
 import numpy as np
 import pytest
@@ -15,10 +18,14 @@ from PIL import Image
 from pipelines.settings import without_secrets
 from pipelines.tracking.registry import (
     RegistryError,
-    load_detector,
+    TrainedModel,
+    find_version,
+    load_version,
+    load_weights,
     promote,
     read_model_json,
     register,
+    sha256,
 )
 from ssd.checkpoint import model_state, save
 from ssd.model import SSD, ModelConfig
@@ -40,6 +47,11 @@ def write_weights(path, seed=0):
     return path
 
 
+def trained(weights, **changes):
+    facts = {"name": "ssd", "classes": ["apple", "pear"], "epoch": 3, "validation": {"map": 0.5}, "data": "abc"}
+    return TrainedModel(**{**facts, "fingerprint": "train-1", "sha256": sha256(weights), **changes})
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     """A client with an experiment of its own."""
@@ -53,34 +65,35 @@ def store(tmp_path_factory):
 def registered(store):
     client, experiment, folder = store
     weights = write_weights(folder / "model.pt")
-    run = client.create_run(experiment).info.run_id
-    entry = register(client, run, weights, ["apple", "pear"], "ssd", {"data.digest": "abc"}, encoded_image())
-    return entry, weights
+    run = client.create_run(experiment, tags={"mlflow.source.git.commit": "c0ffee"}).info.run_id
+    model = trained(weights)
+    return register(client, run, weights, model, encoded_image()), model, weights
 
 
 @pytest.mark.slow
 def test_a_version_with_its_lineage(store, registered):
-    client, (entry, _) = store[0], registered
-    version = client.get_model_version_by_alias("ssd", "candidate")
-    assert int(version.version) == entry["version"] == 1
-    assert version.run_id == entry["run_id"]
-    assert version.tags["data.digest"] == "abc"
-    assert version.tags["ssd.sha256"] == entry["sha256"]
-    assert client.get_logged_model(entry["model_id"]).status == "READY"
-    json.dumps(entry)
+    client, (version, model, _) = store[0], registered
+    found = client.get_model_version_by_alias("ssd", "candidate")
+    assert int(found.version) == int(version.version) == 1
+    assert found.tags["data.digest"] == "abc"
+    assert found.tags["epoch"] == "3"
+    assert found.tags["ssd.sha256"] == model.sha256
+    assert found.tags["mlflow.source.git.commit"] == "c0ffee"
+    assert client.get_logged_model(found.tags["ssd.model_id"]).status == "READY"
 
 
 @pytest.mark.slow
 def test_a_second_call_makes_no_second_version(store, registered):
-    client, (entry, weights) = store[0], registered
-    again = register(client, entry["run_id"], weights, ["apple", "pear"], "ssd", {}, encoded_image())
-    assert again == entry
+    client, (version, model, weights) = store[0], registered
+    again = register(client, version.run_id, weights, model, encoded_image())
+    assert again.version == version.version
     assert len(client.search_model_versions("name = 'ssd'")) == 1
 
 
 @pytest.mark.slow
 def test_a_crash_between_model_and_version_is_made_good(store, registered, monkeypatch):
-    client, (entry, weights) = store[0], registered
+    client, (version, _, weights) = store[0], registered
+    other = trained(weights, name="other")
 
     def crash(*_, **__):
         raise KeyboardInterrupt
@@ -88,20 +101,59 @@ def test_a_crash_between_model_and_version_is_made_good(store, registered, monke
     with monkeypatch.context() as patch:
         patch.setattr(client, "create_model_version", crash)
         with pytest.raises(KeyboardInterrupt):
-            register(client, entry["run_id"], weights, ["apple", "pear"], "other", {}, encoded_image())
-    assert register(client, entry["run_id"], weights, ["apple", "pear"], "other", {}, encoded_image())["version"] == 1
-    models = client.search_logged_models([client.get_run(entry["run_id"]).info.experiment_id])
-    assert len([m for m in models if m.source_run_id == entry["run_id"]]) == 1
+            register(client, version.run_id, weights, other, encoded_image())
+    assert int(register(client, version.run_id, weights, other, encoded_image()).version) == 1
+    models = client.search_logged_models([client.get_run(version.run_id).info.experiment_id])
+    assert len([m for m in models if m.source_run_id == version.run_id]) == 1
 
 
 @pytest.mark.slow
-def test_the_weights_come_back_and_other_weights_are_refused(store, registered):
-    client, (entry, _) = store[0], registered
-    assert load_detector(entry, client)["class_names"] == ["apple", "pear"]
-    with pytest.raises(RegistryError, match=r"version 1 .* has weights .*, model.json says 000000000000"):
-        load_detector({**entry, "sha256": "0" * 64}, client)
-    with pytest.raises(RegistryError, match=r"version 9 .* cannot be read: .*MLFLOW_TRACKING_URI"):
-        load_detector({**entry, "version": 9}, client)
+def test_the_version_is_found_by_the_digest_of_its_weights(store, registered):
+    client, (version, model, _) = store[0], registered
+    assert find_version(client, model).version == version.version
+    assert load_version(client, version)["class_names"] == ["apple", "pear"]
+    with pytest.raises(
+        RegistryError, match=r"no version of ssd with these weights \(000000000000\) at sqlite.*-f train"
+    ):
+        find_version(client, model.model_copy(update={"sha256": "0" * 64}))
+    with pytest.raises(RegistryError, match="no version of pears with these weights"):
+        find_version(client, model.model_copy(update={"name": "pears"}))
+
+
+@pytest.mark.slow
+def test_the_newest_of_versions_with_the_same_weights_is_taken(store, registered):
+    client, (_, _, weights) = store[0], registered
+    twins = trained(weights, name="twins")
+    client.create_registered_model("twins")
+    run = client.create_run(store[1]).info.run_id
+    for _ in range(11):  # as text, 9 is more than 11
+        client.create_model_version("twins", "file:///nowhere", run, tags={"ssd.sha256": twins.sha256})
+    assert int(find_version(client, twins).version) == 11
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", ["a flipped bit", "no file", "no folder"])
+def test_damaged_weights_are_named_and_registered_anew(store, tmp_path, harm):
+    client, weights = store[0], write_weights(tmp_path / "model.pt", seed=5)
+    model, run = trained(weights, name=harm), client.create_run(store[1]).info.run_id
+    first = register(client, run, weights, model, encoded_image())
+    folder = Path(unquote(urlparse(client.get_logged_model(first.tags["ssd.model_id"]).artifact_location).path))
+    (file,) = (folder / "artifacts").rglob("*.pt")
+    if harm == "a flipped bit":
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    elif harm == "no file":
+        file.unlink()
+    else:
+        shutil.rmtree(folder)
+    for read in (lambda: load_version(client, first), lambda: load_weights(f"models:/{harm}/1", client)):
+        with pytest.raises(RegistryError, match=r"are missing or damaged: .*`dvc repro -f train` registers them anew"):
+            read()
+    again = register(client, run, weights, model, encoded_image())
+    assert int(again.version) == 2
+    assert load_weights(f"models:/{harm}@candidate", client)["class_names"] == ["apple", "pear"]
+    assert find_version(client, model).version == again.version
 
 
 OUTSIDE = """
@@ -117,7 +169,7 @@ print(json.dumps({"answer": answer, "ssd": ssd.__file__}))
 
 @pytest.mark.slow
 def test_the_model_works_without_this_repository_and_without_pickle(store, registered, tmp_path):
-    client, (_, weights) = store[0], registered
+    client, (_, _, weights) = store[0], registered
     (tmp_path / "photo.png").write_bytes(encoded_image(1))
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     environment |= {"MLFLOW_TRACKING_URI": client.tracking_uri, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
@@ -144,22 +196,24 @@ def test_the_gate(store):
     client = store[0]
     client.create_registered_model("gate")
     run = client.create_run(store[1]).info.run_id
-    for _ in range(5):
-        client.create_model_version("gate", "file:///nowhere", run)
+    versions = [client.create_model_version("gate", "file:///nowhere", run) for _ in range(5)]
+
+    def gate(number, digest, ap):
+        return promote(client, versions[number - 1], digest, ap)
 
     def champion():
         return int(client.get_model_version_by_alias("gate", "champion").version)
 
-    assert promote(client, "gate", 1, "test-a", None) == (
+    assert gate(1, "test-a", None) == (
         False,
         "not promoted: the test split has no boxes to measure on",
     )
-    assert promote(client, "gate", 1, "test-a", 0.5) == (True, "is the first champion")
-    assert promote(client, "gate", 1, "test-a", 0.4) == (True, "stays champion")
-    assert promote(client, "gate", 2, "test-a", 0.3) == (False, "not promoted: champion v1 has AP 0.4000")
+    assert gate(1, "test-a", 0.5) == (True, "is the first champion")
+    assert gate(1, "test-a", 0.4) == (True, "stays champion")
+    assert gate(2, "test-a", 0.3) == (False, "not promoted: champion v1 has AP 0.4000")
     assert champion() == 1
-    assert promote(client, "gate", 3, "test-a", 0.4) == (True, "replaces champion v1 (AP 0.4)")
-    promoted, why = promote(client, "gate", 4, "test-b", 0.9)
+    assert gate(3, "test-a", 0.4) == (True, "replaces champion v1 (AP 0.4)")
+    promoted, why = gate(4, "test-b", 0.9)
     assert not promoted
     assert why.startswith("not promoted: champion v3 was measured on another test split (test-a,")
     assert champion() == 3
@@ -170,9 +224,36 @@ def test_passwords_are_blotted_out():
     assert without_secrets("http://localhost:5000") == "http://localhost:5000"
 
 
-def test_a_broken_model_json_is_named(tmp_path):
+def test_a_model_json_reads_as_it_was_written(tmp_path):
+    model = trained(write_weights(tmp_path / "model.pt"))
+    (tmp_path / "model.json").write_text(model.model_dump_json(indent=2))
+    assert read_model_json(tmp_path / "model.json") == model
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("[1, 2]", "Input should be an object"),
+        ("null", "Input should be an object"),
+        ("{", "Invalid JSON"),
+        ("", "Invalid JSON"),
+        ("\x00\x01", "Invalid JSON"),
+        ('{"name": "ssd"}', "sha256: Field required"),
+        ({"epoch": "3"}, "epoch: .*valid integer"),
+        ({"sha256": "abc"}, "sha256: .*pattern"),
+        ({"classes": "apple"}, "classes: .*valid array"),
+        ({"validation": {"map": "high"}}, "validation.map: .*valid number"),
+        ({"version": 3}, "version: Extra inputs"),
+    ],
+)
+def test_a_broken_model_json_is_named(tmp_path, content, problem):
+    path = tmp_path / "model.json"
     with pytest.raises(RegistryError, match=r"model.json: no such file; run `dvc repro train`"):
-        read_model_json(tmp_path / "model.json")
-    (tmp_path / "model.json").write_text('{"name": "ssd"}')
-    with pytest.raises(RegistryError, match=r"model.json: not written by the train stage .*version"):
-        read_model_json(tmp_path / "model.json")
+        read_model_json(path)
+    if isinstance(content, dict):
+        facts = {"name": "ssd", "sha256": "0" * 64, "classes": [], "epoch": 1, "validation": {}, "data": "d"}
+        content = json.dumps({**facts, "fingerprint": "f", **content})
+    path.write_text(content)
+    with pytest.raises(RegistryError, match=rf"model.json: not written by the train stage \({problem}") as caught:
+        read_model_json(path)
+    assert "\n" not in str(caught.value)

@@ -1,6 +1,5 @@
 """Training on real Ray, and what is left of it when processes are killed."""
 
-import json
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from pipelines.params import load_params
 from pipelines.store.checkpoints import Checkpoints
 from pipelines.store.shards import read_manifest
 from pipelines.tracking import runs
+from pipelines.tracking.registry import find_version, read_model_json, sha256
 from pipelines.train.stage import TrainingFailed, check, run_name
 from pipelines.training.loop import Job, Run
 from pipelines.training.order import steps_an_epoch
@@ -129,15 +129,32 @@ def check_mlflow(training, monkeypatch, status="FINISHED"):
     return runs[0]
 
 
+def contents(folder):
+    """Files of a folder, byte by byte."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 @pytest.mark.slow
 def test_a_calm_run_is_registered_with_its_lineage(calm, monkeypatch):
     run = check_mlflow(calm, monkeypatch)
     assert run.data.params["train.epochs"] == str(EPOCHS)
     assert run.data.params["model.image_size"] == "[64, 96]"
     assert run.inputs.dataset_inputs[0].dataset.digest
-    model = json.loads((calm.out / "model.json").read_text())
-    assert model["run_id"] == run.info.run_id
-    assert {"model.pt", "history.csv", "curves.png"} <= {p.name for p in calm.out.iterdir()}
+    model = read_model_json(calm.out / "model.json")
+    assert model.sha256 == sha256(calm.out / "model.pt")
+    assert model.fingerprint == run.data.tags["ssd.fingerprint"]
+    assert model.validation["map"] == calm.result()["best"]["score"]
+    client = runs.connect()
+    assert find_version(client, model).run_id == run.info.run_id
+    files = {"model.pt", "model.json", "history.csv", "curves.png", "augmented.jpg"}
+    assert {p.name for p in calm.out.iterdir()} == files
+    # the clock's word is in MLflow and beside the checkpoints, and nowhere in the outputs
+    assert "time/" not in (calm.out / "history.csv").read_text()
+    assert run.data.metrics["time/train_s"] > 0
+    assert {"times.csv", "times.png"} <= {file.path for file in client.list_artifacts(run.info.run_id)}
+    (times,) = calm.home.glob("train-*/times.csv")
+    assert times.read_text().startswith("epoch,time/")
+    assert len(times.read_text().splitlines()) == 1 + EPOCHS
     assert f"epoch {EPOCHS}/{EPOCHS}: loss" in calm.output
     assert "left" in calm.output
 
@@ -153,10 +170,10 @@ def test_the_published_model_is_as_good_as_the_epoch_it_is_said_to_be_of(calm, t
 
 @pytest.mark.slow
 def test_a_finished_run_is_published_again_without_training(calm, monkeypatch):
-    before = json.loads((calm.out / "model.json").read_text())
+    before = contents(calm.out)
     output = calm.start().end()
     assert "trained before" in output
-    assert json.loads((calm.out / "model.json").read_text()) == before
+    assert contents(calm.out) == before
     check_mlflow(calm, monkeypatch)
 
 
@@ -185,6 +202,7 @@ def test_sigterm_then_kill_9_then_two_at_once_end_as_a_calm_run(
     training.end()
     assert "trained before" in second.end()
     same(calm.result(), training.result())
+    assert contents(training.out) == contents(calm.out)
     check_mlflow(training, monkeypatch)
 
 

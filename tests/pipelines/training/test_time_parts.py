@@ -2,9 +2,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from pipelines.pictures.palette import PALETTE
-from pipelines.train.publish import write_history
 from pipelines.training.progress import epoch_line
-from pipelines.training.time_parts import PARTS, advice, draw_times, read_history, seconds_of
+from pipelines.training.time_parts import PARTS, advice, draw_times
 
 ROW = {"epoch": 1, "train/loss": 1.0, "time/train_s": 10.0, "time/wait_s": 3.1, "time/forward_s": 4.0}
 
@@ -21,16 +20,6 @@ def test_the_epochs_line_ends_with_the_advice():
     row = ROW | {"train/class_loss": 0.5, "train/box_loss": 0.5, "time/validate_s": 0.0, "time/images_per_s": 9.0}
     assert epoch_line(row, 1).endswith("9.0 images/s; waited 31% for data: raise SSD_LOADER_WORKERS")
     assert epoch_line(row | {"time/wait_s": 0.0}, 1).endswith("9.0 images/s")
-
-
-def test_a_history_read_back_tells_the_same(tmp_path):
-    later = ROW | {"epoch": 2, "time/checkpoint_s": 0.5}
-    write_history([ROW, later], tmp_path / "history.csv")
-    first, second = read_history(tmp_path / "history.csv")
-    assert seconds_of(first) == {"forward": 4.0, "wait": 3.1}
-    assert seconds_of(second) == {"forward": 4.0, "wait": 3.1, "checkpoint": 0.5}
-    assert advice(first) == advice(ROW)
-    assert read_history(tmp_path / "none.csv") == []
 
 
 def test_the_stack_is_as_high_as_the_epoch_took():

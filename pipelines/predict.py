@@ -77,8 +77,8 @@ def load_model(model: str | None, name: str) -> tuple[Detector, str]:
             return Detector(load(model), device), model
         except FileNotFoundError:
             raise PredictError(f"{model}: no such file; the registry's models are models:/NAME/VERSION") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise PredictError(f"{model}: not a weights file of this project: {error}") from None
+        except ValueError as error:
+            raise PredictError(f"{str(error).removeprefix(f'{model}: ')}") from None
     client = runs.connect()
     tried = [model] if model else [f"models:/{name}@{alias}" for alias in (registry.CHAMPION, registry.CANDIDATE)]
     for uri in tried:

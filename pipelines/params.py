@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from functools import reduce
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +15,7 @@ from pipelines.strict_yaml import parse_yaml
 from ssd.augmentation import AugmentConfig
 from ssd.detection import DetectConfig
 from ssd.losses import SIGMOID_LOSSES, LossConfig
-from ssd.model import ModelConfig
+from ssd.model import ModelConfig, map_sizes
 from ssd.presets import PRESETS
 from ssd.trainer import TrainConfig
 
@@ -179,6 +179,18 @@ class Params(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _anchors_fit_the_backbone(self) -> Params:
+        model = self.model
+        model.anchors.shapes(_count_maps(model.backbone, model.width, model.image_size))
+        return self
+
+
+@lru_cache
+def _count_maps(backbone: str, width: float, image_size: tuple[int, int]) -> int:
+    """How many feature maps a backbone gives."""
+    return len(map_sizes(ModelConfig(backbone=backbone, width=width, image_size=image_size)))
+
 
 def merge(base: dict, override: dict) -> dict:
     """`base` with the values of `override`, mapping by mapping; neither is changed."""
@@ -264,6 +276,6 @@ def _explain(error: dict) -> str:
             return f"{key}: {value!r} is a string, a number is due; write {float(value)!r} or {float(value):.1e}"
         except ValueError:
             return f"{key}: {value!r:.80} is a string, a number is due"
-    message = error["msg"].removeprefix("Value error, ")
+    message = error["msg"].removeprefix("Value error, ").removeprefix(f"{key}: ")
     shown = "" if isinstance(value, dict) or error["type"] == "missing" else f" (it is {value!r:.80})"
-    return f"{key}: {message}{shown}"
+    return f"{key}: {message}{shown}" if key else message

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -178,11 +178,6 @@ def variables() -> dict[str, str]:
     """The variables for users, with what they mean."""
     fields = Settings.model_fields.values()
     return {str(field.validation_alias): field.description for field in fields if field.description}
-
-
-def table() -> Iterator[str]:
-    """The variables for users as the rows of a Markdown table."""
-    return (f"| `{name}` | {meaning} |" for name, meaning in variables().items())
 
 
 def settings() -> Settings:

@@ -78,6 +78,7 @@ def run(
 
 
 def _storage() -> ObjectStore:
+    """The store at STORAGE_URI; refuses an environment in which a job could not work."""
     objects, variables = object_store(), package.variables()
     if objects is None:
         raise StorageError(
@@ -114,10 +115,9 @@ def _begin(job: RemoteJob, command: list[str], packed: Path, objects: ObjectStor
 
 def upload_outputs(out: Path) -> None:
     """Send a stage's outputs to where the client looks for them; nothing, unless this is a job."""
-    name = settings().submission
-    if not name:
+    name, objects = settings().submission, object_store()
+    if not name or objects is None:
         return
-    objects = _storage()
     files = {str(path.relative_to(out)): path for path in sorted(out.rglob("*")) if _is_output(path)}
     for relative, path in files.items():
         objects.upload(path, f"jobs/{name}/{relative}")

@@ -14,7 +14,7 @@ from pipelines.train.stage import train
 from pipelines.tuned import TUNED, read_tuned
 
 
-@command("train", "the same command goes on from the last checkpoint")
+@command("train", "the same command without --fresh goes on from the last checkpoint")
 def main() -> int | None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.train", description=__doc__)
@@ -22,12 +22,13 @@ def main() -> int | None:
     parser.add_argument("--out", type=Path, default=Path("artifacts/train"), help="folder of model.pt, model.json …")
     parser.add_argument("--params", type=Path, default=PARAMS_FILE)
     parser.add_argument("--tuned", type=Path, default=TUNED, help="what tune hands over; may be missing")
+    parser.add_argument("--fresh", action="store_true", help="delete the checkpoints of these inputs, and train anew")
     args = parser.parse_args()
     if jobs.requested():
         inputs = {"--params": args.params, "--prepared": args.prepared, "--tuned": args.tuned}
-        return jobs.run("train", inputs, args.out)
+        return jobs.run("train", inputs, args.out, options=["--fresh"] * args.fresh)
     tuned = read_tuned(args.tuned)
-    train(load_params(args.params, tuned.overrides), args.prepared, args.out, tuned)
+    train(load_params(args.params, tuned.overrides), args.prepared, args.out, tuned, args.fresh)
     jobs.upload_outputs(args.out)
     return None
 

@@ -63,7 +63,7 @@ def describe(params: Params, manifest: Manifest, name: str) -> runs.RunSpec:
     return runs.RunSpec(name, title, shown, {**provenance.tags(), **source, "mlflow.note.content": note})
 
 
-def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None) -> None:
+def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None, fresh: bool = False) -> None:
     """Train what the parameters and shards say, unless that is done already, and publish the best epoch.
 
     Args:
@@ -71,6 +71,7 @@ def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None)
         prepared: folder of the shards.
         out: folder of model.pt, model.json …
         tuned: where tuned parameters come from, for the MLflow run.
+        fresh: delete the checkpoints of these inputs, here and in the store, and train anew.
     """
     manifest = read_manifest(prepared)
     check(params, manifest, prepared)
@@ -86,6 +87,8 @@ def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None)
         print(f"parameters of {tuned}", flush=True)
     with run_lock(folder), _mlflow_state(spec):
         saved = checkpoints(folder, lambda text: print(f"  {text}", flush=True))
+        if fresh:
+            saved.delete()
         found = saved.latest()
         if found is None or found[0] < total:
             _begin(name, found, total, params, manifest)
@@ -103,9 +106,7 @@ def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None)
             if found is None or found[0] < total:
                 raise TrainingFailed(f"{name}: training ended at step {found[0] if found else 0} of {total}")
         else:
-            print(
-                f"{name}: trained before with these parameters, data and code; publishing (remove {folder} to retrain)"
-            )
+            print(f"{name}: trained before with these parameters, data and code; publishing (--fresh trains again)")
         saved.flush()
         shards = local_copy(
             prepared, manifest.digest, runs_folder, ["train"], first=1

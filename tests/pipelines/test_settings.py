@@ -12,7 +12,6 @@ from pipelines.settings import (
     first_line,
     home,
     settings,
-    table,
     tracking_uri,
     variables,
     without_secrets,
@@ -33,8 +32,6 @@ def test_defaults_types_and_help(monkeypatch):
     found = settings()
     assert (found.workers, found.use_gpu, found.max_failures) == ((2, 8), False, 3)
     assert all(variables().values())
-    assert next(table()).startswith("| `RAY_ADDRESS` | `http://head:8265`")
-    assert len(list(table())) == len(variables())
 
 
 @pytest.mark.parametrize(

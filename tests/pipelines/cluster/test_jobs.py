@@ -48,7 +48,7 @@ def test_outputs_come_back_whole_and_leave_nothing_behind(s3, monkeypatch, tmp_p
     jobs.upload_outputs(out)  # not a job: nothing happens
     assert object_store().list_sizes() == {}
     monkeypatch.setenv("SSD_SUBMISSION", "ssd-train-1")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")  # SSD_JOB_MLFLOW_TRACKING_URI was that
     jobs.upload_outputs(out)
     jobs.download_outputs("ssd-train-1", object_store(), back, say=lambda _: None)
     assert {str(path.relative_to(back)): path.read_bytes() for path in back.rglob("*") if path.is_file()} == {

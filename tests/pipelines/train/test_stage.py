@@ -62,9 +62,9 @@ class Training:
         self.command += ["--out", str(self.out), "--params", str(params), "--tuned", str(self.out / "none.yaml")]
         self.environment = {**os.environ, "SSD_HOME": str(home), "SSD_CPUS_PER_WORKER": "1", **environment}
 
-    def start(self):
+    def start(self, *options):
         self.process = subprocess.Popen(
-            self.command,
+            [*self.command, *options],
             cwd=ROOT,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -173,7 +173,18 @@ def test_a_finished_run_is_published_again_without_training(calm, monkeypatch):
     before = contents(calm.out)
     output = calm.start().end()
     assert "trained before" in output
+    assert "--fresh trains again" in output
     assert contents(calm.out) == before
+    check_mlflow(calm, monkeypatch)
+
+
+@pytest.mark.slow
+def test_fresh_trains_again_to_the_same_bits(calm, monkeypatch):
+    before = calm.result()
+    output = calm.start("--fresh").end()
+    assert f"epoch {EPOCHS}/{EPOCHS}: loss" in output
+    assert "trained before" not in output
+    same(before, calm.result())
     check_mlflow(calm, monkeypatch)
 
 

@@ -12,7 +12,7 @@ from pipelines.anchors.coverage import propose
 from pipelines.cluster.ray import Placement, place_workers, ray_cluster, trials_at_once, trials_have_workers
 from pipelines.cluster.signals import end_state, run_lock
 from pipelines.errors import UserError
-from pipelines.params import Params, TuneParams, load_params
+from pipelines.params import Params, Range, TuneParams, load_params
 from pipelines.settings import first_line, home, tracking_uri, without_secrets
 from pipelines.store.s3 import object_store
 from pipelines.store.shard_transfer import local_copy, upload
@@ -24,7 +24,7 @@ from pipelines.tune.ledger import Sweep, Trial, forget
 from pipelines.tune.mlflow_runs import SweepRuns
 from pipelines.tune.space import check_plan, check_space, plan, trial_params, value_of
 from pipelines.tune.table import ranking, rows, write_rows
-from pipelines.tuned import TUNED, Tuned, read_tuned, write_tuned
+from pipelines.tuned import TUNED, Tuned, write_tuned
 
 WAITS = "waits for trials with lower numbers"
 
@@ -86,7 +86,7 @@ def tune(path: Path, prepared: Path, out: Path, fresh: bool = False) -> str:
     params = load_params(path)
     out.mkdir(parents=True, exist_ok=True)
     if params.tune.trials == 0:
-        write_outputs(None, [], params, {}, out)
+        write_outputs(Tuned({}), [], {}, out)
         return f"{out / TUNED.name}: nothing searched (tune.trials is 0)"
     check_space(path, params.tune)
     manifest = read_manifest(prepared)
@@ -120,7 +120,11 @@ def tune(path: Path, prepared: Path, out: Path, fresh: bool = False) -> str:
         except BaseException as error:
             sweep_runs.interrupted(sweep.trials, end_state(error))
             raise
-        return conclude(winner, sweep, of_trials, params, sweep_runs, out)
+        values = {n: {name: value_of(one, name) for name in params.tune.space} for n, one in of_trials.items()}
+        tuned = Tuned(winner.overrides, name, winner.number, winner.score)
+        files = write_outputs(tuned, rows(sweep.trials, values), params.tune.space, out)
+        publish(sweep, winner, sweep_runs, files)
+        return f"{files[0]}: {tuned}, validation mAP {tuned.score:.3f}"
 
 
 def run(
@@ -175,13 +179,25 @@ def best(sweep: Sweep) -> Trial:
     return winner
 
 
-def conclude(
-    winner: Trial, sweep: Sweep, of_trials: dict[int, Params], params: Params, sweep_runs: SweepRuns, out: Path
-) -> str:
-    """Hand the winner over, and close the sweep in MLflow; the closing line is returned."""
-    sweep.upload()
-    files = write_outputs(winner, sweep.trials, params, of_trials, out, sweep.folder.name)
+def write_outputs(tuned: Tuned, table: list[dict[str, Any]], space: dict[str, Range], out: Path) -> list[Path]:
+    """Write tuned.yaml, trials.csv and slices.png, functions of the parameters, the data and the code alone."""
+    from pipelines.tune.plot import draw_slices
+
+    files = [out / name for name in (TUNED.name, "trials.csv", "slices.png")]
+    write_tuned(tuned, files[0])
+    write_rows(table, files[1])
+    draw_slices(table, space, tuned.trial, files[2])
+    return files
+
+
+def publish(sweep: Sweep, winner: Trial, sweep_runs: SweepRuns, files: list[Path]) -> None:
+    """Print the ranking, upload the records, and close the sweep in MLflow.
+
+    Raises:
+        TrackerAway: MLflow does not answer.
+    """
     print(ranking(sweep.trials))
+    sweep.upload()
     try:
         sweep_runs.finish(runs.connect(), sweep.trials, winner, files)
     except Exception as error:
@@ -190,23 +206,6 @@ def conclude(
             f"{without_secrets(tracking_uri())} could not be told: {first_line(error)}\n"
             "Start the tracker and run the same command again."
         ) from error
-    return f"{files[0]}: {read_tuned(files[0])}, validation mAP {winner.score:.3f}"
-
-
-def write_outputs(
-    winner: Trial | None, trials: list[Trial], params: Params, of_trials: dict[int, Params], out: Path, sweep: str = ""
-) -> list[Path]:
-    """Write tuned.yaml, trials.csv and slices.png, functions of the parameters, the data and the code alone."""
-    from pipelines.tune.plot import draw_slices
-
-    space = params.tune.space
-    values = {trial.number: {name: value_of(of_trials[trial.number], name) for name in space} for trial in trials}
-    table = rows(trials, values)
-    files = [out / name for name in (TUNED.name, "trials.csv", "slices.png")]
-    write_tuned(Tuned(winner.overrides, sweep, winner.number, winner.score) if winner else Tuned({}), files[0])
-    write_rows(table, files[1])
-    draw_slices(table, space, winner.number if winner else None, files[2])
-    return files
 
 
 def describe(params: Params, manifest: Manifest, name: str) -> runs.RunSpec:

@@ -37,14 +37,14 @@ def states(folder, count=3):
 
 def test_epochs_are_recorded_when_it_is_certain_that_they_count(tmp_path):
     lines = []
-    told = recorder(tmp_path, lines=lines)
+    recording = recorder(tmp_path, lines=lines)
     for epoch in (1, 2, 3, 4):
-        assert not told.on_report("", report(3, epoch, 0.1))  # ahead of trials 1 and 2
+        assert not recording.on_report("", report(3, epoch, 0.1))  # ahead of trials 1 and 2
     assert states(tmp_path)[2] == ("running", 1, "")
-    assert not told.on_report("", report(1, 1, 0.3))
-    assert not told.on_report("", report(2, 1, 0.2))
+    assert not recording.on_report("", report(1, 1, 0.3))
+    assert not recording.on_report("", report(2, 1, 0.2))
     assert states(tmp_path)[2] == ("stopped", 1, "behind the others after epoch 1 of 4")
-    assert told.on_report("", report(3, 4, 0.1))  # were it still running, Ray Tune would be told now
+    assert recording.on_report("", report(3, 4, 0.1))  # were it still running, Ray Tune would be recording now
     assert [line for line in lines if line.startswith("trial 3")] == [
         "trial 3 epoch 1/4: loss 1.000 (class 0.500, box 0.500), val mAP50 0.100 mAP 0.100, 8.0 images/s, 0:06 left",
         "trial 3 stopped: behind the others after epoch 1 of 4",
@@ -52,12 +52,12 @@ def test_epochs_are_recorded_when_it_is_certain_that_they_count(tmp_path):
 
 
 def test_a_trial_that_failed_after_its_stop_was_stopped(tmp_path):
-    told = recorder(tmp_path)
-    told.on_report("", report(3, 1, 0.1))
-    told.on_report("", {"trial": 3, "error": "the loss is not finite", "final": True})
+    recording = recorder(tmp_path)
+    recording.on_report("", report(3, 1, 0.1))
+    recording.on_report("", {"trial": 3, "error": "the loss is not finite", "final": True})
     assert states(tmp_path)[2] == ("running", 1, "")
-    told.on_report("", {"trial": 1, "error": "the loss is not finite", "final": True})
-    told.on_report("", report(2, 1, 0.2))
+    recording.on_report("", {"trial": 1, "error": "the loss is not finite", "final": True})
+    recording.on_report("", report(2, 1, 0.2))
     assert states(tmp_path)[0] == ("failed", 0, "the loss is not finite")
     assert states(tmp_path)[2] == ("stopped", 1, "behind the others after epoch 1 of 4")
 
@@ -66,17 +66,17 @@ def test_a_trial_that_failed_after_its_stop_was_stopped(tmp_path):
 def test_what_the_place_did_wrong_leaves_a_trial_open(lost, tmp_path):
     """Trial 1 has no room on its disk, or loses its process for good; the others go on, and wait to be judged."""
     lines = []
-    told = recorder(tmp_path, lines=lines)
-    told.on_report("", report(1, 1, 0.3))
+    recording = recorder(tmp_path, lines=lines)
+    recording.on_report("", report(1, 1, 0.3))
     if lost:
-        told.on_trial_error(0, [], SimpleNamespace(config={"trial": 1}, num_failures=4))
+        recording.on_trial_error(0, [], SimpleNamespace(config={"trial": 1}, num_failures=4))
     else:
-        told.on_report("", {"trial": 1, "error": "No space left on device", "final": False})
+        recording.on_report("", {"trial": 1, "error": "No space left on device", "final": False})
     for number in (2, 3):
         for epoch in (1, 2, 3, 4):
-            told.on_report("", report(number, epoch, 0.4))
+            recording.on_report("", report(number, epoch, 0.4))
     problem = "lost 4 times; out of memory?" if lost else "No space left on device"
-    assert told.problems == {1: problem}
+    assert recording.problems == {1: problem}
     assert f"trial 1 cannot go on now: {problem}" in lines
     assert states(tmp_path) == [("running", 1, ""), ("finished", 4, ""), ("running", 2, "")]
     again = recorder(tmp_path)
@@ -97,15 +97,15 @@ def test_whoever_is_faster_and_however_often_the_driver_dies_the_sweep_ends_the_
     with tempfile.TemporaryDirectory() as name:
         calm, wild = Path(name, "calm"), Path(name, "wild")
         for number in range(1, 6):
-            told = recorder(calm, 5)
-            _run(told, number, table, ends, 9)
-        told = recorder(wild, 5)
+            recording = recorder(calm, 5)
+            _run(recording, number, table, ends, 9)
+        recording = recorder(wild, 5)
         done = dict.fromkeys(range(1, 6), 0)
-        while left := [trial.number for trial in told.sweep.open if done[trial.number] < 9]:
+        while left := [trial.number for trial in recording.sweep.open if done[trial.number] < 9]:
             number = data.draw(st.sampled_from(left))
-            done[number] = _run(told, number, table, ends, data.draw(st.integers(1, 3)), done[number])
+            done[number] = _run(recording, number, table, ends, data.draw(st.integers(1, 3)), done[number])
             if data.draw(st.integers(0, 9)) == 0:
-                told = recorder(wild, 5)
+                recording = recorder(wild, 5)
                 done = dict.fromkeys(range(1, 6), 0)  # trials report all their epochs again
         assert states(wild, 5) == states(calm, 5)
         assert Sweep(wild, PLAN).trials == Sweep(calm, PLAN).trials
@@ -113,14 +113,14 @@ def test_whoever_is_faster_and_however_often_the_driver_dies_the_sweep_ends_the_
         assert Sweep(calm, PLAN).open == []
 
 
-def _run(told, number, table, ends, steps, done=0):
+def _run(recording, number, table, ends, steps, done=0):
     """So many steps of a trial; returns how many epochs it has now, 9 if it has come to its end."""
     for epoch in range(done + 1, done + 1 + steps):
         if epoch > min(ends[number - 1], 4):
             if ends[number - 1] < 4:
-                told.on_report("", {"trial": number, "error": "the loss is not finite", "final": True})
+                recording.on_report("", {"trial": number, "error": "the loss is not finite", "final": True})
             return 9
-        if told.on_report("", report(number, epoch, table[number - 1][epoch - 1])):
+        if recording.on_report("", report(number, epoch, table[number - 1][epoch - 1])):
             return 9
         done = epoch
     return done

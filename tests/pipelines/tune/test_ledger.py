@@ -1,7 +1,7 @@
 import pytest
 
 from pipelines.store.s3 import object_store
-from pipelines.tune.ledger import Sweep, Trial
+from pipelines.tune.ledger import Sweep, Trial, forget
 
 PLAN = [("designed anchors", {"train.lr": 0.1}), ("current parameters", {}), ("search", {"train.lr": 0.2})]
 
@@ -40,6 +40,37 @@ def test_another_machine_knows_what_has_ended(s3, tmp_path, caplog):
     away.objects.bucket = object_store().bucket
     away.end(3, "stopped", "behind")
     assert Sweep(tmp_path / "elsewhere" / "tune-1", PLAN, object_store()).trials == away.trials
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"number": 1}', '{"number": 1, "colour": "red"}'])
+def test_a_damaged_record_is_passed_over(text, tmp_path, caplog):
+    sweep = Sweep(tmp_path, PLAN)
+    sweep.end(1, "finished")
+    (tmp_path / "trial-001" / "trial.json").write_text(text)
+    assert [trial.state for trial in Sweep(tmp_path, PLAN).trials] == ["waiting"] * 3
+    assert "trial.json is damaged" in caplog.text
+
+
+def test_what_is_forgotten_is_run_again(tmp_path):
+    sweep = Sweep(tmp_path / "tune-1", PLAN)
+    sweep.add_epoch(1, epoch(1, 0.25))
+    (tmp_path / "tune-1" / "trial-001" / "step-000000004.pt").write_bytes(b"weights")
+    forget(tmp_path / "tune-1", None)
+    assert list((tmp_path / "tune-1").iterdir()) == []
+    assert [trial.state for trial in Sweep(tmp_path / "tune-1", PLAN).trials] == ["waiting"] * 3
+
+
+@pytest.mark.slow
+def test_what_is_forgotten_does_not_come_back_from_the_store(s3, tmp_path):
+    objects = object_store()
+    sweep = Sweep(tmp_path / "tune-1", PLAN, objects)
+    sweep.end(1, "finished")
+    (tmp_path / "weights").write_bytes(b"weights")
+    for run in ("tune-1/trial-001", "tune-12/trial-001"):
+        objects.upload(tmp_path / "weights", f"runs/{run}/step-000000004.pt")
+    forget(tmp_path / "tune-1", objects)
+    assert list(objects.list_sizes()) == ["runs/tune-12/trial-001/step-000000004.pt"]
+    assert [trial.state for trial in Sweep(tmp_path / "tune-1", PLAN, objects).trials] == ["waiting"] * 3
 
 
 def test_a_write_that_was_cut_short_leaves_the_last_whole_one(tmp_path):

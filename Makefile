@@ -5,6 +5,8 @@ UV_VERSION := 0.13.8
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# uv trusts the certificates that it brings along; behind a TLS proxy the system's are due, as pip has them.
+export UV_SYSTEM_CERTS ?= true
 .DEFAULT_GOAL := help
 
 $(VENV)/.installed: requirements.lock

@@ -38,7 +38,7 @@ def work(config: dict[str, Any]) -> None:
             trainer.step(batch)
         trainer.take_sums()  # waits for the device, as the end of an epoch does
         resident = steps * len(batch.images) / (time.perf_counter() - start)
-        config["queue"].put({"epoch": metrics["time/images_per_s"], "resident": resident})
+        config["send"]({"epoch": metrics["time/images_per_s"], "resident": resident})
         ray.train.report({})
 
     fit(job, report, None, device)
@@ -75,14 +75,14 @@ def speed(settings: Settings) -> Figure:
         prepare_there(raw_data(folder, IMAGES), folder / "prepared")
         params = default_params()
         params = params.model_copy(update={"train": replace(params.train, epochs=settings.rounds + 1)})
-        with ray_cluster() as resources, messages(pairs.append) as queue:
+        with ray_cluster() as resources, messages(pairs.append) as send:
             if settings.device == "cuda" and not resources.get("GPU"):
                 raise Missing("a GPU that Ray sees")
             placement = place_workers(resources)
             job = Job(params, folder / "prepared", folder / "cache", placement.loader_workers)
             TorchTrainer(
                 work,
-                train_loop_config={"job": job, "queue": queue, "cpus": placement.cpus},
+                train_loop_config={"job": job, "send": send, "cpus": placement.cpus},
                 scaling_config=ray.train.ScalingConfig(
                     num_workers=1, use_gpu=placement.use_gpu, resources_per_worker={"CPU": placement.cpus}
                 ),

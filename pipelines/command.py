@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -20,29 +22,57 @@ def command(name: str, after_interrupt: str) -> Callable[[Callable[..., int | No
         after_interrupt: what goes on where after ctrl-C or SIGTERM, for the user.
 
     Exit codes: what the function returned, if it is not 0; 1 after a `UserError` or an error of the operating system;
-    130 after ctrl-C and 143 after SIGTERM, as shells have them. Any other exception is a defect and keeps its
-    traceback.
+    as shells have them 130 after ctrl-C, 143 after SIGTERM, and 141 where nobody reads the output any more, as in
+    `… | head`. Any other exception is a defect and keeps its traceback.
     """
 
     def decorate(function: Callable[..., int | None]) -> Callable[..., None]:
         @functools.wraps(function)
         def run(*arguments: Any, **options: Any) -> None:
-            raise_on_sigterm()
+            code: int | str | None
             try:
+                raise_on_sigterm()
                 code = function(*arguments, **options)
+                if sys.stdout:
+                    sys.stdout.flush()  # what cannot be written is an error here, not when Python ends
             except UserError as error:
-                sys.exit(f"{name}: {error}")
+                code = f"{name}: {error}"
             except OSError as error:
-                sys.exit(f"{name}: {explain(error)}")
+                quiet = isinstance(error, BrokenPipeError) and _nobody_reads()
+                code = 128 + signal.SIGPIPE if quiet else f"{name}: {explain(error)}"
             except Killed:
-                print(f"{name}: ended by SIGTERM; {after_interrupt}", file=sys.stderr)
-                sys.exit(128 + signal.SIGTERM)
+                code = _interrupted(signal.SIGTERM, f"{name}: ended by SIGTERM; {after_interrupt}")
             except KeyboardInterrupt:
-                print(f"{name}: interrupted; {after_interrupt}", file=sys.stderr)
-                sys.exit(128 + signal.SIGINT)
+                code = _interrupted(signal.SIGINT, f"{name}: interrupted; {after_interrupt}")
+            _drop_output_that_cannot_be_written()
             if code:
                 sys.exit(code)
 
         return run
 
     return decorate
+
+
+def _interrupted(number: signal.Signals, message: str) -> int:
+    """Say what happened; from now on a further signal ends the process at once."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    print(message, file=sys.stderr)
+    return 128 + number
+
+
+def _nobody_reads() -> bool:
+    """Whether the other end of standard output is closed."""
+    poll = select.poll()
+    poll.register(1, select.POLLOUT)
+    return any(state & select.POLLERR for _, state in poll.poll(0))
+
+
+def _drop_output_that_cannot_be_written() -> None:
+    """Empty the buffer of standard output: else Python tries once more when it ends, and complains."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        with open(os.devnull, "w") as nothing:
+            os.dup2(nothing.fileno(), 1)

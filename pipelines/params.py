@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, explain
+from pipelines.strict_yaml import parse_yaml
 from ssd.augmentation import AugmentConfig
 from ssd.detection import DetectConfig
 from ssd.losses import SIGMOID_LOSSES, LossConfig
-from ssd.model import ModelConfig
+from ssd.model import ModelConfig, map_sizes
 from ssd.presets import PRESETS
 from ssd.trainer import TrainConfig
 
 PARAMS_FILE = Path("params.yaml")
 SEARCHED = ("model", "loss", "detect", "augment", "train")  # the sections that a trial depends on
 
+
 Positive = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0)]  # numpy's generators refuse negative ones
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -38,7 +41,7 @@ class Section(BaseModel):
 class GenerateParams(Section):
     """Size of the generated data set."""
 
-    seed: int
+    seed: Seed
     train: Positive
     val: Positive
     image_size: Annotated[int, Field(ge=96)]
@@ -138,7 +141,8 @@ class TuneParams(Section):
     @classmethod
     def _of_what_trains(cls, space: dict[str, Range]) -> dict[str, Range]:
         for name in space:
-            if name.split(".")[0] not in SEARCHED or "." not in name:
+            section, *keys = name.split(".")
+            if section not in SEARCHED or not keys or not all(keys):
                 raise ValueError(f"{name} cannot be searched; names begin with {', '.join(f'{s}.' for s in SEARCHED)}")
             if name == "train.epochs":
                 raise ValueError("train.epochs cannot be searched: a trial trains for tune.epochs")
@@ -154,7 +158,7 @@ class TuneParams(Section):
 class Params(Section):
     """All of params.yaml, with the preset's values filled in."""
 
-    seed: int
+    seed: Seed
     generate: GenerateParams
     prepare: PrepareParams
     model: ModelConfig
@@ -174,6 +178,18 @@ class Params(Section):
                 f"{self.loss.scores}; remove model.scores"
             )
         return self
+
+    @model_validator(mode="after")
+    def _anchors_fit_the_backbone(self) -> Params:
+        model = self.model
+        model.anchors.shapes(_count_maps(model.backbone, model.width, model.image_size))
+        return self
+
+
+@lru_cache
+def _count_maps(backbone: str, width: float, image_size: tuple[int, int]) -> int:
+    """How many feature maps a backbone gives."""
+    return len(map_sizes(ModelConfig(backbone=backbone, width=width, image_size=image_size)))
 
 
 def merge(base: dict, override: dict) -> dict:
@@ -196,35 +212,56 @@ def load_params(path: Path | str = PARAMS_FILE, overrides: dict | None = None) -
         ParamsError: the file is missing or not YAML, or a key is unknown, missing, or of the wrong type.
     """
     try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ParamsError(f"{path}: no such file; run from the project's folder") from None
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{path}: not YAML: {error}") from None
-    for name, value in (overrides or {}).items():
-        for key in reversed(name.split(".")):
-            value = {key: value}
-        raw = merge(raw, value)
-    raw = _fill_in_preset(raw, path)
-    try:  # as JSON: strict about types, but a list may become a tuple
-        return Params.model_validate_json(json.dumps(raw), strict=True)
+        raw = parse_yaml(_read(Path(path)))
+        if not isinstance(raw, dict):
+            raise ValueError("sections are due, as in the file of the repository; `git checkout` brings it back")
+        for name, value in (overrides or {}).items():
+            raw = _override(raw, str(name), value)
+        # as JSON: strict about types, but a list may become a tuple
+        return Params.model_validate_json(json.dumps(_fill_in_preset(raw)), strict=True)
     except ValidationError as error:
         problems = "\n".join(f"  {_explain(e)}" for e in error.errors())
         raise ParamsError(f"{path}:\n{problems}") from None
+    except ValueError as error:
+        raise ParamsError(f"{path}:\n  {error}") from None
 
 
-def _fill_in_preset(raw: Any, path: Path | str) -> dict:
+def _read(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        ParamsError: it cannot be read. ValueError: it is not UTF-8.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise ValueError("a folder or a pipe is where a file is due; move it away")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file; run from the project's folder") from None
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8; save it in that encoding") from None
+    except OSError as error:
+        raise ParamsError(explain(error)) from None
+
+
+def _override(raw: dict, name: str, value: Any) -> dict:
+    """`raw` with another value of a dotted name."""
+    *parents, _ = keys = name.split(".")
+    section = reduce(lambda part, key: part.get(key, {}) if isinstance(part, dict) else part, parents, raw)
+    if not isinstance(section, dict):
+        raise ValueError(f"{name}: cannot be set: {'.'.join(parents)} is {section!r:.80}, no section")
+    return merge(raw, reduce(lambda inner, key: {key: inner}, reversed(keys), value))
+
+
+def _fill_in_preset(raw: dict) -> dict:
     """`raw` over its preset's values; `model.scores` follows from the class loss unless it is given."""
-    model = raw.get("model") if isinstance(raw, dict) else None
+    model = raw.get("model")
     name = model.get("preset") if isinstance(model, dict) else None
-    if name not in PRESETS:
-        raise ParamsError(
-            f"{path}:\n  model.preset: there is no preset {name!r}; there are {', '.join(sorted(PRESETS))}"
-        )
+    if str(name) not in PRESETS:
+        raise ValueError(f"model.preset: there is no preset {name!r:.80}; there are {', '.join(sorted(PRESETS))}")
     filled = merge(asdict(PRESETS[name]), {**raw, "model": {k: v for k, v in model.items() if k != "preset"}})
-    loss = filled.get("loss")
-    if "scores" not in model and isinstance(loss, dict):
-        filled["model"]["scores"] = "sigmoid" if loss["class_loss"] in SIGMOID_LOSSES else "softmax"
+    if "scores" not in model and isinstance(filled["loss"], dict):
+        filled["model"]["scores"] = "sigmoid" if filled["loss"]["class_loss"] in SIGMOID_LOSSES else "softmax"
     return filled
 
 
@@ -238,7 +275,7 @@ def _explain(error: dict) -> str:
         try:
             return f"{key}: {value!r} is a string, a number is due; write {float(value)!r} or {float(value):.1e}"
         except ValueError:
-            return f"{key}: {value!r} is a string, a number is due"
-    message = error["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(value, dict) or error["type"] == "missing" else f" (it is {value!r})"
-    return f"{key}: {message}{shown}"
+            return f"{key}: {value!r:.80} is a string, a number is due"
+    message = error["msg"].removeprefix("Value error, ").removeprefix(f"{key}: ")
+    shown = "" if isinstance(value, dict) or error["type"] == "missing" else f" (it is {value!r:.80})"
+    return f"{key}: {message}{shown}" if key else message

@@ -15,11 +15,11 @@ from mlflow.exceptions import MlflowException
 from torch import Tensor
 
 from pipelines.command import command
-from pipelines.errors import UserError
+from pipelines.errors import UserError, writing
 from pipelines.layouts.listing import is_image
 from pipelines.params import PARAMS_FILE, load_params
 from pipelines.pictures.boxes import draw
-from pipelines.settings import without_secrets
+from pipelines.settings import first_line, without_secrets
 from pipelines.tracking import registry, runs
 from ssd.checkpoint import load
 from ssd.images import decode
@@ -50,14 +50,13 @@ def find_images(patterns: Iterable[str]) -> list[Path]:
     for pattern in patterns:
         path = Path(pattern)
         if path.is_dir():
-            here = sorted(p for p in path.rglob("*") if p.is_file() and is_image(p.name) and p.name[0] != ".")
-        elif path.exists():
-            here = [path]
-        else:
-            here = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_file()]
-        if not here:
+            matches = sorted(p for p in path.rglob("*") if p.is_file() and is_image(p.name) and p.name[0] != ".")
+        else:  # pipes and devices are passed over: reading one may never end
+            names = [pattern] if path.exists() else sorted(glob.glob(pattern, recursive=True))
+            matches = [Path(name) for name in names if Path(name).is_file()]
+        if not matches:
             raise PredictError(f"{pattern}: no such file, or a folder without images")
-        found += here
+        found += matches
     return list(dict.fromkeys(found))
 
 
@@ -77,15 +76,15 @@ def load_model(model: str | None, name: str) -> tuple[Detector, str]:
             return Detector(load(model), device), model
         except FileNotFoundError:
             raise PredictError(f"{model}: no such file; the registry's models are models:/NAME/VERSION") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise PredictError(f"{model}: not a weights file of this project: {error}") from None
+        except ValueError as error:
+            raise PredictError(f"{model}: {str(error).removeprefix(f'{model}: ')}") from None
     client = runs.connect()
     tried = [model] if model else [f"models:/{name}@{alias}" for alias in (registry.CHAMPION, registry.CANDIDATE)]
     for uri in tried:
         try:
             return Detector(registry.load_weights(uri, client), device), uri
-        except MlflowException as error:
-            reason = error.message.splitlines()[0]
+        except (MlflowException, ValueError) as error:
+            reason = first_line(error)
     where = without_secrets(client.tracking_uri)
     raise PredictError(f"{' and '.join(tried)} cannot be read at {where}: {reason}; run `dvc repro`, or give --model")
 
@@ -125,13 +124,14 @@ def drawn_names(paths: Sequence[Path]) -> dict[Path, str]:
 
 def _write(detector: Detector, path: Path, image: Tensor, found: Prediction, drawn: Path) -> dict[str, Any]:
     names = detector.names(found.labels)
-    draw(image, found, names, drawn)
+    with writing(drawn):
+        draw(image, found, names, drawn)
     objects = [
         {"class": name, "score": round(float(score), 4), "box": [round(float(side), 1) for side in box]}
         for name, score, box in zip(names, found.scores, found.boxes)
     ]
-    said = ", ".join(f"{o['class']} {o['score']:.2f}" for o in objects) or "nothing found"
-    print(f"{path}: {said}", flush=True)
+    summary = ", ".join(f"{o['class']} {o['score']:.2f}" for o in objects) or "nothing found"
+    print(f"{path}: {summary}", flush=True)
     height, width = image.shape[-2:]
     return {"file": str(path), "drawn": drawn.name, "height": height, "width": width, "objects": objects}
 
@@ -162,7 +162,8 @@ def main(words: Sequence[str] | None = None) -> int:
     rows, failures = predict(detector, paths, args.threshold, args.out)
     report = {"model": called, "threshold": args.threshold, "images": rows}
     file = args.out / "predictions.json"
-    file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with writing(file):
+        file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for failure in failures:
         print(f"predict: {failure}", file=sys.stderr)
     objects = sum(len(row["objects"]) for row in rows)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pipelines.errors import UserError
@@ -20,6 +21,14 @@ from pipelines.errors import UserError
 ROOT = Path(__file__).resolve().parent.parent  # the project's folder
 OURS = "SSD_"
 FOR_JOBS = "SSD_JOB_"  # SSD_JOB_X=y: in jobs on a cluster X is y
+DUE = {  # by pydantic's names of errors
+    "bool_parsing": "0 or 1 is due",
+    "int_parsing": "a whole number is due",
+    "float_parsing": "a number is due",
+    "finite_number": "a finite number is due",
+    "greater_than_equal": "{ge:g} or more is due",
+    "greater_than": "more than {gt:g} is due",
+}
 
 
 class SettingsError(UserError, ValueError):
@@ -37,15 +46,38 @@ def _range(text: Any) -> Any:
     return low, high
 
 
+def _web_address(text: str) -> str:
+    """`text` if it is a complete http address."""
+    try:
+        parts = urlsplit(text)
+        complete = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:  # brackets or a port that cannot be
+        complete = False
+    if not complete or re.search(r"\s", text):
+        raise ValueError("http://host:port or https://host is due")
+    return text
+
+
+def _address(text: str) -> str:
+    """`text`, which is checked where it is an http address; others have forms of their own."""
+    return _web_address(text) if text.startswith("http") else text
+
+
 Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+WebAddress = Annotated[str, AfterValidator(_web_address)]
+Address = Annotated[str, AfterValidator(_address)]
 
 
 class Settings(BaseSettings):
     """The environment; a variable that is empty counts as not set."""
 
-    model_config = SettingsConfigDict(case_sensitive=True, env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        case_sensitive=True, env_ignore_empty=True, extra="ignore", frozen=True, validate_default=False
+    )
 
-    ray_address: str = Field(
+    dvc_root: Path | None = Field(None, validation_alias="DVC_ROOT")  # set by DVC for its stages
+    ray_address: Address = Field(
         "local",
         validation_alias="RAY_ADDRESS",
         description="`http://head:8265`: stages run as jobs there; `host:port`: the stage is a driver there; "
@@ -57,10 +89,9 @@ class Settings(BaseSettings):
         description="`s3://bucket/prefix`: shards, checkpoints and a job's outputs go there; endpoint and keys by the "
         "AWS variables",
     )
-    storage_patience: float = Field(
+    storage_patience: Seconds = Field(
         60.0,
         validation_alias="SSD_STORAGE_PATIENCE",
-        ge=0,
         description="seconds that a stage waits for an S3 that is away when it cannot go on without; 60",
     )
     workers: Annotated[tuple[int, int] | None, NoDecode, BeforeValidator(_range)] = Field(
@@ -99,12 +130,13 @@ class Settings(BaseSettings):
         50.0,
         validation_alias="SSD_CACHE_GIB",
         gt=0,
+        allow_inf_nan=False,
         description="GiB that decoded images may take in `SSD_HOME`, the oldest are dropped first; 50",
     )
     ray_logs: bool = Field(
         False, validation_alias="SSD_RAY_LOGS", description="`1`: show what Ray's workers print; for debugging"
     )
-    mlflow_tracking_uri: str = Field(
+    mlflow_tracking_uri: Address = Field(
         "",
         validation_alias="MLFLOW_TRACKING_URI",
         description="the tracking server; by default an SQLite file in `SSD_HOME`",
@@ -112,19 +144,29 @@ class Settings(BaseSettings):
     mlflow_experiment: str = Field(
         "ssd", validation_alias="MLFLOW_EXPERIMENT_NAME", description="the experiment of all runs; `ssd`"
     )
-    s3_endpoint: str = Field("", validation_alias="AWS_ENDPOINT_URL_S3", description="of S3 alone, else as below")
-    aws_endpoint: str = Field("", validation_alias="AWS_ENDPOINT_URL", description="of an S3 that is not Amazon's")
-    aws_region: str = Field("", validation_alias="AWS_REGION", description="of the bucket, else as below")
-    aws_default_region: str = Field("", validation_alias="AWS_DEFAULT_REGION", description="of the bucket")
+    s3_endpoint: WebAddress = Field(
+        "", validation_alias="AWS_ENDPOINT_URL_S3", description="as AWS_ENDPOINT_URL, for S3 alone"
+    )
+    aws_endpoint: WebAddress = Field(
+        "", validation_alias="AWS_ENDPOINT_URL", description="`http://host:port` of an S3 that is not Amazon's"
+    )
+    aws_region: str = Field("", validation_alias="AWS_REGION", description="region of the bucket")
+    aws_default_region: str = Field(
+        "", validation_alias="AWS_DEFAULT_REGION", description="the same, where AWS_REGION is not set"
+    )
     aws_max_attempts: Count = Field(
         4, validation_alias="AWS_MAX_ATTEMPTS", description="at one request to S3, with growing pauses; 4: about 10 s"
     )
     # Set by DVC for its stages, and by us for jobs: not for users.
-    dvc_root: Path | None = Field(None, validation_alias="DVC_ROOT")
     dvc_stage: str = Field("", validation_alias="DVC_STAGE")
     dvc_experiment: str = Field("", validation_alias="DVC_EXP_NAME")
     submission: str = Field("", validation_alias="SSD_SUBMISSION")  # name of the Ray job that this process is
     provenance: str = Field("", validation_alias="SSD_PROVENANCE")  # the submitter's git tags, as JSON
+
+    @field_validator("home")
+    @classmethod
+    def _resolve_home(cls, home: Path, info: ValidationInfo) -> Path:
+        return ((info.data.get("dvc_root") or Path()) / home).resolve()
 
     @property
     def in_job(self) -> bool:
@@ -138,6 +180,11 @@ def variables() -> dict[str, str]:
     return {str(field.validation_alias): field.description for field in fields if field.description}
 
 
+def table() -> Iterator[str]:
+    """The variables for users as the rows of a Markdown table."""
+    return (f"| `{name}` | {meaning} |" for name, meaning in variables().items())
+
+
 def settings() -> Settings:
     """The environment as it is now.
 
@@ -146,21 +193,32 @@ def settings() -> Settings:
     """
     known = {str(field.validation_alias) for field in Settings.model_fields.values()}
     for name in os.environ:
-        if name.startswith(OURS) and not name.startswith(FOR_JOBS) and name not in known:
-            close = difflib.get_close_matches(name, variables(), 1)
-            raise SettingsError(f"{name}: there is no such variable; {f'{close[0]}?' if close else 'see the README'}")
+        meant = name.removeprefix(FOR_JOBS)
+        if meant.startswith(OURS) and meant not in known:
+            close = difflib.get_close_matches(meant, variables(), 1)
+            hint = f"did you mean {close[0]}?" if close else "`python -m pipelines.settings` lists them"
+            raise SettingsError(f"{name}: there is no variable {meant}; {hint}")
     try:
         return Settings()
     except ValidationError as error:
         problem = error.errors()[0]
-        message = problem["msg"].removeprefix("Value error, ")
-        raise SettingsError(f"{problem['loc'][0]}={problem['input']}: {message}") from None
+        due = DUE.get(problem["type"], problem["msg"].removeprefix("Value error, ")).format(**problem.get("ctx", {}))
+        raise SettingsError(f"{problem['loc'][0]}={without_secrets(str(problem['input']))}: {due}") from None
 
 
 def home() -> Path:
-    """Folder of runs, caches and the default tracking store; outside what `dvc exp run --temp` throws away."""
+    """Folder of runs, caches and the default tracking store; outside what `dvc exp run --temp` throws away.
+
+    Raises:
+        SettingsError: nothing can be written there.
+    """
     found = settings()
-    return (found.home or (found.dvc_root or Path()) / "runs").resolve()
+    folder = found.home or ((found.dvc_root or Path()) / "runs").resolve()
+    there = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "cannot be written" if there.is_dir() else "is no folder"
+        raise SettingsError(f"SSD_HOME={folder}: {there} {reason}; set SSD_HOME to a folder that you may write")
+    return folder
 
 
 def tracking_uri() -> str:
@@ -168,12 +226,25 @@ def tracking_uri() -> str:
     return settings().mlflow_tracking_uri or f"sqlite:///{home() / 'mlflow.db'}"
 
 
-def without_secrets(address: str) -> str:
-    """An address as it may be printed: without a password, a token, or a query that could hold one."""
-    address = re.sub(
-        r"(?<=://)([^/@]*)@", lambda m: f"{m[1].partition(':')[0]}:***@" if ":" in m[1] else "***@", address
-    )
-    return re.sub(r"\?.*", "?***", address)
+def without_secrets(text: str) -> str:
+    """An address, or a text with addresses in it, as it may be printed.
+
+    Left out are passwords, tokens in a user's place, and queries and fragments, which may hold keys. A password may
+    itself hold `@`, `/` or `?`: rather too much is left out than too little.
+    """
+
+    def hide(match: re.Match) -> str:
+        user, colon, _ = match[1].partition(":")
+        return f"{user}:***@" if colon else "***@"
+
+    text = re.sub(r"(?<=://)([^/@\s]*:\S*|[^/?#\s]*)@", hide, text)
+    return re.sub(r"(://[^\s?#]*)[?#][^\s'\")]*", r"\1?***", text)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it says nothing, as it may be printed."""
+    line = str(error).strip().partition("\n")[0] or type(error).__name__
+    return without_secrets(line)[:200]
 
 
 def set_defaults(values: Mapping[str, str]) -> None:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import csv
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ConfigDict, JsonValue, ValidationError
+from pydantic.dataclasses import dataclass
 
 from pipelines.params import ParamsError
 
 TUNED = Path("artifacts/tune/tuned.yaml")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(strict=True))
 class Tuned:
     """The winner of a sweep.
 
@@ -25,7 +26,7 @@ class Tuned:
         score: val/map of its best epoch.
     """
 
-    overrides: dict[str, Any]
+    overrides: dict[str, JsonValue]
     sweep: str | None = None
     trial: int | None = None
     score: float | None = None
@@ -50,16 +51,22 @@ def read_tuned(path: Path) -> Tuned:
     Raises:
         ParamsError: it is not what `write_tuned` wrote.
     """
+    fix = "remove it and run `dvc repro tune`"
     try:
+        if path.exists() and not path.is_file():
+            raise ParamsError(f"{path}: not a file; {fix}")
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or set(content) != {"sweep", "trial", "score", "overrides"}:
+            raise ParamsError(f"{path}: not written by pipelines.tune; {fix}")
+        return Tuned(**content)
     except FileNotFoundError:
         return Tuned({})
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{path}: not YAML: {error}; run `dvc repro tune`") from None
-    keys = {"sweep", "trial", "score", "overrides"}
-    if not isinstance(content, dict) or set(content) != keys or not isinstance(content["overrides"], dict):
-        raise ParamsError(f"{path}: not written by pipelines.tune; remove it and run `dvc repro tune`")
-    return Tuned(**content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ParamsError(f"{path}: {key}: {first['msg']}; {fix}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: other encodings, impossible dates
+        raise ParamsError(f"{path}: not YAML: {str(error).splitlines()[0]}; {fix}") from None
 
 
 def read_search(folder: Path | None) -> dict[str, Any] | None:

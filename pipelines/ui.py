@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipelines.errors import UserError
-from pipelines.settings import environment, home, settings, tracking_uri, without_secrets
+from pipelines.settings import environment, first_line, home, settings, tracking_uri, without_secrets
 from pipelines.tracking import runs
 
 HOST, PORT = "127.0.0.1", 5000
@@ -46,7 +46,7 @@ def find_experiment() -> str:
     except UiError:
         raise
     except Exception as error:
-        reason = str(error).splitlines()[0][:200]
+        reason = first_line(error)
         raise UiError(f"the store {without_secrets(uri)} cannot be read: {reason}") from error
     return experiment.experiment_id
 

@@ -63,8 +63,14 @@ class AnchorConfig:
         return _one_per_map(self.sizes, maps, "sizes")
 
     def shapes(self, maps: int) -> list[list[tuple[float, float]]]:
-        """(width, height) of the anchors on each cell, one list a map, before the correction for `square`."""
+        """(width, height) of the anchors on each cell, one list a map, before the correction for `square`.
+
+        Raises:
+            ValueError: sizes, ratios or steps are of another number of maps.
+        """
         ratios_of = _one_per_map(self.ratios, maps, "ratios")
+        if self.steps is not None and len(self.steps) != maps:
+            raise ValueError(f"anchors: steps has {len(self.steps)} numbers, the backbone gives {maps} feature maps")
         shapes = []
         for sizes, ratios in zip(self.sizes_of(maps), ratios_of, strict=True):
             if self.combine == "first":
@@ -127,6 +133,4 @@ def _cells(config: AnchorConfig, map_sizes: list[tuple[int, int]], image_size: t
     """(width, height) of a cell of each map, in unit coordinates."""
     if config.steps is None:
         return [(1 / width, 1 / height) for height, width in map_sizes]
-    if len(config.steps) != len(map_sizes):
-        raise ValueError(f"anchors: {len(config.steps)} steps for {len(map_sizes)} feature maps")
     return [(step / image_size[1], step / image_size[0]) for step in config.steps]

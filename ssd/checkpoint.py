@@ -18,30 +18,45 @@ def save(state: dict[str, Any], path: Path | str) -> None:
     """Write tensors, numbers, strings and containers of them, whole or not at all.
 
     The bytes depend on `state` alone: equal states give equal files.
+
+    Raises:
+        OSError: naming the file; nothing of it is left behind.
     """
     buffer = io.BytesIO()  # the archive inside is named after the file otherwise
     torch.save(state, buffer)
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with open(partial, "wb") as file:
-        file.write(buffer.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        error.filename = str(path)  # a full disk names none
+        raise
 
 
 def load(path: Path | str) -> dict[str, Any]:
-    """Read what `save` or `torch.save` wrote, onto the CPU, refusing anything that would run code.
+    """Read the mapping that `save` or `torch.save` wrote, onto the CPU, refusing anything that would run code.
 
     Raises:
-        FileNotFoundError; ValueError: the file is damaged or holds more than plain values.
+        FileNotFoundError, PermissionError; ValueError: the file is damaged, or holds anything else.
     """
+    path = Path(path)
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise ValueError(f"{path}: a folder or a pipe, not a checkpoint or a file of weights")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:
-        raise ValueError(f"{path}: not a checkpoint or a file of weights, or damaged: {error}") from error
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"{path}: not a checkpoint or a file of weights, or damaged: {reason}") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path}: not a checkpoint or a file of weights: it holds a {type(state).__name__}")
+    return state
 
 
 def model_state(model: SSD, class_names: list[str], detect: dict[str, Any] | None = None) -> dict[str, Any]:

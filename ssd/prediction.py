@@ -37,11 +37,20 @@ class Detector:
     """
 
     def __init__(self, state: dict[str, Any], device: torch.device | str = "cpu", **detect_overrides):
-        """Build from what `ssd.checkpoint.load` read."""
-        self.model = build_model(state).to(device, memory_format=torch.channels_last)  # half as fast again on CPUs
+        """Build from what `ssd.checkpoint.load` read.
+
+        Raises:
+            ValueError: that is no model of this project.
+        """
+        try:
+            model, detect_config = build_model(state), DetectConfig(**state["detect"])
+        except (LookupError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+            reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+            raise ValueError(f"not a model of this project: {reason}") from error
+        self.model = model.to(device, memory_format=torch.channels_last)  # half as fast again on CPUs
         self.device = torch.device(device)
         self.class_names = list(state["class_names"])
-        self.detect = replace(DetectConfig(**state["detect"]), **detect_overrides)
+        self.detect = replace(detect_config, **detect_overrides)
 
     @torch.inference_mode()
     def predict(self, images: Sequence[Tensor], score_threshold: float | None = None) -> list[Prediction]:

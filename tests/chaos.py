@@ -35,7 +35,8 @@ from tests.conftest import TINY, draw_voc, write_params
 from tests.pipelines.training.states import tensors, timeless
 
 ROOT = Path(__file__).parents[1]
-VICTIMS = ("worker", "node", "driver", "client", "mlflow", "s3", "ctrl-C")  # the last is no kill, but what a user does
+# "helpers" is the node without CPUs; the last is no kill, but what a user does.
+VICTIMS = ("worker", "node", "helpers", "driver", "client", "mlflow", "s3", "ctrl-C")
 EPOCHS, STEPS = 16, 3  # an epoch has 3 steps and ends with a checkpoint
 START = "\n--- the command\n"
 TRIES = 12  # a user's patience
@@ -79,6 +80,7 @@ class Supervised:
         where = {
             "worker": ("node", "RayTrainWorker"),
             "node": ("node", "raylet/raylet"),
+            "helpers": ("helpers", "raylet/raylet"),  # a node without CPUs: what else Ray has put there
             "driver": ("head", "-m pipelines.train"),
         }
         found = self.below(*where[victim])
@@ -134,7 +136,7 @@ class Round:
         """Kill a process of a kind, or press ctrl-C; whether there was one."""
         if victim != "ctrl-C":
             return self.supervised.kill(victim, client, rng)
-        looks_on = any(words in self.log().rpartition(START)[2] for words in ("submitted with", "looking on"))
+        looks_on = any(words in self.log().rpartition(START)[2] for words in ("submitted with", "following it"))
         client.send_signal(signal.SIGINT)
         code = client.wait(120)  # one that has not found its job yet cannot stop it
         assert code == 128 + signal.SIGINT or (code == -signal.SIGINT and not looks_on), f"ctrl-C: exit code {code}"

@@ -15,7 +15,7 @@ settings.load_profile("shared machine")
 
 ROOT = Path(__file__).parents[1]
 BCCD = ROOT.parent / "shared" / "datasets" / "bccd" / "VOCdevkit"  # real photographs, beside some checkouts
-long_test = pytest.mark.skipif(not os.environ.get("SSD_TEST_LONG"), reason="takes minutes: set SSD_TEST_LONG=1")
+long_test = pytest.mark.skipif(not os.environ.get("TEST_LONG"), reason="takes minutes: set TEST_LONG=1")
 needs_bccd = pytest.mark.skipif(not BCCD.is_dir(), reason="needs BCCD in ../shared/datasets/bccd/VOCdevkit")
 
 

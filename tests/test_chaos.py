@@ -21,8 +21,8 @@ def test_plans_are_seeded_and_spare_nobody():
 def test_a_round_of_chaos():
     if lacking := missing():
         pytest.skip(f"no S3 server: {', '.join(lacking)} not installed (apt-get install radosgw ceph-mon ceph-osd)")
-    steps = (3, 6, 12, 18, 24, 30, 36)
-    plan = list(zip(steps, ("mlflow", "ctrl-C", "worker", "s3", "node", "driver", "client"), strict=True))
+    steps = (3, 6, 11, 16, 21, 26, 31, 36)
+    plan = list(zip(steps, ("mlflow", "ctrl-C", "worker", "s3", "node", "helpers", "driver", "client"), strict=True))
     assert {victim for _, victim in plan} == set(VICTIMS)
     with tempfile.TemporaryDirectory(prefix="ssd-chaos-", ignore_cleanup_errors=True) as folder:  # short: sockets
         chaos(Path(folder), [plan], seed=0)

@@ -14,7 +14,7 @@ STAGES = ("generate", "prepare", "tune", "train", "evaluate")
 TOOLS = ("fetch", "anchors", "predict", "ui")
 # From the ground up: a room imports rooms below its own floor only, and itself.
 FLOORS = (
-    {"errors"},
+    {"errors", "strict_yaml"},
     {"params", "settings"},
     {"store", "tracking", "tuned", "pictures", "layouts", "coco"},
     {"cluster"},

@@ -1,4 +1,4 @@
-"""A small real cluster on this machine: Ray with a head and two more nodes, MLflow on PostgreSQL, S3 by Ceph.
+"""A small real cluster on this machine: Ray with a head and three more nodes, MLflow on PostgreSQL, S3 by Ceph.
 
 `python -m infra.local.cluster up` starts it, writes the variables that a client needs to env.sh, and leaves a
 supervisor behind that starts again what dies; `down` stops it all. Ray asks for a token, S3 for keys; MLflow, S3 and
@@ -21,49 +21,17 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
 from infra.local.ceph import Ceph, free_port, missing
+from infra.local.processes import Service, end_tree, started_at, with_start_times
 
 FOLDER = (
     Path(tempfile.gettempdir()) / f"ssd-cluster-{os.getuid()}"
 )  # short: sockets have names of 107 characters at most
-NODES = 2
+NODES = 2  # with a CPU each; one more has none, and holds whatever helpers Ray puts there
 BUCKET = "ssd"
 BIN = Path(sys.executable).parent
-
-
-@dataclass
-class Service:
-    """A process that is started again when it has died."""
-
-    name: str
-    command: list[str]
-    environment: dict[str, str] = field(default_factory=dict)
-    user: str | None = None
-    process: subprocess.Popen | None = None
-
-    def start(self, folder: Path) -> None:
-        """Start it, with its output in a file."""
-        with open(folder / f"{self.name}.log", "ab") as log:
-            self.process = subprocess.Popen(
-                self.command,
-                env={**os.environ, **self.environment},
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                user=self.user,
-            )
-
-    @property
-    def dead(self) -> bool:
-        """Whether it has ended, or was never started."""
-        return self.process is None or self.process.poll() is not None
 
 
 class Cluster:
@@ -157,11 +125,12 @@ class Cluster:
         )
         headers = {"Authorization": f"Bearer {self.client['RAY_AUTH_TOKEN']}"}
         self._until("head", lambda: _answers(f"{self.client['RAY_ADDRESS']}/api/version", headers))
-        for number in range(1, NODES + 1):
-            node = [*ray, *self._own(number), "--address", f"127.0.0.1:{port}", "--num-cpus", "1"]
-            self._add(f"node-{number}", node, self._node(number))
+        for number in range(1, NODES + 2):
+            name, cpus = (f"node-{number}", 1) if number <= NODES else ("helpers", 0)
+            node = [*ray, *self._own(number), "--address", f"127.0.0.1:{port}", "--num-cpus", str(cpus)]
+            self._add(name, node, self._node(number))
         nodes = f"{self.client['RAY_ADDRESS']}/nodes?view=summary"
-        self._until("node", lambda: _answers(nodes, headers).count(b'"ALIVE"') > NODES)
+        self._until("node", lambda: _answers(nodes, headers).count(b'"ALIVE"') > NODES + 1)
 
     def _own(self, number: int) -> list[str]:
         """What nodes of one machine must not share: a folder, and the port of the agent that starts jobs."""
@@ -224,22 +193,6 @@ def _answers(url: str, headers: dict[str, str] | None = None) -> bytes:
         return b""
 
 
-def end_tree(pid: int | None, seconds: float = 10) -> None:
-    """End a process and all below it: SIGTERM, then SIGKILL."""
-    try:
-        process = psutil.Process(pid) if pid else None
-        family = [process, *process.children(recursive=True)] if process else []
-    except psutil.NoSuchProcess:
-        return
-    for action in ("terminate", "kill"):
-        for one in family:
-            try:
-                getattr(one, action)()
-            except psutil.NoSuchProcess:
-                continue
-        _, family = psutil.wait_procs(family, seconds)
-
-
 def supervise(folder: Path) -> None:
     """Start the cluster and keep it up until SIGTERM."""
     cluster = Cluster(folder)
@@ -249,7 +202,7 @@ def supervise(folder: Path) -> None:
         cluster.start()
         while True:
             partial = state.with_suffix(".partial")
-            partial.write_text(json.dumps({"supervisor": os.getpid(), **cluster.pids()}))
+            partial.write_text(json.dumps(with_start_times({"supervisor": os.getpid(), **cluster.pids()})))
             partial.rename(state)
             time.sleep(1)
             for name in cluster.revive():
@@ -283,10 +236,9 @@ def down(folder: Path) -> None:
     state = folder / "pids.json"
     if not state.exists():
         sys.exit(f"{folder}: no cluster is up")
-    pids = json.loads(state.read_text())
-    end_tree(pids.pop("supervisor"), 60)
-    for pid in pids.values():
-        end_tree(pid)
+    for name, (pid, started) in json.loads(state.read_text()).items():  # the supervisor first
+        if started_at(pid, started):
+            end_tree(pid, 60 if name == "supervisor" else 10)
     state.unlink(missing_ok=True)
     print(f"down; logs and data are left in {folder}")
 

@@ -9,13 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipelines.anchors.coverage import SPLIT, design_anchors, gather
 from pipelines.anchors.report import describe, report, summarise
 from pipelines.command import command
 from pipelines.params import PARAMS_FILE, ParamsError, load_params
 from pipelines.store.shards import PREPARED, ShardError, read_manifest
+from pipelines.strict_yaml import parse_yaml
 from ssd.presets import PRESETS
 
 OUT = Path("artifacts/anchors")
@@ -41,9 +40,9 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
         if not (name and equals):
             raise ParamsError(f"--set {setting}: write KEY=VALUE, as in --set model.anchors.scale_min=0.1")
         try:
-            read[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ParamsError(f"--set {setting}: the value is not YAML") from None
+            read[name] = parse_yaml(value)
+        except ValueError as error:
+            raise ParamsError(f"--set {setting}: {error}") from None
     return read
 
 

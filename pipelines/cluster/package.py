@@ -7,36 +7,67 @@ from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
 
-from pipelines.settings import FOR_JOBS, environment
+from pipelines.errors import UserError
+from pipelines.settings import FOR_JOBS, environment, without_secrets
+from pipelines.settings import variables as settings_variables
+from pipelines.store.shards import MANIFEST
 
 CODE = ("ssd", "pipelines")
 CODE_FILES = ("*.py", "*.j2")
 FACTS = ("data.dvc", "dvc.yaml")  # the data's hash, and which code decides a stage's result
-SMALL = 1 << 20  # bytes of an input file that may travel with the code; larger ones go by STORAGE_URI
-STAYS = {  # secrets, which Ray would show to all who may see its dashboard, and what is true of this machine alone
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_PROFILE",
-    "AWS_CONFIG_FILE",
-    "AWS_SHARED_CREDENTIALS_FILE",
-    "MLFLOW_TRACKING_USERNAME",
-    "MLFLOW_TRACKING_PASSWORD",
-    "MLFLOW_TRACKING_TOKEN",
-    "SSD_HOME",
+SMALL = 1 << 20  # bytes of a file in an input's folder that may travel with the code; larger ones go by STORAGE_URI
+NEEDED = 64 << 20  # bytes of a file that a stage cannot do without; Ray takes 500 MiB in all
+HERE_ALONE = {"SSD_HOME", "SSD_CACHE_GIB", "RAY_ADDRESS"}  # true of this machine, not of the cluster's
+FOR_LIBRARIES = (  # what boto3 and MLflow read beside our own settings, and holds no secret
+    "AWS_RETRY_MODE",
+    "AWS_REQUEST_CHECKSUM_CALCULATION",
+    "AWS_RESPONSE_CHECKSUM_VALIDATION",
+    "AWS_STS_REGIONAL_ENDPOINTS",
+    "AWS_USE_DUALSTACK_ENDPOINT",
+    "AWS_USE_FIPS_ENDPOINT",
+    "MLFLOW_S3_ENDPOINT_URL",
+    "MLFLOW_S3_IGNORE_TLS",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT",
+    "MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT",
+    "MLFLOW_TRACKING_INSECURE_TLS",
+    "MLFLOW_WORKSPACE",
+    "MLFLOW_DISABLE_TELEMETRY",
+)
+CREDENTIALS = {
+    "MLFLOW_TRACKING_URI": ", and MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to this machine and the nodes"
 }
 # glibc reads these when a process starts: keep what is freed, as `ssd.memory.keep_memory` has it, in all threads alike
 # (Ray Train and Ray Data work in threads). What that gives: benchmarks/README.md. Elsewhere they mean nothing.
 MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 
 
+class PackageError(UserError):
+    """Something that a stage needs must not, or cannot, travel with it; the message says what to do."""
+
+
 def variables() -> dict[str, str]:
-    """The environment that goes along: where things are and how many, as the cluster sees it."""
-    ours = ("SSD_", "MLFLOW_", "AWS_")
-    kept = {key: value for key, value in environment().items() if key.startswith(ours) or key == "STORAGE_URI"}
-    wishes = {key.removeprefix(FOR_JOBS): value for key, value in kept.items() if key.startswith(FOR_JOBS)}
-    plain = {key: value for key, value in kept.items() if key not in STAYS and not key.startswith(FOR_JOBS)}
-    return MEMORY | plain | wishes | {"PYTHONUNBUFFERED": "1"}
+    """The environment that goes along: our settings and a few harmless ones of libraries, as the cluster sees them.
+
+    Whoever may see Ray's dashboard sees these values. Keys, passwords and tokens are therefore the nodes' own business.
+    SSD_JOB_X=y is a user's explicit wish, and goes along as X=y whatever it is.
+
+    Raises:
+        PackageError: an address holds a password.
+    """
+    found = environment()
+    wishes = {key.removeprefix(FOR_JOBS): value for key, value in found.items() if key.startswith(FOR_JOBS)}
+    allowed = (settings_variables().keys() - HERE_ALONE).union(FOR_LIBRARIES) - wishes.keys()
+    chosen = {key: found[key] for key in sorted(allowed) if found.get(key)}
+    for key, value in chosen.items():
+        if without_secrets(value) != value:
+            raise PackageError(
+                f"{key}={without_secrets(value)}: all who may see Ray's dashboard would see the password in it; "
+                f"give the address without{CREDENTIALS.get(key, '')}"
+            )
+    return MEMORY | chosen | wishes | {"PYTHONUNBUFFERED": "1"}
 
 
 def path_in_package(path: Path) -> Path:
@@ -45,7 +76,11 @@ def path_in_package(path: Path) -> Path:
 
 
 def pack(root: Path, inputs: Iterable[Path], target: Path) -> Path:
-    """Copy code and small inputs into the folder `target`; of a folder the small files directly in it."""
+    """Copy code and small inputs into the folder `target`; of a folder the small files directly in it.
+
+    Raises:
+        PackageError: an input file, or the manifest of prepared data, is too large to travel.
+    """
     for part in CODE:
         for pattern in CODE_FILES:
             for file in (root / part).rglob(pattern):
@@ -54,9 +89,14 @@ def pack(root: Path, inputs: Iterable[Path], target: Path) -> Path:
         if (root / name).is_file():
             _copy(root / name, target / name)
     for path in inputs:
+        place = path_in_package(path)
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-            if file.is_file() and file.stat().st_size <= SMALL:
-                _copy(file, target / (path_in_package(path) / file.name if path.is_dir() else path_in_package(path)))
+            needed = file == path or file.name == MANIFEST
+            if not file.is_file() or (not needed and file.stat().st_size > SMALL):
+                continue
+            if file.stat().st_size > NEEDED:
+                raise PackageError(f"{file}: {file.stat().st_size >> 20} MiB, at most {NEEDED >> 20} travel with a job")
+            _copy(file, target / place / file.name if path.is_dir() else target / place)
     return target
 
 

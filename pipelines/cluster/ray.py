@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipelines.cluster import package
 from pipelines.errors import UserError
-from pipelines.settings import ROOT, add_to_python_path, set_defaults, settings
+from pipelines.settings import ROOT, add_to_python_path, first_line, set_defaults, settings, without_secrets
 
 # Ray reads these when it is imported or when its processes start; what the user has set stays.
 QUIET = {
@@ -56,8 +56,12 @@ class Placement:
 
 
 @contextmanager
-def ray_cluster() -> Iterator[dict[str, float]]:
+def ray_cluster(state_api: bool = False) -> Iterator[dict[str, float]]:
     """Join the cluster at RAY_ADDRESS, or start one here, never joining another that happens to run; yields resources.
+
+    Args:
+        state_api: start a local cluster with the dashboard, which takes a second: Ray Train asks it whether a training
+            was stopped from outside, and only then gives back the CPUs of its workers.
 
     Raises:
         ClusterError: RAY_ADDRESS does not answer.
@@ -78,11 +82,13 @@ def ray_cluster() -> Iterator[dict[str, float]]:
                 address=address,
                 runtime_env=along,
                 logging_level="ERROR",
-                include_dashboard=False if address == "local" else None,  # a second of start-up
+                include_dashboard=state_api if address == "local" else None,
                 log_to_driver=chosen.ray_logs,
             )
         except Exception as error:
-            raise ClusterError(f"RAY_ADDRESS={address}: cannot connect: {error}") from error
+            raise ClusterError(
+                f"RAY_ADDRESS={without_secrets(address)}: cannot connect: {first_line(error)}"
+            ) from error
     signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts a handler in its place that aborts
     try:
         nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
@@ -118,6 +124,11 @@ def place_workers(resources: dict[str, float], trials: int = 0) -> Placement:
         )
     loaders = (min(8, cpus) if use_gpu else 0) if chosen.loader_workers is None else chosen.loader_workers
     return Placement(count, use_gpu, cpus, loaders, chosen.max_failures, least)
+
+
+def trials_have_workers() -> bool:
+    """Whether SSD_WORKERS spreads each trial of a sweep over workers of its own."""
+    return bool(settings().workers and max(settings().workers) > 1)
 
 
 def trials_at_once(resources: dict[str, float], placement: Placement) -> int:

@@ -51,12 +51,12 @@ def in_thread(function: Callable[[], Any]) -> None:
 
     In the main thread, Ray's `fit` handles ctrl-C in its own way and swallows what a handler of SIGTERM raises.
     """
-    errors: list[Exception] = []
+    errors: list[BaseException] = []
 
     def call() -> None:
         try:
             function()
-        except Exception as error:
+        except BaseException as error:  # a SystemExit is no success either
             errors.append(error)
 
     thread = threading.Thread(target=call, name="fit", daemon=True)

@@ -18,11 +18,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.entities.model_registry import ModelVersion
 
-from pipelines.errors import UserError, first_line, naming
+from pipelines.errors import UserError, writing
 from pipelines.evaluate.inference import detect_split
 from pipelines.evaluate.metrics import BACKGROUND, Measured, measure, truth_of_task
 from pipelines.params import Params
-from pipelines.settings import home, tracking_uri, without_secrets
+from pipelines.settings import first_line, home, tracking_uri, without_secrets
 from pipelines.store.shard_transfer import local_copy, upload
 from pipelines.store.shards import Manifest, digest, read_boxes, read_manifest, split_of
 from pipelines.tracking import provenance, registry, runs
@@ -62,7 +62,7 @@ def evaluate(params: Params, prepared: Path, model_json: Path, out: Path, tune: 
     found = predictions.to_pylist()
     measured = measure(found, truths, manifest.classes, params.evaluate.score_threshold)
     metrics = measured.metrics | {"test": describe_test(manifest, task), "settings": describe_settings(params)}
-    with naming(out):
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         write_results(out, predictions, metrics, measured, manifest.classes)
         results = Results(measured, metrics, found, truths, describe_lineage(model, manifest, state), read_search(tune))

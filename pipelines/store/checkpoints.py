@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pipelines.settings import first_line
 from pipelines.store.s3 import PAUSES, NoSuchObject, ObjectStore, StorageError, object_store, retry_while_away
 from ssd.checkpoint import load, save
 
@@ -74,31 +78,35 @@ class Checkpoints:
     def flush(self, patience: float = 0.0) -> None:
         """Return when the newest checkpoint is where it belongs."""
 
+    def delete(self) -> None:
+        """Remove all checkpoints, so that the run begins anew."""
+        for path in self.paths():
+            path.unlink(missing_ok=True)
+
 
 class StoredCheckpoints(Checkpoints):
     """Checkpoints that are written here, and sent on to an object store from a thread: training never waits for it.
 
-    A store that is away is tried again until it answers; of several checkpoints that wait, the newest is sent. What
-    a lost machine had not sent yet is trained again, to the same bits.
+    The latest wins: of several checkpoints that wait, the newest is sent. A store that is away is tried again until it
+    answers or a newer checkpoint comes. What a lost machine had not sent yet is trained again, to the same bits.
     """
 
     def __init__(self, folder: Path, objects: ObjectStore, keep: int = 2, say: Callable[[str], None] = logger.warning):
         super().__init__(folder, keep)
         self.objects, self.say, self.prefix = objects, say, f"runs/{run_of(self.folder).as_posix()}"
-        self._waiting: Path | None = None
-        self._sending: Path | None = None
-        self._wake = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._waiting: queue.Queue[tuple[Path, int, Future]] = queue.Queue(1)
+        self._newest: Future | None = None  # done when the newest checkpoint is in the store
         self._reason = ""
 
     def stored(self) -> list[int]:
         """Steps of the checkpoints in the store, the newest first."""
-        return sorted(map(step_of, self.objects.list_sizes(self.prefix)), reverse=True)
+        names = [Path(name) for name in self.objects.list_sizes(self.prefix)]
+        return sorted((step_of(name.name) for name in names if name.match(PATTERN)), reverse=True)
 
     def save(self, state: dict[str, Any], step: int) -> Path:
         """Write the state after `step` steps here, and have it sent."""
         path = super().save(state, step)
-        self._hand_over(path)
+        self._enqueue(path)
         return path
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
@@ -128,56 +136,65 @@ class StoredCheckpoints(Checkpoints):
             StorageError: it is not after `patience` seconds.
         """
         paths = self.paths()
-        if paths and self._thread is None:
-            self._hand_over(paths[0])
-        with self._wake:
-            if not self._wake.wait_for(lambda: self._waiting is None, patience):
-                raise StorageError(f"{paths[0]} was not stored within {patience:.0f} s: {self._reason}")
+        if paths and self._newest is None:
+            self._enqueue(paths[0])
+        try:
+            if self._newest:
+                self._newest.result(patience)
+        except TimeoutError:
+            raise StorageError(f"{paths[0]} was not stored within {patience:.0f} s: {self._reason}") from None
 
-    def _hand_over(self, path: Path) -> None:
-        if self._thread is None:
+    def delete(self) -> None:
+        """Remove all checkpoints, here and in the store, so that the run begins anew.
+
+        Raises:
+            StorageError: the store does not answer.
+        """
+        super().delete()
+        names = [f"{self.prefix}/{file_name(step)}" for step in retry_while_away(self.stored, self.say)]
+        retry_while_away(lambda: self.objects.delete(names), self.say)
+
+    def _enqueue(self, path: Path) -> None:
+        """Have a checkpoint sent, in place of one that waits."""
+        if self._newest is None:
             for left_over in self.folder.glob(".*.send"):  # of a process that was killed
                 left_over.unlink(missing_ok=True)
-            self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
-            self._thread.start()
-        copy = path.with_name(f".{path.name}.send")  # a second name for the same bytes: `path` may be dropped
-        with self._wake:
-            if self._waiting not in (None, self._sending):
-                self._waiting.unlink(missing_ok=True)
-            copy.unlink(missing_ok=True)
-            os.link(path, copy)
-            self._waiting = copy
-            self._wake.notify_all()
+            # No executor of the standard library: its threads hold a process that ends until the store answers.
+            threading.Thread(target=self._send_all, name="checkpoints", daemon=True).start()
+        with suppress(queue.Empty):
+            self._waiting.get_nowait()[0].unlink(missing_ok=True)
+        self._newest = Future()
+        link = path.with_name(f".{path.name}.{id(self._newest)}.send")  # the same bytes: `path` may be dropped
+        os.link(path, link)
+        self._waiting.put((link, step_of(path.name), self._newest))
 
-    def _work(self) -> None:
-        """Send what waits, the newest only, until the process ends."""
+    def _send_all(self) -> None:
+        """Send what waits until the process ends."""
         failed = 0
         while True:
-            with self._wake:
-                self._wake.wait_for(lambda: self._waiting is not None)
-                copy = self._sending = self._waiting
-            try:
-                self._send(copy)
-                if failed:
-                    self.say(f"{self.objects.uri} is back: checkpoints are stored again")
-                failed = 0
-            except Exception as error:  # whatever the store's trouble, training goes on
-                self._reason = str(error).splitlines()[0]
-                if not failed:
-                    self.say(f"checkpoints stay on this machine for now, training goes on: {self._reason}")
-                time.sleep(PAUSES[min(failed, len(PAUSES) - 1)])
-                failed += 1
-            with self._wake:
-                if failed == 0 and self._waiting == copy:
-                    self._waiting = None
-                    self._wake.notify_all()
-                self._sending = None
-                if self._waiting != copy:
-                    copy.unlink(missing_ok=True)
+            link, step, done = self._waiting.get()
+            while True:
+                try:
+                    self._send(link, step)
+                    if failed:
+                        self.say(f"{self.objects.uri} is back: checkpoints are stored again")
+                    failed = 0
+                    break
+                except Exception as error:  # whatever the store's trouble, training goes on
+                    self._reason = first_line(error)
+                    if not failed:
+                        self.say(f"checkpoints stay on this machine for now, training goes on: {self._reason}")
+                    time.sleep(PAUSES[min(failed, len(PAUSES) - 1)])
+                    failed += 1
+                    if not self._waiting.empty():  # a newer one
+                        break
+            link.unlink(missing_ok=True)
+            if not failed:
+                done.set_result(None)
 
-    def _send(self, copy: Path) -> None:
-        step = step_of(copy.name.removeprefix(".").split(".")[0])
-        self.objects.upload(copy, f"{self.prefix}/{file_name(step)}")
+    def _send(self, path: Path, step: int) -> None:
+        """Make a file the checkpoint of this step in the store, and drop older ones there."""
+        self.objects.upload(path, f"{self.prefix}/{file_name(step)}")
         old = [one for one in self.stored() if one <= step][self.keep :]
         self.objects.delete(f"{self.prefix}/{file_name(one)}" for one in old)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipelines.errors import UserError
-from pipelines.settings import settings
+from pipelines.settings import first_line, settings, without_secrets
 
 T = TypeVar("T")
 
@@ -70,6 +71,17 @@ def sha256_of(path: Path) -> str:
         return file_digest(file, "sha256").hexdigest()
 
 
+def path_below(folder: Path, name: str) -> Path:
+    """The path of `name` in `folder`, for names that come from a store.
+
+    Raises:
+        StorageError: the name would lead out of the folder.
+    """
+    if not name or name.startswith("/") or "\0" in name or ".." in name.split("/"):
+        raise StorageError(f"{name!r}: this name, from the store, leads out of {folder}; nothing is written there")
+    return folder / name
+
+
 class ObjectStore:
     """What lies below s3://bucket/prefix. Endpoint, region and keys are the AWS variables' business.
 
@@ -80,8 +92,10 @@ class ObjectStore:
     def __init__(self, uri: str):
         scheme, _, rest = uri.partition("://")
         self.bucket, _, prefix = rest.partition("/")
-        if scheme != "s3" or not self.bucket:
-            raise StorageError(f"STORAGE_URI={uri}: s3://bucket/prefix is due")
+        if scheme != "s3" or not re.fullmatch(r"[\w.-]+", self.bucket):
+            raise StorageError(
+                f"STORAGE_URI={without_secrets(uri)}: s3://bucket/prefix is due; keys are the AWS variables' business"
+            )
         self.prefix = prefix.strip("/")
         self.uri = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
         self._client: Any = None
@@ -101,7 +115,10 @@ class ObjectStore:
                 request_checksum_calculation="when_required",  # older stores know no other checksum than the signature
                 response_checksum_validation="when_required",
             )
-            self._client = boto3.session.Session().client("s3", config=config)
+            try:
+                self._client = boto3.session.Session().client("s3", config=config)
+            except ValueError as error:  # an endpoint or region in AWS_CONFIG_FILE
+                raise StorageError(f"{self.uri}: {first_line(error)}; see AWS_CONFIG_FILE") from error
         return self._client
 
     def key(self, name: str) -> str:
@@ -114,14 +131,14 @@ class ObjectStore:
         Raises:
             StorageError: wrong keys, no bucket, no answer.
         """
-        with self._plainly(""):
+        with self._translate_errors(""):
             self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.key(""), MaxKeys=1)
 
     def list_sizes(self, folder: str = "") -> dict[str, int]:
         """Bytes of all objects below `folder`, by their names."""
         found = {}
         cut = len(self.key(""))
-        with self._plainly(folder):
+        with self._translate_errors(folder):
             pages = self.client.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self.bucket, Prefix=self.key(f"{folder}/" if folder else "")):
                 found |= {item["Key"][cut:]: item["Size"] for item in page.get("Contents", [])}
@@ -130,18 +147,18 @@ class ObjectStore:
     def upload(self, path: Path, name: str) -> bool:
         """Make a file an object, unless it is there with the same content; whether it was sent."""
         digest = sha256_of(path)
-        if self._is(name, path.stat().st_size, digest):
+        if self._has(name, path.stat().st_size, digest):
             return False
-        with self._plainly(name):
+        with self._translate_errors(name):
             extra = {"Metadata": {SHA256: digest}}
             self.client.upload_file(str(path), self.bucket, self.key(name), ExtraArgs=extra)
-        if not self._is(name, path.stat().st_size, digest):
+        if not self._has(name, path.stat().st_size, digest):
             raise StorageError(f"{self.uri}/{name}: not what was sent; run the same command again")
         return True
 
-    def _is(self, name: str, size: int, digest: str) -> bool:
+    def _has(self, name: str, size: int, digest: str) -> bool:
         try:
-            with self._plainly(name):
+            with self._translate_errors(name):
                 head = self.client.head_object(Bucket=self.bucket, Key=self.key(name))
         except NoSuchObject:
             return False
@@ -161,7 +178,7 @@ class ObjectStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            with self._plainly(name):
+            with self._translate_errors(name):
                 head = self.client.head_object(Bucket=self.bucket, Key=self.key(name))
                 self.client.download_file(self.bucket, self.key(name), str(partial))
             wanted = sha256 or head["Metadata"].get(SHA256)
@@ -169,7 +186,7 @@ class ObjectStore:
                 raise StorageError(f"{self.uri}/{name}: damaged, its SHA-256 differs; remove the object")
             partial.replace(path)
         except OSError as error:
-            raise StorageError(_of_disk(error, path)) from error
+            raise StorageError(_disk_error(error, path)) from error
         finally:
             partial.unlink(missing_ok=True)
         return path
@@ -177,7 +194,7 @@ class ObjectStore:
     def delete(self, names: Iterable[str]) -> None:
         """Remove objects; those that are not there do not matter."""
         for name in names:
-            with self._plainly(name):
+            with self._translate_errors(name):
                 self.client.delete_object(Bucket=self.bucket, Key=self.key(name))
 
     def filesystem(self) -> tuple[Any, str]:
@@ -192,7 +209,7 @@ class ObjectStore:
         return system, f"{self.bucket}/{self.prefix}".rstrip("/")
 
     @contextmanager
-    def _plainly(self, name: str) -> Iterator[None]:
+    def _translate_errors(self, name: str) -> Iterator[None]:
         """Turn what boto3 raises into one line that names the address, the trouble and the fix."""
         from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
@@ -212,7 +229,7 @@ class ObjectStore:
     def _trouble(self, error: BaseException, code: str) -> str:
         from botocore import exceptions
 
-        endpoint = self._client.meta.endpoint_url if self._client else "the store"
+        endpoint = without_secrets(self._client.meta.endpoint_url) if self._client else "the store"
         if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
             return "no keys; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or give the machine a role)"
         if code in REFUSED:
@@ -223,10 +240,10 @@ class ObjectStore:
             return f"{endpoint} is full ({code}); make room there"
         if isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError):
             return f"{endpoint} does not answer; see AWS_ENDPOINT_URL ({type(error).__name__})"
-        return str(error).splitlines()[0][:200]
+        return first_line(error)
 
 
-def _of_disk(error: OSError, path: Path) -> str:
+def _disk_error(error: OSError, path: Path) -> str:
     if error.errno == errno.ENOSPC:
         return f"{path}: the disk is full; make room, or put SSD_HOME elsewhere"
     return f"{path}: cannot be written: {error.strerror or error}"

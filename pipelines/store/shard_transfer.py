@@ -9,8 +9,9 @@ from pathlib import Path
 from filelock import FileLock
 from tqdm import tqdm
 
-from pipelines.store.s3 import NoSuchObject, ObjectStore, StorageError, object_store, retry_while_away
+from pipelines.store.s3 import NoSuchObject, ObjectStore, StorageError, object_store, path_below, retry_while_away
 from pipelines.store.shards import MANIFEST, Manifest, Shard, ShardError, read_manifest
+from pipelines.store.shards import digest as content_digest
 
 STREAMS = 8  # shards on the way at a time
 
@@ -106,21 +107,40 @@ def local_copy(
 
 
 def _fetch(objects: ObjectStore, digest: str, folder: Path, splits: Iterable[str] | None, first: int | None) -> None:
-    """Copy what is missing of some shards from the store into `folder`."""
+    """Copy what is missing of some shards from the store into `folder`.
+
+    Raises:
+        StorageError: the store has another manifest, or one that names files outside the folder.
+    """
     source = object_prefix(digest)
     with FileLock(folder / ".lock"):
         for left_over in folder.rglob(".*.partial"):  # of a process that was killed
             left_over.unlink()
-        if not (folder / MANIFEST).is_file():
+        if not _has_manifest(folder, digest):
             objects.download(f"{source}/{MANIFEST}", folder / MANIFEST)
+        if not _has_manifest(folder, digest):
+            (folder / MANIFEST).unlink()
+            raise StorageError(
+                f"{objects.uri}/{source}/{MANIFEST}: not the manifest of this digest; remove the object and publish it "
+                "again by `python -m pipelines.prepare` with the same STORAGE_URI"
+            )
         wanted = select_shards(read_manifest(folder), splits, first)
-        missing = [shard for shard in wanted if not (folder / shard.path).is_file()]
+        missing = [shard for shard in wanted if not path_below(folder, shard.path).is_file()]
         _in_parallel(
             lambda shard: objects.download(f"{source}/{shard.path}", folder / shard.path, shard.sha256),
             missing,
             "fetch shards",
             objects,
         )
+
+
+def _has_manifest(folder: Path, digest: str) -> bool:
+    """Whether the manifest in `folder` is the one of this digest, going by what it says and by what it lists."""
+    try:
+        manifest = read_manifest(folder)
+    except ShardError:
+        return False
+    return manifest.digest == content_digest(manifest.classes, manifest.splits) == digest
 
 
 def _in_parallel(act: Callable[[Shard], object], shards: list[Shard], what: str, objects: ObjectStore) -> None:

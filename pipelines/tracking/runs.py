@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from pipelines.errors import UserError
-from pipelines.settings import home, set_defaults, settings, tracking_uri
+from pipelines.settings import first_line, home, set_defaults, settings, tracking_uri, without_secrets
 
 if TYPE_CHECKING:  # importing MLflow takes a second: workers never do, stages while Ray starts
     from mlflow import MlflowClient
@@ -140,7 +140,11 @@ def close_if_reachable(spec: RunSpec, status: str) -> None:
         for run in known:
             close_run(client, run.info.run_id, status)
     except Exception as error:  # the error that brought us here matters more
-        logger.warning("MLflow at %s does not answer, the run's state there is not updated: %s", tracking_uri(), error)
+        logger.warning("%s, the run's state there is not updated: %s", _does_not_answer(), first_line(error))
+
+
+def _does_not_answer() -> str:
+    return f"MLflow at {without_secrets(tracking_uri())} does not answer"
 
 
 def close_run(client: MlflowClient, run_id: str, status: str) -> None:
@@ -180,23 +184,23 @@ class Writer:
         self._thread.join(patience)
 
     def _run(self) -> None:
-        client, away = None, False
-        while not self._stop.is_set():
+        client, away, stopping = None, False, False
+        while not stopping:
             self._wake.wait()
             self._wake.clear()
+            stopping = self._stop.is_set()  # before reading what to log: nothing comes after `close`
             if self._so_far is None:
                 continue
             try:
                 client = client or connect()
                 logged = self.log(client, self._so_far)
                 if away:
-                    self.say(f"MLflow at {tracking_uri()} is back: {logged} epochs caught up")
+                    self.say(f"MLflow at {without_secrets(tracking_uri())} is back: {logged} epochs caught up")
                 away = False
             except Exception as error:  # whatever the tracker's trouble, the work goes on
                 client = None
                 if not away:
-                    reason = str(error).splitlines()[0][:200]
-                    self.say(f"MLflow at {tracking_uri()} does not answer, {self.work} goes on: {reason}")
+                    self.say(f"{_does_not_answer()}, {self.work} goes on: {first_line(error)}")
                 away = True
         self.finish()
 

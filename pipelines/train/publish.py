@@ -12,9 +12,9 @@ import mlflow.data
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag, Metric
 
-from pipelines.errors import first_line, naming
+from pipelines.errors import writing
 from pipelines.params import Params
-from pipelines.settings import home, tracking_uri, without_secrets
+from pipelines.settings import first_line, home, tracking_uri, without_secrets
 from pipelines.store.shards import Manifest, read_records
 from pipelines.tracking import registry, runs
 from pipelines.train.pictures import draw_curves, draw_samples, draw_time_chart
@@ -34,13 +34,13 @@ def publish(
     """
     history, best = state["history"], state["best"]
     folder = home() / spec.fingerprint
-    with naming(out):
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         save(best["model"], out / "model.pt")
         write_history(history, out / "history.csv")
         draw_curves(history, best["epoch"], out / "curves.png")
         draw_samples(params, manifest, prepared, out / "augmented.jpg")
-    with naming(folder):
+    with writing(folder):
         write_times(history, folder / "times.csv")
         draw_time_chart(history, folder / "times.png")
     best_epoch = next(epoch for epoch in history if epoch["epoch"] == best["epoch"])
@@ -69,7 +69,7 @@ def publish(
             f"{without_secrets(tracking_uri())}: {first_line(error)}\n"
             "Start the tracker and run the same command again."
         ) from error
-    with naming(out):
+    with writing(out):
         partial = out / ".model.json.partial"
         partial.write_text(model.model_dump_json(indent=2) + "\n", encoding="utf-8")
         os.replace(partial, out / "model.json")

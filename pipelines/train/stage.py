@@ -12,16 +12,15 @@ from pathlib import Path
 from pipelines.cluster.ray import place_workers, ray_cluster
 from pipelines.cluster.signals import end_state, run_lock
 from pipelines.params import Params
-from pipelines.settings import home, tracking_uri
+from pipelines.settings import first_line, home, tracking_uri, without_secrets
 from pipelines.store.checkpoints import checkpoints
 from pipelines.store.shard_transfer import local_copy, upload
 from pipelines.store.shards import Manifest, read_manifest
 from pipelines.tracking import provenance, runs
 from pipelines.training.initial_weights import InitialWeights, initial_weights, try_weights
-from pipelines.training.loop import Job
 from pipelines.training.order import steps_an_epoch
 from pipelines.training.progress import Progress
-from pipelines.training.workers import TrainingFailed, run_on_ray
+from pipelines.training.workers import Training, TrainingFailed, new_job, run_on_ray
 from pipelines.tuned import Tuned
 from ssd.weights import Loaded
 
@@ -81,8 +80,6 @@ def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None)
     name = run_name(params, manifest, weights)
     folder = runs_folder / name
     total = params.train.epochs * steps_an_epoch(manifest.splits["train"].images, params.train.batch_size)
-    sources = {"prepared": prepared.resolve(), "cache": runs_folder / "cache", "weights": weights and weights.path}
-    sources["digest"] = manifest.digest
     spec = describe(params, manifest, name)
     if tuned and tuned.trial:
         spec.tags.update({"tune.sweep": tuned.sweep, "tune.trial": str(tuned.trial)})
@@ -100,8 +97,8 @@ def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None)
                 placement = place_workers(resources)
                 if placement.count > params.train.batch_size:
                     raise TrainingFailed(f"{placement.count} workers cannot share a batch of {params.train.batch_size}")
-                job = Job(params=params, loader_workers=placement.loader_workers, **sources)
-                run_on_ray(job, folder, spec, placement, Progress.printer(params.train.epochs))
+                job = new_job(params, prepared, manifest.digest, weights, placement)
+                run_on_ray(Training(job, folder, placement), Progress.printer(params.train.epochs), spec)
             found = saved.latest()
             if found is None or found[0] < total:
                 raise TrainingFailed(f"{name}: training ended at step {found[0] if found else 0} of {total}")
@@ -139,8 +136,8 @@ def _open_run(spec: runs.RunSpec) -> threading.Thread:
         try:
             runs.open_run(runs.connect(), spec)
         except Exception as error:
-            reason = str(error).splitlines()[0][:200]
-            print(f"  MLflow at {tracking_uri()} does not answer, training starts anyway: {reason}", flush=True)
+            where, reason = without_secrets(tracking_uri()), first_line(error)
+            print(f"  MLflow at {where} does not answer, training starts anyway: {reason}", flush=True)
 
     thread = threading.Thread(target=call, name="open-run", daemon=True)
     thread.start()

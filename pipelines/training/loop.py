@@ -16,6 +16,7 @@ from pipelines.coco import average_precision
 from pipelines.params import Params
 from pipelines.store.shards import read_manifest
 from pipelines.training.batches import DecodedSplit, TrainingSamples, evaluation_batches, training_batches
+from pipelines.training.messages import Step
 from pipelines.training.order import Deal, derive_seed, steps_an_epoch
 from ssd.augmentation import Augmentation
 from ssd.checkpoint import load, model_state
@@ -173,7 +174,7 @@ def fit(
     report: Report,
     restored: dict[str, Any] | None = None,
     device: torch.device | str = "cpu",
-    progress: Callable[[dict[str, Any]], None] = lambda _: None,
+    progress: Callable[[Step], None] = lambda _: None,
 ) -> Run:
     """Train to the last epoch, from the beginning or from `restored`.
 
@@ -183,7 +184,7 @@ def fit(
             state to keep; and with no metrics and the state where `train.checkpoint_steps` asks for it.
         restored: a state that `report` was given.
         device: of this worker.
-        progress: called on every step with {epoch, step, steps, images_per_s}.
+        progress: called on every step within an epoch.
 
     Raises:
         NonFiniteLoss: on all workers at once; no state of it was reported.
@@ -214,7 +215,7 @@ def fit(
             stopwatch.mark("checkpoint")  # counted with the epoch to come: this one has been reported
         else:
             epoch = run.trainer.steps // run.steps + 1
-            progress({"epoch": epoch, "step": within, "steps": run.steps, "images_per_s": images / seconds})
+            progress(Step(epoch, within, run.steps, images / seconds))
             if every and within % every == 0:
                 run.trainer.check()
                 run.trainer.gather()

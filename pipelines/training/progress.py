@@ -4,41 +4,42 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
+from pipelines.training.messages import Epoch, Log, Message, Send, Step
 from pipelines.training.time_parts import advice
 
 
 class Progress:
     """Passes on a step's progress at most once in `interval` seconds, so that slow epochs show life."""
 
-    def __init__(self, send: Callable[[dict[str, Any]], None], interval: float = 15.0):
+    def __init__(self, send: Send, interval: float = 15.0):
         self.send, self.interval, self.last = send, interval, time.monotonic()
 
-    def __call__(self, step: dict[str, Any]) -> None:
-        """Send {"step": step} if the last one is long enough ago."""
+    def __call__(self, step: Step) -> None:
+        """Send the step if the last one is long enough ago."""
         if time.monotonic() - self.last >= self.interval:
             self.last = time.monotonic()
-            self.send({"step": step})
+            self.send(step)
 
     @staticmethod
-    def printer(epochs: int) -> Callable[[dict[str, Any]], None]:
+    def printer(epochs: int) -> Callable[[Message], None]:
         """A function that prints messages of a run of `epochs` epochs, one line each."""
 
-        def show(message: dict[str, Any]) -> None:
-            if "epoch" in message:
-                print(epoch_line(message["epoch"], epochs), flush=True)
-            elif "step" in message:
-                print(f"  {step_line(message['step'])}", flush=True)
-            else:
-                print(f"  {message['say']}", flush=True)
+        def show(message: Message) -> None:
+            match message:
+                case Epoch(metrics):
+                    print(epoch_line(metrics, epochs), flush=True)
+                case Step():
+                    print(f"  {step_line(message)}", flush=True)
+                case Log(text):
+                    print(f"  {text}", flush=True)
 
         return show
 
 
-def step_line(step: dict[str, Any]) -> str:
+def step_line(step: Step) -> str:
     """A step within an epoch in one line."""
-    return f"epoch {step['epoch']}: step {step['step']}/{step['steps']}, {step['images_per_s']:.1f} images/s"
+    return f"epoch {step.epoch}: step {step.step}/{step.steps}, {step.images_per_s:.1f} images/s"
 
 
 def epoch_line(metrics: dict[str, float], epochs: int) -> str:

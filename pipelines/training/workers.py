@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import torch
 from filelock import FileLock
 
 from pipelines.cluster.ray import Placement
 from pipelines.cluster.signals import in_thread
 from pipelines.errors import UserError
-from pipelines.settings import settings
+from pipelines.params import Params
+from pipelines.settings import home, settings
 from pipelines.store.checkpoints import Checkpoints, checkpoints, run_of
 from pipelines.store.s3 import StorageError, object_store
 from pipelines.store.shard_transfer import local_copy
 from pipelines.tracking.runs import RunSpec
-from pipelines.training.initial_weights import initial_weights
+from pipelines.training.initial_weights import InitialWeights, initial_weights
 from pipelines.training.loop import Job, fit
-from pipelines.training.messages import messages
+from pipelines.training.messages import Epoch, Failure, Log, Message, Started, Step, messages
 from pipelines.training.progress import Progress
 from ssd.trainer import NonFiniteLoss
 
@@ -31,25 +34,47 @@ class TrainingFailed(UserError):  # noqa: N818  named after what happened
     """Training ended before its last step; the message says why and what to do."""
 
 
+class CannotTrain(TrainingFailed):
+    """It would fail again wherever and whenever it is repeated: the loss is not finite, the model cannot be built."""
+
+
+def is_final(error: Exception) -> bool:
+    """Whether an error is the job's own. Others are of the place: a full disk, a lost process, a damaged file."""
+    own = CannotTrain | ArithmeticError | ValueError | TypeError | LookupError | torch.OutOfMemoryError
+    return isinstance(error, own) and not isinstance(error, pyarrow.ArrowException)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A job, the folder of its checkpoints, and how it is spread."""
+
+    job: Job
+    folder: Path
+    placement: Placement
+
+
+def new_job(params: Params, prepared: Path, digest: str, weights: InitialWeights | None, placement: Placement) -> Job:
+    """What to train, as this machine has it: the shards of that digest in `prepared`, decoded images below the home."""
+    path = weights.path if weights else None
+    return Job(params, prepared.resolve(), home() / "cache", placement.loader_workers, path, digest)
+
+
 def work(config: dict[str, Any]) -> None:
     """What each Ray Train worker does: find the newest checkpoint, train on, report."""
     import ray.train
     import ray.train.torch
-    import ray.util
-    import torch
 
-    queue = config["queue"]
+    training, send = config["training"], config["send"]
     rank = ray.train.get_context().get_world_rank()
     if rank == 0:
-        group = ray.util.get_current_placement_group()
-        queue.put({"started": group.id.hex() if group else ""})
-    torch.set_num_threads(config["cpus"])
+        send(Started())
+    torch.set_num_threads(training.placement.cpus)
 
-    def say(text: str) -> None:
-        queue.put({"say": text})
+    def log(text: str) -> None:
+        send(Log(text))
 
-    job, folder = on_this_machine(config["job"], config["folder"], say)
-    saved = checkpoints(folder, say)
+    job, folder = on_this_machine(training.job, training.folder, log)
+    saved = checkpoints(folder, log)
     # A worker that outlived its driver may still be writing: whoever comes next waits until it is gone. (On another
     # machine it may write on; the same steps make the same bits, and newer checkpoints stay.)
     lock = FileLock(folder / "writer.lock")
@@ -63,40 +88,44 @@ def work(config: dict[str, Any]) -> None:
         if state is not None:
             saved.save(state, state["trainer"]["steps"])
             if metrics:
-                queue.put({"epoch": metrics, "history": state["history"]})
+                send(Epoch(metrics, state["history"]))
         ray.train.report({"history": state["history"]} if state is not None else {})
 
-    progress = Progress(queue.put) if rank == 0 else (lambda _: None)
+    progress = Progress(send) if rank == 0 else (lambda _: None)
     try:
         fit(job, report, state, ray.train.torch.get_device(), progress)
         if rank == 0:
             saved.flush()
     except NonFiniteLoss as error:  # by all workers at once: a restart would only meet it again
         advice = "the weights before it are kept; lower train.lr or mend the data"
-        queue.put({"failure": f"worker {rank}: {error}\n{advice}"})
+        send(Failure(f"worker {rank}: {error}\n{advice}", final=True))
     except StorageError as error:
-        queue.put({"failure": f"{error}\ntrained to the end; the same command goes on from what is stored"})
+        send(Failure(f"{error}\ntrained to the end; the same command goes on from what is stored", final=False))
+    except Exception as error:  # of this worker alone, perhaps: the others only end if it is lost
+        if is_final(error):
+            send(Failure(f"{type(error).__name__}: {error}", final=True))
+        raise
     finally:
         lock.release()
 
 
-def on_this_machine(job: Job, folder: Path, say: Callable[[str], None]) -> tuple[Job, Path]:
+def on_this_machine(job: Job, folder: Path, log: Callable[[str], None]) -> tuple[Job, Path]:
     """The job and the checkpoints' folder as this machine has them.
 
-    Without STORAGE_URI all machines share a file system; with it each has its own SSD_HOME and fetches what it lacks.
+    Without STORAGE_URI all machines share a file system; with it each has its own SSD_HOME and downloads what it lacks.
     """
     if object_store() is None:
         return job, folder
     name = run_of(folder)
-    home = settings().home or folder.parents[len(name.parts) - 1]
-    folder = home / name
+    root = settings().home or folder.parents[len(name.parts) - 1]
+    folder = root / name
     folder.mkdir(parents=True, exist_ok=True)
     weights = job.weights
     if weights is not None and not weights.is_file():
-        with FileLock(home / "weights.lock"):
+        with FileLock(root / "weights.lock"):
             weights = initial_weights(job.params).path
-    prepared = local_copy(job.prepared, job.digest, home, ("train", "val"), say=say)
-    return replace(job, prepared=prepared, cache=home / "cache", weights=weights), folder
+    prepared = local_copy(job.prepared, job.digest, root, ("train", "val"), say=log)
+    return replace(job, prepared=prepared, cache=root / "cache", weights=weights), folder
 
 
 def _newest(saved: Checkpoints, rank: int) -> dict[str, Any] | None:
@@ -110,51 +139,44 @@ def _newest(saved: Checkpoints, rank: int) -> dict[str, Any] | None:
     return state[0]
 
 
-def run_on_ray(
-    job: Job,
-    folder: Path,
-    spec: RunSpec | None,
-    placement: Placement,
-    show: Callable[[dict[str, Any]], None],
-    started: Callable[[str], None] = lambda group: None,
-) -> None:
+def run_on_ray(training: Training, show: Callable[[Step | Epoch | Log], None], spec: RunSpec | None = None) -> None:
     """Train on the cluster that this process is connected to, until the last step.
 
     Args:
-        job: what to train.
-        folder: of the checkpoints.
+        training: what to train, and where.
+        show: given what the workers tell, in a thread of its own.
         spec: of the MLflow run; None logs nothing there.
-        placement: how training is spread.
-        show: given every message of the workers, in a thread of its own.
-        started: told the id of the placement group that the workers run in, as often as they are started.
 
     Raises:
-        TrainingFailed: the loss was not finite, or workers were lost more often than allowed.
+        CannotTrain: the job itself is at fault.
+        TrainingFailed: workers were lost more often than allowed, or the last checkpoint could not be stored.
     """
     import ray.train
     from ray.train.torch import TorchTrainer
 
     from pipelines.training.mlflow_callback import MlflowCallback
 
-    failures: list[str] = []
+    folder, placement = training.folder, training.placement
+    failures: list[Failure] = []
     wanted = f"{placement.count} workers with {placement.cpus} CPUs{' and a GPU' if placement.use_gpu else ''} each"
     hint = f"still waiting for {wanted}: is the cluster busy, or too small? (`ray status`)"
-    patience = threading.Timer(UNUSUAL, show, [{"say": hint}])
+    patience = threading.Timer(UNUSUAL, show, [Log(hint)])
     patience.daemon = True
 
-    def handle(message: dict[str, Any]) -> None:
-        if "started" in message:
-            patience.cancel()
-            started(message["started"])
-        elif "failure" in message:
-            failures.append(message["failure"])
-        else:
-            show(message)
+    def handle(message: Message) -> None:
+        match message:
+            case Started():
+                patience.cancel()
+            case Failure():
+                failures.append(message)
+            case _:
+                show(message)
 
-    with messages(handle) as queue:
+    lost: Exception | None = None
+    with messages(handle) as send:
         trainer = TorchTrainer(
             work,
-            train_loop_config={"job": job, "folder": folder, "queue": queue, "cpus": placement.cpus},
+            train_loop_config={"training": training, "send": send},
             scaling_config=ray.train.ScalingConfig(
                 num_workers=placement.count
                 if placement.least in (None, placement.count)
@@ -166,15 +188,18 @@ def run_on_ray(
                 name=folder.name,
                 storage_path=str(folder.parent / "ray"),
                 failure_config=ray.train.FailureConfig(max_failures=placement.max_failures),
-                callbacks=[MlflowCallback(spec, queue)] if spec else [],
+                callbacks=[MlflowCallback(spec, send)] if spec else [],
             ),
         )
         patience.start()
         try:
             in_thread(trainer.fit)
         except Exception as error:
-            raise TrainingFailed(f"training was lost: {str(error).strip().splitlines()[-1]}") from error
+            lost = error
         finally:
             patience.cancel()
     if failures:
-        raise TrainingFailed("\n".join(failures))
+        error = CannotTrain if any(failure.final for failure in failures) else TrainingFailed
+        raise error("\n".join(sorted({failure.text for failure in failures}))) from lost  # whoever told it first
+    if lost:
+        raise TrainingFailed(f"training was lost: {str(lost).strip().splitlines()[-1]}") from lost

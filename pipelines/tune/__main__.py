@@ -21,10 +21,13 @@ def main() -> int | None:
     parser.add_argument("--prepared", type=Path, default=PREPARED, help="folder of the shards")
     parser.add_argument("--out", type=Path, default=TUNED.parent, help="folder of tuned.yaml, trials.csv, slices.png")
     parser.add_argument("--params", type=Path, default=PARAMS_FILE)
+    parser.add_argument("--fresh", action="store_true", help="delete what the same search found before; search again")
     args = parser.parse_args()
     if jobs.requested() and load_params(args.params).tune.trials:
+        if args.fresh:
+            parser.error("--fresh is for a search that runs here, not for a job on a cluster")
         return jobs.run("tune", {"--params": args.params, "--prepared": args.prepared}, args.out)
-    print(tune(args.params, args.prepared, args.out))
+    print(tune(args.params, args.prepared, args.out, args.fresh))
     jobs.upload_outputs(args.out)
     return None
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +34,7 @@ class Trial:
         overrides: of params.yaml, by dotted names.
         state: `stopped` is early, by ASHA.
         reason: why it was stopped or failed.
-        history: metrics of its epochs as `fit` reports them; `seen` is when the driver learned of each, in seconds.
+        history: metrics of its epochs as `fit` reports them, as far as it is certain that they count.
     """
 
     number: int
@@ -64,7 +65,7 @@ class Sweep:
 
     def __init__(self, folder: Path, planned: list[tuple[str, dict[str, Any]]], objects: ObjectStore | None = None):
         self.folder, self.objects = Path(folder), objects
-        self._stored: set[int] = set()
+        self._uploaded: set[int] = set()
         self.trials = [
             self._read(Trial(number, origin, overrides)) for number, (origin, overrides) in enumerate(planned, 1)
         ]
@@ -72,19 +73,21 @@ class Sweep:
     def _file(self, trial: Trial) -> Path:
         return self.folder / trial.name / "trial.json"
 
-    def _read(self, fresh: Trial) -> Trial:
-        """What is known of a trial, here or in the store."""
-        file = self._file(fresh)
+    def _object(self, trial: Trial) -> str:
+        return f"sweeps/{self.folder.name}/{trial.name}.json"
+
+    def _read(self, new: Trial) -> Trial:
+        """What is known of a trial, on this machine or in the store; `new` where nothing is."""
+        file = self._file(new)
         try:
             if self.objects and not file.exists():
-                retry_while_away(lambda: self.objects.download(self._name(fresh), file), logger.warning)
+                retry_while_away(lambda: self.objects.download(self._object(new), file), logger.warning)
             return Trial(**json.loads(file.read_text(encoding="utf-8")))
         except (FileNotFoundError, NoSuchObject):
-            return fresh
-
-    def _name(self, trial: Trial) -> str:
-        """Of a trial's object."""
-        return f"sweeps/{self.folder.name}/{trial.name}.json"
+            return new
+        except (ValueError, TypeError) as error:
+            logger.warning("%s is damaged, the trial is run again: %s", file, error)
+            return new
 
     def update(self, number: int, **changes: Any) -> Trial:
         """Change a trial and write it down."""
@@ -106,21 +109,26 @@ class Sweep:
     def end(self, number: int, state: State, reason: str = "") -> Trial:
         """Write down how a trial ended, and drop its checkpoints: nobody goes on from them."""
         trial = self.update(number, state=state, reason=reason)
-        self.store()
-        for checkpoint in (self.folder / trial.name).glob("step-*.pt"):
-            checkpoint.unlink(missing_ok=True)
+        self.upload()
+        self.drop_checkpoints()
         return trial
 
-    def store(self) -> None:
-        """Send the records of trials that have ended to the store; one that is away gets them with the next."""
-        ended = [trial for trial in self.trials if trial.state not in OPEN and trial.number not in self._stored]
+    def drop_checkpoints(self) -> None:
+        """Remove the checkpoints of trials that have ended; one that is being stopped may write another."""
+        for trial in self.trials:
+            for checkpoint in (self.folder / trial.name).glob("step-*.pt") if trial.state not in OPEN else ():
+                checkpoint.unlink(missing_ok=True)
+
+    def upload(self) -> None:
+        """Upload the records of trials that have ended; those that the store misses now follow with the next."""
+        ended = [trial for trial in self.trials if trial.state not in OPEN and trial.number not in self._uploaded]
         for trial in ended if self.objects else []:
             try:
-                self.objects.upload(self._file(trial), self._name(trial))
+                self.objects.upload(self._file(trial), self._object(trial))
             except StorageError as error:
                 logger.warning("the sweep's records stay on this machine for now: %s", error)
                 return
-            self._stored.add(trial.number)
+            self._uploaded.add(trial.number)
 
     @property
     def open(self) -> list[Trial]:
@@ -136,3 +144,12 @@ class Sweep:
         """The trial to hand over: the best, the current parameters among equals; None where all failed."""
         scored = [trial for trial in self.trials if trial.score is not None]
         return max(scored, key=lambda trial: (trial.score, not trial.overrides, -trial.number), default=None)
+
+
+def forget(folder: Path, objects: ObjectStore | None) -> None:
+    """Delete the records and checkpoints of a sweep, on this machine and in the store."""
+    for path in Path(folder).glob("*"):
+        if path.is_dir():  # not the lock that this process holds
+            shutil.rmtree(path)
+    for kind in ("sweeps", "runs") if objects else ():
+        objects.delete(objects.list_sizes(f"{kind}/{Path(folder).name}"))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+from scipy.stats import spearmanr
 
 from pipelines.params import Range
 from pipelines.tune.space import is_number
@@ -17,8 +18,9 @@ COLOURS = {"designed anchors": "#d55e00", "current parameters": "#000000", "sear
 MARKERS = {"finished": "o", "stopped": "v", "failed": "x"}
 
 
+@matplotlib.rc_context({"text.parse_math": False})  # a value may hold a $
 def draw_slices(table: list[dict[str, Any]], space: dict[str, Range], winner: int | None, path: Path) -> None:
-    """Each searched parameter against validation mAP, one point a trial; the winner is ringed."""
+    """Draw each searched parameter against validation mAP, one point a trial; the winner is ringed."""
     names = list(space) if table else []
     figure = Figure(figsize=(max(3.2 * len(names), 5), 3.4), layout="constrained")
     if not names:
@@ -51,12 +53,5 @@ def _draw_slice(axes: Any, name: str, within: Range, table: list[dict[str, Any]]
         axes.xaxis.set_minor_formatter(NullFormatter())
     varied = len({row[name] for row in known}) > 1 if numeric else False
     if varied and len(known) >= ENOUGH:
-        correlation = rank_correlation([row[name] for row in known], [row["map"] for row in known])
+        correlation = spearmanr([row[name] for row in known], [row["map"] for row in known]).statistic
         axes.set_title(f"rank correlation {correlation:+.2f}", fontsize=9)
-
-
-def rank_correlation(one: list[float], other: list[float]) -> float:
-    """Spearman's ρ: the correlation of the ranks, equal values sharing the mean of theirs."""
-    columns = [np.asarray(values, dtype=float) for values in (one, other)]
-    ranks = [(v[:, None] > v).sum(axis=1) + (v[:, None] >= v).sum(axis=1) for v in columns]
-    return float(np.corrcoef(*ranks)[0, 1])

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pipelines.anchors.coverage import propose
-from pipelines.cluster.ray import place_workers, ray_cluster, trials_at_once
+from pipelines.cluster.ray import Placement, place_workers, ray_cluster, trials_at_once, trials_have_workers
 from pipelines.cluster.signals import end_state, run_lock
 from pipelines.errors import UserError
-from pipelines.params import Params, load_params
-from pipelines.settings import home, tracking_uri
+from pipelines.params import Params, TuneParams, load_params
+from pipelines.settings import first_line, home, tracking_uri, without_secrets
 from pipelines.store.s3 import object_store
 from pipelines.store.shard_transfer import local_copy, upload
 from pipelines.store.shards import Manifest, read_manifest
 from pipelines.tracking import provenance, runs
 from pipelines.training.initial_weights import InitialWeights, initial_weights, try_weights
-from pipelines.training.loop import Job
-from pipelines.tune.ledger import Sweep, Trial
+from pipelines.training.workers import Training, new_job
+from pipelines.tune.ledger import Sweep, Trial, forget
 from pipelines.tune.mlflow_runs import SweepRuns
 from pipelines.tune.space import check_plan, check_space, plan, trial_params, value_of
-from pipelines.tune.table import rows, write_rows
-from pipelines.tune.trial import Task
-from pipelines.tuned import TUNED, Tuned, write_tuned
+from pipelines.tune.table import ranking, rows, write_rows
+from pipelines.tuned import TUNED, Tuned, read_tuned, write_tuned
+
+WAITS = "waits for trials with lower numbers"
 
 
 class TuningFailed(UserError):  # noqa: N818  named after what happened
@@ -68,8 +70,14 @@ def check(params: Params, manifest: Manifest, prepared: Path, path: Path) -> Non
         )
 
 
-def tune(path: Path, prepared: Path, out: Path) -> str:
+def tune(path: Path, prepared: Path, out: Path, fresh: bool = False) -> str:
     """Search what the parameter file says, unless that is done already; the closing line is returned.
+
+    Args:
+        path: of the parameter file.
+        prepared: folder of the shards.
+        out: folder of tuned.yaml, trials.csv and slices.png.
+        fresh: delete what an earlier search of the same has found, and search again.
 
     Raises:
         ParamsError, TuningFailed: something cannot be used, or no trial came to a result.
@@ -78,7 +86,8 @@ def tune(path: Path, prepared: Path, out: Path) -> str:
     params = load_params(path)
     out.mkdir(parents=True, exist_ok=True)
     if params.tune.trials == 0:
-        return hand_over(None, [], params, {}, out)
+        write_outputs(None, [], params, {}, out)
+        return f"{out / TUNED.name}: nothing searched (tune.trials is 0)"
     check_space(path, params.tune)
     manifest = read_manifest(prepared)
     check(params, manifest, prepared, path)
@@ -93,112 +102,111 @@ def tune(path: Path, prepared: Path, out: Path) -> str:
     name = sweep_name(params, manifest, proposal, weights)
     folder = home() / name
     with run_lock(folder):
+        if fresh:
+            forget(folder, object_store())
         sweep = Sweep(folder, planned, object_store())
-        of = {trial.number: trial_params(path, trial.overrides, params.tune.epochs) for trial in sweep.trials}
+        of_trials = {trial.number: trial_params(path, trial.overrides, params.tune.epochs) for trial in sweep.trials}
+
+        def training(trial: Trial, placement: Placement) -> Training:
+            job = new_job(of_trials[trial.number], prepared, manifest.digest, weights, placement)
+            return Training(job, folder / trial.name, placement)
+
         sweep_runs = SweepRuns(
-            describe(params, manifest, name), lambda trial: describe_trial(trial, of[trial.number], name)
+            describe(params, manifest, name), lambda trial: describe_trial(trial, of_trials[trial.number], name)
         )
         try:
-            run(sweep, of, params, prepared, weights, sweep_runs)
+            run(sweep, params.tune, training, sweep_runs)
+            winner = best(sweep)
         except BaseException as error:
             sweep_runs.interrupted(sweep.trials, end_state(error))
             raise
-        return conclude(sweep, of, params, sweep_runs, out)
+        return conclude(winner, sweep, of_trials, params, sweep_runs, out)
 
 
 def run(
-    sweep: Sweep,
-    of: dict[int, Params],
-    params: Params,
-    prepared: Path,
-    weights: InitialWeights | None,
-    sweep_runs: SweepRuns,
+    sweep: Sweep, tune: TuneParams, training: Callable[[Trial, Placement], Training], sweep_runs: SweepRuns
 ) -> None:
-    """Run the trials that are not done."""
-    tune, waiting = params.tune, sweep.open
-    name, count = sweep.folder.name, len(sweep.trials)
+    """Run the trials that have not ended.
+
+    Raises:
+        TuningFailed: some could not be brought to an end; no winner is chosen without them.
+    """
+    name, count, waiting = sweep.folder.name, len(sweep.trials), sweep.open
     if not waiting:
-        print(f"{name}: its {count} trials are done (remove {sweep.folder} to search anew)", flush=True)
+        print(f"{name}: its {count} trials are done (search again: python -m pipelines.tune --fresh)", flush=True)
         return
     done = f", {count - len(waiting)} of them done" if len(waiting) < count else ""
     print(f"{name}: {count} trials{done}, {tune.epochs} epochs each at most, {len(tune.space)} parameters", flush=True)
     from pipelines.tune.driver import search
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         print(text, flush=True)
 
-    with ray_cluster() as resources:
+    with ray_cluster(state_api=trials_have_workers()) as resources:
         placement = place_workers(resources, tune.trials)
         at_once = trials_at_once(resources, placement)
         gpus = ", on GPUs" if placement.use_gpu else ""
-        say(f"  {at_once} at a time, {placement.count} × {placement.cpus} CPUs each{gpus}")
-        same = {"prepared": prepared.resolve(), "cache": home() / "cache"}
-        same |= {"loader_workers": placement.loader_workers, "weights": weights and weights.path}
-        same["digest"] = read_manifest(prepared).digest
-        tasks = {
-            trial.number: Task(Job(params=of[trial.number], **same), sweep.folder / trial.name, placement)
-            for trial in waiting
-        }
-        writer = runs.Writer(sweep_runs.write, say, "the sweep")
+        log(f"  {at_once} at a time, {placement.count} × {placement.cpus} CPUs each{gpus}")
+        trainings = {trial.number: training(trial, placement) for trial in waiting}
+        writer = runs.Writer(sweep_runs.write, log, "the sweep")
         writer.update(sweep.trials)
         try:
-            search(sweep, tasks, tune, at_once, lambda _: writer.update(sweep.trials), say)
+            problems = search(sweep, trainings, tune, at_once, lambda: writer.update(sweep.trials), log)
         finally:
             writer.close()
     if sweep.open:
-        raise TuningFailed(f"{name}: {len(sweep.open)} trials did not end; the same command goes on with them")
+        reasons = [f"  trial {trial.number}: {problems.get(trial.number, WAITS)}" for trial in sweep.open]
+        raise TuningFailed(
+            f"{name}: {len(sweep.open)} of {count} trials could not be brought to an end, and no winner is chosen "
+            "without them; mend the cause, the same command goes on:\n" + "\n".join(reasons)
+        )
 
 
-def conclude(sweep: Sweep, of: dict[int, Params], params: Params, sweep_runs: SweepRuns, out: Path) -> str:
-    """Compare the trials, hand the best one over, and close the sweep in MLflow; the closing line is returned."""
+def best(sweep: Sweep) -> Trial:
+    """The trial to hand over.
+
+    Raises:
+        TuningFailed: all have failed.
+    """
     winner = sweep.winner()
     if winner is None:
         reasons = "\n".join(f"  trial {trial.number}: {trial.reason}" for trial in sweep.trials)
-        error = TuningFailed(f"all trials failed; mend params.yaml or the data, then remove {sweep.folder}:\n{reasons}")
-        sweep_runs.interrupted(sweep.trials, "FAILED")
-        raise error
-    sweep.store()
-    line = hand_over(winner, sweep.trials, params, of, out, sweep.folder.name)
+        raise TuningFailed(f"all trials failed; mend params.yaml or the data:\n{reasons}")
+    return winner
+
+
+def conclude(
+    winner: Trial, sweep: Sweep, of_trials: dict[int, Params], params: Params, sweep_runs: SweepRuns, out: Path
+) -> str:
+    """Hand the winner over, and close the sweep in MLflow; the closing line is returned."""
+    sweep.upload()
+    files = write_outputs(winner, sweep.trials, params, of_trials, out, sweep.folder.name)
+    print(ranking(sweep.trials))
     try:
-        files = [out / name for name in ("tuned.yaml", "trials.csv", "slices.png")]
         sweep_runs.finish(runs.connect(), sweep.trials, winner, files)
     except Exception as error:
         raise runs.TrackerAway(
-            f"the sweep is complete and kept in {sweep.folder}, but MLflow at {tracking_uri()} could not be "
-            f"told: {str(error).splitlines()[0][:200]}\nStart the tracker and run the same command again."
+            f"the sweep is complete and kept in {sweep.folder}, but MLflow at "
+            f"{without_secrets(tracking_uri())} could not be told: {first_line(error)}\n"
+            "Start the tracker and run the same command again."
         ) from error
-    return line
+    return f"{files[0]}: {read_tuned(files[0])}, validation mAP {winner.score:.3f}"
 
 
-def hand_over(
-    winner: Trial | None, trials: list[Trial], params: Params, of: dict[int, Params], out: Path, sweep: str = ""
-) -> str:
-    """Write tuned.yaml, trials.csv and slices.png; the closing line is returned."""
+def write_outputs(
+    winner: Trial | None, trials: list[Trial], params: Params, of_trials: dict[int, Params], out: Path, sweep: str = ""
+) -> list[Path]:
+    """Write tuned.yaml, trials.csv and slices.png, functions of the parameters, the data and the code alone."""
     from pipelines.tune.plot import draw_slices
 
     space = params.tune.space
-    values = {trial.number: {name: value_of(of[trial.number], name) for name in space} for trial in trials}
+    values = {trial.number: {name: value_of(of_trials[trial.number], name) for name in space} for trial in trials}
     table = rows(trials, values)
-    write_rows(table, out / "trials.csv")
-    draw_slices(table, space, winner.number if winner else None, out / "slices.png")
-    tuned = Tuned(winner.overrides, sweep, winner.number, winner.score) if winner else Tuned({})
-    write_tuned(tuned, out / TUNED.name)
-    if winner is None:
-        return f"{out / TUNED.name}: nothing searched (tune.trials is 0)"
-    print(ranking(trials))
-    return f"{out / TUNED.name}: {tuned}, validation mAP {winner.score:.3f}"
-
-
-def ranking(trials: list[Trial]) -> str:
-    """The trials as a table, the best first."""
-    ordered = sorted(trials, key=lambda trial: -1.0 if trial.score is None else trial.score, reverse=True)
-    lines = [f"{'trial':>5} {'mAP':>6} {'epochs':>6}  {'state':<8} what"]
-    for trial in ordered:
-        score = "–" if trial.score is None else f"{trial.score:.3f}"
-        values = ", ".join(f"{name} {value}" for name, value in trial.overrides.items())
-        what = values if trial.origin == "search" else f"{trial.origin}{': ' if values else ''}{values}"
-        lines.append(f"{trial.number:>5} {score:>6} {len(trial.history):>6}  {trial.state:<8} {what}")
-    return "\n".join(lines)
+    files = [out / name for name in (TUNED.name, "trials.csv", "slices.png")]
+    write_tuned(Tuned(winner.overrides, sweep, winner.number, winner.score) if winner else Tuned({}), files[0])
+    write_rows(table, files[1])
+    draw_slices(table, space, winner.number if winner else None, files[2])
+    return files
 
 
 def describe(params: Params, manifest: Manifest, name: str) -> runs.RunSpec:

@@ -38,3 +38,15 @@ def write_rows(table: list[dict[str, Any]], path: Path) -> None:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(table)
+
+
+def ranking(trials: list[Trial]) -> str:
+    """The trials as a table to print, the best first."""
+    ordered = sorted(trials, key=lambda trial: -1.0 if trial.score is None else trial.score, reverse=True)
+    lines = [f"{'trial':>5} {'mAP':>6} {'epochs':>6}  {'state':<8} what"]
+    for trial in ordered:
+        score = "–" if trial.score is None else f"{trial.score:.3f}"
+        values = ", ".join(f"{name} {value}" for name, value in trial.overrides.items())
+        what = values if trial.origin == "search" else f"{trial.origin}{': ' if values else ''}{values}"
+        lines.append(f"{trial.number:>5} {score:>6} {len(trial.history):>6}  {trial.state:<8} {what}")
+    return "\n".join(lines)

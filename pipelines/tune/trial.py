@@ -4,105 +4,97 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from pipelines.cluster.ray import Placement
+from pipelines.errors import UserError
 from pipelines.settings import set_defaults
 from pipelines.store.checkpoints import checkpoints
-from pipelines.store.s3 import StorageError
-from pipelines.training.loop import Job, fit
+from pipelines.training.loop import fit
+from pipelines.training.messages import Epoch, Log, Send, Step
 from pipelines.training.progress import Progress
-from pipelines.training.workers import TrainingFailed, on_this_machine, run_on_ray
+from pipelines.training.workers import Training, is_final, on_this_machine, run_on_ray
 
-Tell = Callable[[list[dict[str, float]]], None]
+Report = Callable[[list[dict[str, float]]], None]
 
 
 @dataclass(frozen=True)
-class Task:
-    """What one trial trains, where its checkpoints are, and how it is spread."""
+class FromTrial:
+    """What a trial tells meanwhile."""
 
-    job: Job
-    folder: Path
-    placement: Placement
+    trial: int
+    message: Step | Log
 
 
-def run_trial(config: dict[str, Any], tasks: dict[int, Task], queue: Any) -> None:
-    """What Ray Tune runs: train the task of config["trial"] from its newest checkpoint on, reporting each epoch.
+def run_trial(config: dict[str, Any], trainings: dict[int, Training], send: Send) -> None:
+    """What Ray Tune runs: train trial config["trial"] from its newest checkpoint on, reporting each epoch.
 
-    Every report is {epoch, val/map, metrics}; epochs from before an interruption are reported again, in case the
-    driver was killed before it learned of them. Whatever goes wrong in training would go wrong again: it is reported
-    as {failure} and ends the trial, and is no exception, which would have Ray start the trial anew.
+    A report is {trial, metrics} after an epoch; epochs from before an interruption are reported again, in case the
+    driver was killed before it learned of them. It is {trial, error, final} where training failed. This is no
+    exception, because Ray would start the trial again, which helps only where its process is lost.
     """
     import ray.tune
 
-    task = tasks[config["trial"]]
+    number = config["trial"]
     reported = 0
 
-    def tell(history: list[dict[str, float]]) -> None:
+    def report(history: list[dict[str, float]]) -> None:
         nonlocal reported
-        for epoch in history[reported:]:
+        for metrics in history[reported:]:
             reported += 1
-            ray.tune.report({"epoch": epoch["epoch"], "val/map": epoch["val/map"], "metrics": epoch})
+            ray.tune.report({"trial": number, "metrics": metrics})
 
-    def show(message: dict[str, Any]) -> None:
-        queue.put(message | {"trial": config["trial"]})
+    def send_on(message: Step | Log) -> None:
+        send(FromTrial(number, message))
 
+    training = trainings[number]
     try:
-        if task.placement.count > 1:
-            _on_workers(task, tell, show)
-        else:
-            _here(task, tell, show)
+        (_on_workers if training.placement.count > 1 else _in_this_process)(training, report, send_on)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        named = (
-            reason
-            if isinstance(error, TrainingFailed | FloatingPointError | StorageError)
-            else f"{type(error).__name__}: {reason}"
-        )
-        ray.tune.report({"epoch": 0, "val/map": 0.0, "failure": named[:500]})
+        named = reason if isinstance(error, UserError | FloatingPointError) else f"{type(error).__name__}: {reason}"
+        ray.tune.report({"trial": number, "error": named[:500], "final": is_final(error)})
 
 
-def _here(task: Task, tell: Tell, show: Callable[[dict[str, Any]], None]) -> None:
-    """Train in this process."""
+def _in_this_process(training: Training, report: Report, send: Send) -> None:
     import torch
 
-    torch.set_num_threads(task.placement.cpus)
+    torch.set_num_threads(training.placement.cpus)
 
-    def say(text: str) -> None:
-        show({"say": text})
+    def log(text: str) -> None:
+        send(Log(text))
 
-    job, folder = on_this_machine(task.job, task.folder, say)
-    saved = checkpoints(folder, say)
+    job, folder = on_this_machine(training.job, training.folder, log)
+    saved = checkpoints(folder, log)
     folder.mkdir(parents=True, exist_ok=True)
     # A trial that outlived its driver may still be writing: whoever comes next waits until it is gone.
     with FileLock(folder / "writer.lock", timeout=300):
         found = saved.latest()
-        state = found[1] if found else None
-        tell(state["history"] if state else [])
+        restored = found[1] if found else None
+        report(restored["history"] if restored else [])
 
-        def report(metrics: dict[str, Any], state: dict[str, Any] | None) -> None:
+        def keep(metrics: dict[str, Any], state: dict[str, Any] | None) -> None:
             if state is not None:
                 saved.save(state, state["trainer"]["steps"])
-                tell(state["history"])
+                report(state["history"])
 
-        fit(job, report, state, "cuda" if task.placement.use_gpu else "cpu", Progress(show))
+        fit(job, keep, restored, "cuda" if training.placement.use_gpu else "cpu", Progress(send))
 
 
-def _on_workers(task: Task, tell: Tell, show: Callable[[dict[str, Any]], None]) -> None:
-    """Train on Ray Train's workers; this process only passes on what they say."""
+def _on_workers(training: Training, report: Report, send: Send) -> None:
+    """Train on Ray Train's workers; this process only passes on what they tell."""
     set_defaults({"RAY_TRAIN_V2_ENABLED": "1"})
 
-    def handle(message: dict[str, Any]) -> None:
-        if "history" in message:
-            tell(message["history"])
-        else:
-            show(message)
+    def handle(message: Step | Epoch | Log) -> None:
+        match message:
+            case Epoch(history=history):
+                report(history)
+            case _:
+                send(message)
 
-    saved = checkpoints(task.folder)
+    saved = checkpoints(training.folder)
     found = saved.latest()
-    tell(found[1]["history"] if found else [])
-    run_on_ray(task.job, task.folder, None, task.placement, handle, lambda group: show({"group": group}))
-    tell(saved.latest()[1]["history"])
+    report(found[1]["history"] if found else [])
+    run_on_ray(training, handle)
+    report(saved.latest()[1]["history"])

@@ -1,7 +1,12 @@
+import os
+import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipelines.params import ParamsError, load_params, merge
 from ssd.presets import PRESETS
@@ -46,6 +51,9 @@ def test_what_scores_mean_follows_from_the_loss():
         ({"model.anchors.foo": 1}, "model.anchors.foo: unknown key"),
         ({"model.preset": "ssd9000"}, "model.preset: there is no preset 'ssd9000'; there are"),
         ({"model.anchors.scale_min": 0.1}, "scale_min and scale_max go together"),
+        ({"model.anchors.ratios": [[1.0], [2.0]]}, "anchors: ratios has 2 lists, the backbone gives 5 feature maps"),
+        ({"model.anchors.steps": [8.0]}, "anchors: steps has 1 numbers, the backbone gives 5 feature maps"),
+        ({"model.image_size": [64, 64], "model.backbone": "vgg16_ssd512"}, "64×64 is too small for the back"),
         ({"augment.horizontal_flip": 2}, "horizontal_flip is a probability"),
         ({"train.batch_size": 0}, "batch_size is not positive"),
         ({"seed": None}, "seed"),
@@ -87,15 +95,160 @@ def test_all_problems_at_once(tmp_path):
         load_params(tmp_path / "p.yaml")
 
 
-def test_missing_and_broken_files(tmp_path):
-    with pytest.raises(ParamsError, match="no such file"):
+FILE = Path("params.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("lr: 2.0e-3", "lr: 2024-05-17", "train.lr: datetime.date(2024, 5, 17) is a date; write a number"),
+        ("lr: 2.0e-3", "lr: 2024-99-99", "not YAML: month must be in 1..12"),
+        ("lr: 2.0e-3", "lr: !!int", "not YAML: "),
+        ("lr: 2.0e-3", "lr: !!binary aGk=", "train.lr: b'hi' is a bytes; write a number"),
+        ("classes: []", "classes: !!set {a, b}", "prepare.classes: {"),
+        ("classes: []", "classes: &all [*all]", "prepare: a value contains itself, or is nested too deeply"),
+        ("loss: {}", "loss: &all {box_weight: *all}", "loss: a value contains itself, or is nested too deeply"),
+        ("classes: []", f"classes: {'[' * 9000}{']' * 9000}", "a value contains itself, or is nested too"),
+        ("classes: []", f"classes: {'[' * 99}{']' * 99}", "prepare: a value contains itself, or is nested too deeply"),
+        ("preset: tiny_fine", "preset: [tiny]", "model.preset: there is no preset ['tiny']; there are resnet34_grid"),
+        ("preset: tiny_fine", "preset: {tiny: 1}", "model.preset: there is no preset {'tiny': 1}"),
+        ("seed: 0", "seed: 9223372036854775808", "seed: a whole number below 2^63 is due"),
+        ("seed: 0", f"seed: {9 * '9999'}{'9' * 5000}", "not YAML: "),
+        ("seed: 0", f"seed: 0x{'f' * 5000}", "seed: a whole number below 2^63 is due"),
+        ("seed: 0", "seed: -1", "seed: Input should be greater than or equal to 0"),
+        ("lr: 2.0e-3", "lr: .nan", "train.lr: nan is not a finite number"),
+        ("clip_norm: 10.0", "clip_norm: .inf", "train.clip_norm: inf is not a finite number"),
+        (
+            "train.lr: {log_uniform: [1.0e-3, 4.0e-3]}",
+            "train.lr: {uniform: [0, .inf]}",
+            "uniform.1: inf is not a finit",
+        ),
+        ("  train.lr: {", "  train..lr: {", "tune.space: train..lr cannot be searched; names begin with model., loss."),
+        ("  train.lr: {", "  train.: {", "tune.space: train. cannot be searched"),
+        ("  train.lr: {", "  .: {", "tune.space: . cannot be searched"),
+        ("  train.lr: {", "  '': {", "tune.space:  cannot be searched"),
+        ("  train.lr: {", "  1: {", "not YAML: a key that is no string: put it in quotes (line "),
+        ("  momentum: 0.9", "  yes: 0.9", "not YAML: a key that is no string"),
+        ("  momentum: 0.9", "  ? [a]\n  : 0.9", "not YAML: a key that is no string"),
+        ("  momentum: 0.9", "  lr: 0.9", "not YAML: the key lr is there twice (line "),
+        ("evaluate:", "train:", "not YAML: the key train is there twice"),
+        ("name: ssd", 'name: "\\uD800"', "Invalid JSON"),
+        ("name: ssd", 'name: "\\U00110000"', "not YAML: "),
+        ("name: ssd", "name: \0", "not YAML: "),
+    ],
+)
+def test_values_that_cannot_be_used(tmp_path, old, new, says):
+    assert old in FILE
+    file = tmp_path / "p.yaml"
+    file.write_text(FILE.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(ParamsError, match=f"^{re.escape(str(file))}:") as error:
+        load_params(file)
+    assert says in str(error.value)
+    assert len(str(error.value).splitlines()) <= 2
+    assert len(str(error.value)) < 1000
+
+
+def test_an_anchor_may_be_used_again(tmp_path):
+    changed = FILE.replace("generate: ", "generate: &size").replace("  batch_size: 32\n", "  <<: {batch_size: 16}\n")
+    changed = changed.replace("train: []", "train: &sets [a]").replace("val: []", "val: *sets")
+    (tmp_path / "p.yaml").write_text(changed)
+    params = load_params(tmp_path / "p.yaml")
+    assert params.prepare.val == ["a"]
+    assert params.evaluate.batch_size == 16
+
+
+@pytest.mark.parametrize("overrides", [None, {"train.lr": 0.1}, {"model.preset": "tiny"}])
+@pytest.mark.parametrize("content", ["", "# nothing\n", "---\n", "- 1", "text", "5", "null"])
+def test_a_file_without_sections(tmp_path, content, overrides):
+    (tmp_path / "p.yaml").write_text(content)
+    with pytest.raises(ParamsError, match=r"p\.yaml:\n  sections are due"):
+        load_params(tmp_path / "p.yaml", overrides)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(ParamsError, match=r"none\.yaml: no such file; run from the project's folder"):
         load_params(tmp_path / "none.yaml")
+    with pytest.raises(ParamsError, match="a folder or a pipe is where a file is due"):
+        load_params(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ParamsError, match="a folder or a pipe is where a file is due"):
+        load_params(tmp_path / "pipe")
+    with pytest.raises(ParamsError, match="File name too long"):
+        load_params(tmp_path / ("p" * 300))
+    for name, encoding in (("utf-16", "utf-16"), ("windows", "cp1252")):
+        (tmp_path / name).write_text(FILE.replace("name: ssd", "name: Früchte"), encoding=encoding)
+        with pytest.raises(ParamsError, match="not UTF-8; save it in that encoding"):
+            load_params(tmp_path / name)
+    (tmp_path / "with-mark").write_text(FILE, encoding="utf-8-sig")  # as some editors write it
+    assert load_params(tmp_path / "with-mark") == load_params("params.yaml")
     (tmp_path / "broken.yaml").write_text("a: [1")
-    with pytest.raises(ParamsError, match="not YAML"):
+    with pytest.raises(ParamsError, match=r"broken\.yaml:\n  not YAML: expected ',' or ']'.* \(line 1, column 6\)$"):
         load_params(tmp_path / "broken.yaml")
-    (tmp_path / "list.yaml").write_text("- 1")
-    with pytest.raises(ParamsError, match=r"model\.preset"):
-        load_params(tmp_path / "list.yaml")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ({"train.lr.x": 1}, "train.lr.x: cannot be set: train.lr is 0.002, no section"),
+        ({"seed.x.y": 1}, "seed.x.y: cannot be set: seed.x is"),
+        ({"train..lr": 1}, "train.: unknown key"),
+        ({"": 1}, "unknown key"),
+        ({5: 1}, "5: unknown key"),
+        ({"train.lr": {1: 2}}, "train.lr: "),
+        ({"train.lr": "inf"}, "train.lr: 'inf' is a string"),
+    ],
+)
+def test_overrides_that_cannot_be_used(overrides, says):
+    with pytest.raises(ParamsError, match=r"^params\.yaml:") as error:
+        load_params("params.yaml", overrides)
+    assert says in str(error.value)
+
+
+def test_an_override_does_not_hide_what_is_wrong_in_the_file(tmp_path):
+    (tmp_path / "p.yaml").write_text(re.sub(r"(?s)\ntrain:.*?\n\n", "\ntrain: [1]\n\n", FILE))
+    with pytest.raises(ParamsError, match=r"train\.lr: cannot be set: train is \[1\], no section"):
+        load_params(tmp_path / "p.yaml", {"train.lr": 0.1})
+
+
+def names(value, prefix=()):
+    """Paths of all keys of nested mappings."""
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        yield (*prefix, key)
+        yield from names(inner, (*prefix, key))
+
+
+plain = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(),
+    st.dates(),
+    st.datetimes(),
+    st.binary(max_size=5),
+    st.sets(st.text(max_size=3), max_size=3),
+    st.sampled_from([*PRESETS, "softmax", "sigmoid", "focal", "l1", "tiny", "1e-4", ""]),
+)
+values = st.recursive(
+    plain,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4) | st.integers(), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150)
+@given(st.lists(st.tuples(st.sampled_from(list(names(yaml.safe_load(FILE)))), values), min_size=1, max_size=2))
+def test_any_value_at_any_key_is_used_or_refused(tmp_path_factory, changes):
+    raw = yaml.safe_load(FILE)
+    for (*parents, last), value in changes:
+        section = raw
+        for key in parents:
+            section = section[key] if isinstance(section, dict) and isinstance(section.get(key), dict) else {}
+        section[last] = value
+    file = tmp_path_factory.getbasetemp() / "any.yaml"
+    file.write_text(yaml.safe_dump(raw, allow_unicode=True), encoding="utf-8")
+    with suppress(ParamsError):
+        load_params(file)
 
 
 def test_overrides_go_over_the_preset():

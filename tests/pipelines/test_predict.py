@@ -1,13 +1,15 @@
 """The command line for a few images."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
 from pipelines.predict import PredictError, drawn_names, find_images, load_model, main
-from ssd.checkpoint import model_state, save
+from ssd.checkpoint import load, model_state, save
 from ssd.model import SSD, ModelConfig
 
 WIDTH, HEIGHT = 90, 60
@@ -65,18 +67,97 @@ def test_all_well_is_zero(photos):
     assert json.loads((photos / "out/predictions.json").read_text())["images"][0]["objects"] == []
 
 
+def another(state, **parts):
+    """A model's state with other parts; a part that is None is missing."""
+    return {key: value for key, value in (state | parts).items() if value is not None}
+
+
+BAD_MODELS = {  # what model.pt holds, and what is said of it
+    "a list": (lambda s: [1, 2], "not a checkpoint or a file of weights: it holds a list"),
+    "a tensor": (lambda s: torch.zeros(3), "not a checkpoint or a file of weights: it holds a Tensor"),
+    "nothing": (lambda s: {}, "not a model of this project: it has no 'config'"),
+    "no weights": (lambda s: another(s, weights=None), "not a model of this project: it has no 'weights'"),
+    "no settings": (lambda s: another(s, detect=None), "not a model of this project: it has no 'detect'"),
+    "weights of a classifier": (lambda s: s["weights"], "not a model of this project: it has no 'config'"),
+    "a list for weights": (lambda s: another(s, weights=[1]), "not a model of this project: Expected state_dict"),
+    "numbers for weights": (
+        lambda s: another(s, weights=dict.fromkeys(s["weights"], 1)),
+        "not a model of this project: Error(s) in loading state_dict for SSD: While copying the parameter named",
+    ),
+    "an unknown key": (
+        lambda s: another(s, config=s["config"] | {"depth": 3}),
+        "not a model of this project: ModelConfig.__init__() got an unexpected keyword argument 'depth'",
+    ),
+    "an unknown backbone": (
+        lambda s: another(s, config=s["config"] | {"backbone": "big"}),
+        "not a model of this project: model: there is no backbone 'big'",
+    ),
+    "text for a config": (lambda s: another(s, config="tiny"), "not a model of this project: string indices must"),
+    "another number of classes": (
+        lambda s: another(s, class_names=["x"]),
+        "not a model of this project: Error(s) in loading state_dict for SSD: size mismatch for class_heads",
+    ),
+    "a number for classes": (lambda s: another(s, class_names=3), "not a model of this project: object of type 'int'"),
+    "an unknown setting": (
+        lambda s: another(s, detect={"best": 1}),
+        "not a model of this project: DetectConfig.__init__() got an unexpected keyword argument 'best'",
+    ),
+    "code": (lambda s: {"x": Path("x")}, "not a checkpoint or a file of weights, or damaged: Weights only load failed"),
+}
+
+
+@pytest.mark.parametrize(("content", "complaint"), BAD_MODELS.values(), ids=BAD_MODELS)
+def test_files_that_are_no_model(photos, content, complaint):
+    torch.save(content(load("model.pt")), "other.pt")
+    with pytest.raises(SystemExit) as stopped:
+        main(["photos/a.png", "--model", "other.pt"])
+    assert stopped.value.code.startswith(f"predict: other.pt: {complaint}")
+    assert len(stopped.value.code.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
         (["photos/a.png", "--model", "missing.pt"], "missing.pt: no such file; the registry's models are models:/"),
-        (["photos/a.png", "--model", "photos/a.png"], "photos/a.png: not a weights file of this project"),
-        (["nowhere.jpg"], "nowhere.jpg: no such file"),
+        (["photos/a.png", "--model", "photos/a.png"], "photos/a.png: not a checkpoint or a file of weights, or damag"),
+        (["photos/a.png", "--model", "cut.pt"], "cut.pt: not a checkpoint or a file of weights, or damaged: "),
+        (["photos/a.png", "--model", "empty.pt"], "empty.pt: not a checkpoint or a file of weights, or damaged: "),
+        (["photos/a.png", "--model", "photos"], "photos: a folder or a pipe, not a checkpoint or a file of weights"),
+        (["photos/a.png", "--model", "pipe"], "pipe: a folder or a pipe, not a checkpoint or a file of weights"),
+        (["nowhere.jpg"], "nowhere.jpg: no such file, or a folder without images"),
+        (["pipe"], "pipe: no such file, or a folder without images"),
+        (["/dev/zero"], "/dev/zero: no such file, or a folder without images"),
+        (["p" * 300], f"{'p' * 300}: "),
+        (
+            ["photos/a.png", "--model", "model.pt", "--out", "cut.pt"],
+            "cut.pt: File exists; a file is where a",
+        ),
+        (["photos/a.png", "--model", "model.pt", "--out", "cut.pt/x"], "cut.pt/x: Not a directory; a file is where a"),
+        (["photos/a.png", "--model", "model.pt", "--out", "full"], "full/a.jpg: Is a directory; a folder is where a f"),
+        (["photos/a.png", "--model", "model.pt", "--out", "late"], "late/predictions.json: Is a directory; a folder i"),
+        (["photos/a.png", "--model", "model.pt", "--out", "/proc/x"], "/proc/x: No such file or directory"),
     ],
 )
-def test_errors_say_what_to_do(photos, words, complaint):
+def test_bad_input_ends_in_one_line(photos, words, complaint):
+    Path("cut.pt").write_bytes(Path("model.pt").read_bytes()[:5000])
+    Path("empty.pt").touch()
+    os.mkfifo("pipe")
+    Path("full/a.jpg").mkdir(parents=True)
+    Path("late/predictions.json").mkdir(parents=True)
     with pytest.raises(SystemExit) as stopped:
         main(words)
     assert stopped.value.code.startswith(f"predict: {complaint}")
+    assert len(stopped.value.code.splitlines()) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("name", ["a.jpg", "predictions.json"])
+def test_a_full_disk_names_the_file(photos, name):
+    Path("out").mkdir()
+    Path("out", name).symlink_to("/dev/full")
+    with pytest.raises(SystemExit) as stopped:
+        main(["photos/a.png", "--model", "model.pt", "--out", "out"])
+    assert stopped.value.code.startswith(f"predict: out/{name}: No space left on device; make room there")
 
 
 def test_a_threshold_beyond_1_is_refused(photos, capsys):

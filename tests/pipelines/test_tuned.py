@@ -1,13 +1,13 @@
 import csv
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.stats import spearmanr
 
 from pipelines.params import ParamsError, Range
 from pipelines.tune.ledger import Trial
-from pipelines.tune.plot import draw_slices, rank_correlation
+from pipelines.tune.plot import draw_slices
 from pipelines.tune.table import rows, write_rows
 from pipelines.tuned import Tuned, read_search, read_tuned, write_tuned
 
@@ -43,10 +43,43 @@ def test_without_the_file_nothing_was_tuned(tmp_path):
     assert read_tuned(tmp_path / "tuned.yaml") == Tuned({})
 
 
-@pytest.mark.parametrize("text", ["a: [1", "[]", "overrides: {}", "{sweep: a, trial: 1, score: 0, overrides: 3}"])
-def test_another_file_in_its_place_is_refused_by_name(text, tmp_path):
-    (tmp_path / "tuned.yaml").write_text(text)
-    with pytest.raises(ParamsError, match=r"(?s)tuned\.yaml: .*run `dvc repro tune`"):
+GOOD = {"sweep": "tune-1", "trial": "1", "score": "0.5", "overrides": "{train.lr: 0.1}"}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a: [1", "not YAML"),
+        ("", "not written by pipelines.tune"),
+        ("[]", "not written by pipelines.tune"),
+        ("overrides: {}", "not written by pipelines.tune"),
+        ("3: 4", "not written by pipelines.tune"),
+        (GOOD | {"overrides": "3"}, "overrides"),
+        (GOOD | {"overrides": "[train.lr]"}, "overrides"),
+        (GOOD | {"overrides": "{3: 0.1}"}, "overrides"),
+        (GOOD | {"overrides": "{train.lr: 2026-01-02}"}, "overrides"),
+        (GOOD | {"overrides": "{train.lr: !!set {a, b}}"}, "overrides"),
+        (GOOD | {"overrides": "{train.lr: !!binary aGk=}"}, "overrides"),
+        (GOOD | {"overrides": "&a {train.lr: *a}"}, "overrides"),
+        (GOOD | {"overrides": "{train.lr: 2026-13-45}"}, "not YAML"),
+        (GOOD | {"sweep": "3"}, "sweep"),
+        (GOOD | {"trial": "one"}, "trial"),
+        (GOOD | {"trial": "[1]"}, "trial"),
+        (GOOD | {"score": "high"}, "score"),
+        ("sweep: \xe4".encode("latin-1"), "not YAML"),
+    ],
+)
+def test_another_file_in_its_place_is_refused_by_name_and_key(text, says, tmp_path):
+    if isinstance(text, dict):
+        text = "\n".join(f"{key}: {value}" for key, value in text.items())
+    (tmp_path / "tuned.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ParamsError, match=rf"(?s)tuned\.yaml: {says}.*run `dvc repro tune`"):
+        read_tuned(tmp_path / "tuned.yaml")
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "tuned.yaml")
+    with pytest.raises(ParamsError, match=r"tuned\.yaml: not a file"):
         read_tuned(tmp_path / "tuned.yaml")
 
 
@@ -68,6 +101,19 @@ def test_a_picture_of_any_number_of_trials(count, tmp_path):
     assert ring == bool(count)
 
 
+def test_values_with_a_dollar_are_no_formulas(tmp_path):
+    made = table(9)
+    for row in made:
+        row["train.optimizer"] = r"$\frac$"
+    draw_slices(made, SPACE, 1, tmp_path / "slices.png")
+
+
+def test_the_same_table_makes_the_same_picture(tmp_path):
+    for name in ("one.png", "two.png"):
+        draw_slices(table(9), SPACE, 1, tmp_path / name)
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
 def test_the_report_shows_a_search_only_where_there_was_one(tmp_path):
     assert read_search(None) is None
     write_tuned(Tuned({}), tmp_path / "tuned.yaml")
@@ -78,20 +124,3 @@ def test_the_report_shows_a_search_only_where_there_was_one(tmp_path):
     search = read_search(tmp_path)
     assert [row["trial"] for row in search["trials"]] == ["1", "2", "3"]
     assert str(search["tuned"]) == "trial 2 of tune-1: train.lr 0.02"
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "expected"),
-    [
-        ([1, 2, 3], [10, 100, 1000], 1.0),
-        ([1, 2, 3], [3, 2, 1], -1.0),
-        ([1, 2, 3, 4], [1, 3, 2, 4], 0.8),  # 1 - 6·(0+1+1+0) / (4·15)
-    ],
-)
-def test_rank_correlation(one, other, expected):
-    assert rank_correlation(one, other) == pytest.approx(expected)
-
-
-def test_rank_correlation_with_ties_is_scipys():
-    one, other = [1, 1, 2, 3, 3], [0.1, 0.4, 0.4, 0.2, 0.9]
-    assert rank_correlation(one, other) == pytest.approx(spearmanr(one, other).statistic)

@@ -2,17 +2,25 @@
 
 import csv
 import re
+import shutil
+from pathlib import Path
 
+import matplotlib
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from pipelines.anchors.__main__ import main, parse_settings, preset_overrides
-from pipelines.anchors.coverage import Row, propose
+from pipelines.anchors.chart import coverage_chart
+from pipelines.anchors.coverage import Boxes, Row, propose
 from pipelines.anchors.report import table
 from pipelines.params import ParamsError, load_params
 from pipelines.prepare.stage import prepare
 from pipelines.store.shards import read_manifest
+from ssd.anchors import AnchorConfig
+from ssd.coverage import cover
+from ssd.model import ModelConfig, map_sizes
 from ssd.presets import PRESETS
 from tests.conftest import TINY, write_params
 from tests.pipelines.layouts.trees import voc_xml, write_voc
@@ -104,14 +112,69 @@ def test_the_table_shows_what_changed_and_leaves_out_sizes_without_boxes():
         (["--set", "model.anchors.foo=1"], "model.anchors.foo: unknown key"),
         (["--budget", "10"], "anchors: a budget of 10 anchors is too small"),
         (["--prepared", "nowhere"], "nowhere/manifest.json: no such file; run `dvc repro prepare`"),
+        (["--prepared", "params.yaml"], "params.yaml"),
         (["--params", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["--params", "."], ".:\n  a folder or a pipe is where a file is due"),
+        (["--set", "train.lr"], "anchors: --set train.lr: write KEY=VALUE"),
+        (["--set", "train.lr=2024-05-17"], "anchors: --set train.lr=2024-05-17: datetime.date(2024, 5, 17) is a date;"),
+        (["--set", "train.lr.x=1"], "train.lr.x: cannot be set: train.lr is 0.002, no section"),
+        (["--set", "model.anchors.ratios=[[1.0], [2.0]]"], "anchors: ratios has 2 lists, the backbone gives 5 feature"),
+        (["--out", "params.yaml"], "params.yaml: File exists; a file is where a folder is due; move it away"),
     ],
 )
-def test_errors_say_what_to_do(words, tmp_path, extra, complaint):
+def test_bad_input_ends_in_one_line(words, tmp_path, extra, complaint):
     with pytest.raises(SystemExit) as stopped:
         main([*words, *extra])
     assert complaint in stopped.value.code
+    assert len(stopped.value.code.removeprefix("anchors: ").splitlines()) <= 2
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("manifest.json", lambda content: content[: len(content) // 2]),
+        ("manifest.json", lambda content: b"[]"),
+        ("train/*.parquet", lambda content: content[: len(content) // 2]),
+        ("train/*.parquet", lambda content: b""),
+        ("train/*.parquet", None),
+    ],
+    ids=["half a manifest", "a list", "half a shard", "an empty shard", "no shard"],
+)
+def test_damaged_data_end_in_one_line(words, tiny_prepared, tmp_path, file, change):
+    copy = shutil.copytree(tiny_prepared, tmp_path / "copy")
+    (damaged,) = copy.glob(file)
+    content = damaged.read_bytes()
+    damaged.unlink()
+    if change:
+        damaged.write_bytes(change(content))
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "--prepared", str(copy)])
+    assert stopped.value.code.startswith(f"anchors: {copy}")
+    assert len(stopped.value.code.splitlines()) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("name", ["coverage.csv", "coverage.png", "anchors.yaml"])
+def test_a_full_disk_names_the_file(words, tmp_path, name):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).symlink_to("/dev/full")
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code.startswith(f"anchors: {tmp_path}/out/{name}: No space left on device; make room there")
+
+
+def test_the_chart_is_the_same_every_time_whatever_a_class_is_called(tmp_path):
+    model = ModelConfig(image_size=(64, 96), anchors=AnchorConfig(scale_min=0.2, scale_max=0.8))
+    generator = torch.Generator().manual_seed(0)
+    low = torch.rand(60, 2, generator=generator) * 0.7
+    boxes = torch.cat([low, low + 0.05 + torch.rand(60, 2, generator=generator) * 0.25], dim=1)
+    found = Boxes(boxes, torch.arange(60) % 3 + 1, 0)
+    covers = [cover(boxes, model.anchors, map_sizes(model), model.image_size)]
+    for name in ("a.png", "b.png"):
+        coverage_chart(found, [r"$\frac$", "$5", "_^{$"], [model], covers, tmp_path / name)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert matplotlib.rcParams["text.parse_math"]  # as before
 
 
 def test_data_without_boxes(words, tmp_path):

@@ -35,7 +35,7 @@ def test_passes_over_a_damaged_one(tmp_path, caplog):
 def test_killed_while_writing_leaves_a_whole_checkpoint(tmp_path):
     """A process that writes checkpoints as fast as it can is killed at arbitrary moments."""
     script = (
-        "import sys, torch; from pipelines.object_store import Checkpoints\n"
+        "import sys, torch; from pipelines.store.checkpoints import Checkpoints\n"
         "c = Checkpoints(sys.argv[1]); step = c.latest()[0] if c.latest() else 0\n"
         "print('go', flush=True)\n"
         "while True:\n    step += 1; c.save({'step': step, 'weights': torch.full((300_000,), float(step))}, step)\n"
@@ -109,3 +109,54 @@ def test_a_store_that_is_away_stops_nothing_and_catches_up(s3, s3_server, tmp_pa
     assert "is back: checkpoints are stored again" in said[-1]
     assert kept.stored() == [4, 1]  # of those that waited, the newest
     assert kept.latest() == (4, {"step": 4})
+
+
+@pytest.mark.slow
+def test_left_overs_and_strange_objects_do_not_matter(s3, tmp_path):
+    folder = tmp_path / "train-1"
+    one = checkpoints(folder)
+    folder.mkdir()
+    (folder / ".step-000000001.pt.7.send").write_bytes(b"of a killed process")
+    (tmp_path / "notes.txt").write_text("somebody else's")
+    object_store().upload(tmp_path / "notes.txt", "runs/train-1/notes.txt")
+    one.save({"step": 2}, 2)
+    one.flush()
+    assert [path.name for path in folder.iterdir()] == ["step-000000002.pt"]
+    assert checkpoints(tmp_path / "other" / "train-1").latest() == (2, {"step": 2})
+
+
+@pytest.mark.slow
+def test_deleted_here_and_in_the_store_the_run_begins_anew(s3, tmp_path):
+    one, other = checkpoints(tmp_path / "train-1"), checkpoints(tmp_path / "train-2")
+    for run in (one, other):
+        run.save({"step": 5}, 5)
+        run.flush()
+    one.delete()
+    assert one.latest() is None
+    assert checkpoints(tmp_path / "elsewhere" / "train-1").latest() is None
+    assert other.stored() == [5]
+
+
+def test_deleted_without_a_store(tmp_path):
+    one = Checkpoints(tmp_path)
+    one.save({"step": 5}, 5)
+    one.delete()
+    assert one.latest() is None
+
+
+def test_a_store_that_is_away_does_not_hold_a_process_that_ends(tmp_path):
+    script = (
+        "import sys; from pathlib import Path; from pipelines.store.checkpoints import checkpoints\n"
+        "checkpoints(Path(sys.argv[1]), lambda text: None).save({'step': 1}, 1)\n"
+    )
+    away = {"STORAGE_URI": "s3://bucket/a", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "train-1")],
+        cwd=Path(__file__).parents[3],
+        env=os.environ | away | keys,
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

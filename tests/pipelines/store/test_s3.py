@@ -7,7 +7,16 @@ import time
 
 import pytest
 
-from pipelines.store.s3 import NoSuchObject, ObjectStore, StorageError, StoreAway, object_store, retry_while_away
+from pipelines.settings import SettingsError
+from pipelines.store.s3 import (
+    NoSuchObject,
+    ObjectStore,
+    StorageError,
+    StoreAway,
+    object_store,
+    path_below,
+    retry_while_away,
+)
 
 
 def test_storage_uri_must_name_a_bucket(monkeypatch):
@@ -17,6 +26,9 @@ def test_storage_uri_must_name_a_bucket(monkeypatch):
         monkeypatch.setenv("STORAGE_URI", wrong)
         with pytest.raises(StorageError, match=r"s3://bucket/prefix is due"):
             object_store()
+    monkeypatch.setenv("STORAGE_URI", "s3://key:secret@bucket/prefix")
+    with pytest.raises(StorageError, match=r"STORAGE_URI=s3://key:\*\*\*@bucket/prefix: .* keys are the AWS"):
+        object_store()
     monkeypatch.setenv("STORAGE_URI", "s3://bucket/a/b/")
     assert (object_store().bucket, object_store().uri, object_store().key("c")) == (
         "bucket",
@@ -24,6 +36,25 @@ def test_storage_uri_must_name_a_bucket(monkeypatch):
         "a/b/c",
     )
     assert ObjectStore("s3://bucket").key("c") == "c"
+
+
+@pytest.mark.parametrize("name", ["../a", "a/../../b", "/etc/passwd", "", "a\0b", ".."])
+def test_a_name_from_the_store_cannot_lead_out_of_its_folder(tmp_path, name):
+    assert path_below(tmp_path, "deeper/a..b.json") == tmp_path / "deeper" / "a..b.json"
+    with pytest.raises(StorageError, match="leads out of"):
+        path_below(tmp_path, name)
+
+
+def test_a_malformed_endpoint_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("STORAGE_URI", "s3://bucket/a")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "foo")
+    with pytest.raises(SettingsError, match=r"^AWS_ENDPOINT_URL=foo: http://host:port or https://host is due$"):
+        object_store()
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    (tmp_path / "config").write_text("[default]\nendpoint_url = foo\nregion = eu-central-1\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    with pytest.raises(StorageError, match=r"^s3://bucket/a: Invalid endpoint: foo; see AWS_CONFIG_FILE$"):
+        object_store().check()
 
 
 def test_patience_is_for_a_store_that_is_away_and_for_nothing_else(monkeypatch):

@@ -75,3 +75,36 @@ def test_a_damaged_shard_in_the_store_is_refused(s3, tiny_prepared, manifest, tm
         objects.download(f"{object_prefix(manifest.digest)}/{shard.path}", tmp_path / "x")
     upload(tiny_prepared, manifest)
     assert local_copy(tmp_path / "nowhere", manifest.digest, tmp_path)
+
+
+def replace_manifest(manifest, changed):
+    """Put another manifest where the store has that of `manifest`."""
+    objects = object_store()
+    key = objects.key(f"{object_prefix(manifest.digest)}/{MANIFEST}")
+    objects.client.put_object(Bucket=objects.bucket, Key=key, Body=changed.encode())
+
+
+@pytest.mark.slow
+def test_another_manifest_in_the_store_is_refused(s3, tiny_prepared, manifest, tmp_path):
+    upload(tiny_prepared, manifest)
+    whole = manifest.model_dump_json()
+    renamed = manifest.model_copy(update={"classes": ["bar", "another"]}).model_dump_json()
+    for wrong in (renamed, whole.replace(manifest.digest, "0" * 64), whole[:-9]):
+        replace_manifest(manifest, wrong)
+        with pytest.raises(StorageError, match="not the manifest of this digest; remove the object and publish it"):
+            local_copy(tmp_path / "nowhere", manifest.digest, tmp_path)
+    replace_manifest(manifest, whole)
+    copy = local_copy(tmp_path / "nowhere", manifest.digest, tmp_path)  # a refused one is not kept
+    (copy / MANIFEST).write_text(whole[:-9])  # damaged here: fetched again
+    assert read_manifest(local_copy(tmp_path / "nowhere", manifest.digest, tmp_path)) == manifest
+
+
+@pytest.mark.slow
+def test_a_shard_cannot_lie_outside_its_folder(s3, tiny_prepared, manifest, tmp_path):
+    upload(tiny_prepared, manifest)
+    objects, shard = object_store(), manifest.splits["train"].shards[0]
+    objects.upload(tiny_prepared / shard.path, f"{object_prefix(manifest.digest)}/../../outside.parquet")
+    replace_manifest(manifest, manifest.model_dump_json().replace(shard.path, "../../outside.parquet"))
+    with pytest.raises(StorageError, match=r"'\.\./\.\./outside\.parquet': this name, from the store, leads out of"):
+        local_copy(tmp_path / "nowhere", manifest.digest, tmp_path / "home")
+    assert not list(tmp_path.rglob("outside.parquet"))

@@ -1,3 +1,4 @@
+import threading
 import time
 
 import pytest
@@ -62,6 +63,34 @@ def test_the_writer_logs_beside_the_work():
     writer.close()
     client = connect()
     assert steps(client, open_run(client, SPEC)) == [1, 2, 3]
+
+
+def test_an_update_during_the_last_request_is_logged():
+    """`close` comes while the thread is still busy with an earlier update."""
+    logged, entered, release = [], threading.Event(), threading.Event()
+
+    def log(_, so_far):
+        logged.append(so_far)
+        entered.set()
+        release.wait()
+        return len(so_far)
+
+    writer = Writer(log)
+    writer.update([1])
+    entered.wait()
+    writer.update([1, 2])
+    writer.close(patience=0)
+    release.set()
+    writer.close()
+    assert logged[-1] == [1, 2]
+
+
+def test_a_password_in_the_address_is_not_printed(monkeypatch, caplog):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    close_if_reachable(SPEC, "FAILED")
+    assert "MLflow at http://me:***@127.0.0.1:9 does not answer" in caplog.text
+    assert "secret" not in caplog.text
 
 
 def test_a_tracker_that_is_away_stops_nothing_and_catches_up(monkeypatch, own_home):

@@ -1,19 +1,29 @@
 """Training spread over processes, and gone on with by another number of them."""
 
 import contextlib
+import errno
 import json
 import socket
 from unittest import mock
 
+import pyarrow
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
+from filelock import Timeout
 
+from pipelines.cluster.ray import Placement, ray_cluster
 from pipelines.params import load_params
+from pipelines.store.checkpoints import checkpoints
+from pipelines.store.s3 import StorageError
 from pipelines.store.shards import read_boxes, read_manifest
+from pipelines.training import workers
 from pipelines.training.loop import Job, Run, fit
+from pipelines.training.messages import messages
+from pipelines.training.workers import CannotTrain, Training, TrainingFailed, is_final, run_on_ray
 from ssd.checkpoint import load, save
+from ssd.trainer import NonFiniteLoss
 from tests.conftest import TINY, write_params
 from tests.pipelines.training.states import same
 
@@ -91,3 +101,48 @@ def test_another_number_of_workers_sees_each_image_once_an_epoch(job, tiny_prepa
     for epoch in range(3):
         assert sorted(name for step, names in seen if step // 3 == epoch for name in names) == ids
     assert [row["epoch"] for row in load(folder / "9.pt")["history"]] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("error", "final"),
+    [
+        (NonFiniteLoss("the loss of step 3 is not finite"), True),
+        (CannotTrain("worker 0: …"), True),
+        (ValueError("scale_min <= scale_max is due"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (Timeout("writer.lock"), False),
+        (StorageError("the store is away"), False),
+        (TrainingFailed("training was lost: a worker died"), False),
+        (RuntimeError("Connection closed by peer"), False),
+        (pyarrow.ArrowInvalid("not a Parquet file"), False),
+    ],
+)
+def test_only_what_the_job_itself_did_wrong_is_final(error, final):
+    assert is_final(error) is final
+
+
+@pytest.mark.slow
+def test_training_ends_well_without_the_queue_of_its_messages(job, tmp_path, monkeypatch):
+    """The queue dies at the first message: no other comes."""
+    import ray
+
+    received, senders = [], []
+
+    @contextlib.contextmanager
+    def watched(handle):
+        with messages(handle) as send:
+            senders.append(send)
+            yield send
+
+    def show(message):
+        received.append(message)
+        ray.kill(senders[0].queue.actor)
+
+    monkeypatch.setattr(workers, "messages", watched)
+    monkeypatch.setattr(workers, "Progress", lambda send: send)  # every step is told
+    monkeypatch.setenv("RAY_TRAIN_V2_ENABLED", "1")
+    placement = Placement(1, use_gpu=False, cpus=1, loader_workers=0, max_failures=0)
+    with ray_cluster():
+        run_on_ray(Training(job, tmp_path / "train-1", placement), show)
+    assert 1 <= len(received) < 9
+    assert checkpoints(tmp_path / "train-1").latest()[0] == 9

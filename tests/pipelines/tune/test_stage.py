@@ -16,7 +16,8 @@ from pipelines.params import load_params
 from pipelines.store.shards import read_manifest
 from pipelines.tracking import runs
 from pipelines.tune.ledger import Trial
-from pipelines.tune.stage import TuningFailed, check, ranking, sweep_name, tune
+from pipelines.tune.stage import TuningFailed, check, sweep_name, tune
+from pipelines.tune.table import ranking
 from pipelines.tuned import read_tuned
 from tests.conftest import TINY, write_params
 
@@ -26,8 +27,7 @@ SPACE = {
     "loss.box_weight": {"log_uniform": [0.5, 2.0]},
     "train.lr": {"choice": [0.004, 1.0e30]},  # the second blows up at once
 }
-# No trial is stopped before its end: two run at a time, and ASHA's judgement depends on who is ahead.
-TUNE = {"trials": 4, "epochs": EPOCHS, "grace_epochs": EPOCHS, "space": SPACE}
+TUNE = {"trials": 4, "epochs": EPOCHS, "grace_epochs": 1, "space": SPACE}
 SWEEP = TINY | {"train.clip_norm": 0.0, "tune": TUNE}
 
 
@@ -83,8 +83,8 @@ class Sweeping:
         self.command = [sys.executable, "-m", "pipelines.tune", "--prepared", str(prepared), "--params", str(file)]
         self.command += ["--out", str(self.out)]
 
-    def start(self):
-        environment = {**os.environ, "SSD_HOME": str(self.home), "SSD_CPUS_PER_WORKER": "1"}
+    def start(self, **variables):
+        environment = {**os.environ, "SSD_HOME": str(self.home), "SSD_CPUS_PER_WORKER": "1", **variables}
         with open(self.log, "a") as log:
             self.process = subprocess.Popen(
                 self.command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -116,6 +116,10 @@ class Sweeping:
 
     def checkpoints(self, number):
         return list(self.home.glob(f"tune-*/trial-{number:03d}/step-*.pt"))
+
+    def outputs(self):
+        """The stage's outputs, which are functions of its inputs, by name."""
+        return {path.name: path.read_bytes() for path in self.out.iterdir()}
 
     def result(self):
         """All that a sweep leads to, but for the clock."""
@@ -200,7 +204,42 @@ def test_kill_9_at_three_moments_ends_as_if_nothing_had_been(calm, tmp_path, tin
     assert sweep.result() == calm.result()
     lines = re.findall(r"^trial (\d+) epoch (\d+)/", sweep.output, re.MULTILINE)
     assert len(set(lines)) == len(lines)  # nothing twice
-    assert read_tuned(sweep.out / "tuned.yaml") == read_tuned(calm.out / "tuned.yaml")
+    assert sweep.outputs() == calm.outputs()
+    sweep.check_mlflow(monkeypatch)
+
+
+@pytest.mark.slow
+def test_trials_one_by_one_lead_to_the_same_files_as_two_at_a_time(calm, tmp_path, tiny_prepared):
+    sweep = Sweeping(tmp_path / "one by one", tiny_prepared, SWEEP)
+    sweep.start(RAY_OVERRIDE_RESOURCES='{"CPU": 1}').end()
+    assert "1 at a time" in sweep.output
+    assert sweep.outputs() == calm.outputs()
+
+
+@pytest.mark.slow
+def test_what_the_place_did_wrong_ends_no_trial(calm, tmp_path, tiny_prepared):
+    """A file is where decoded images are due: nothing is handed over, until it is gone and the command is run again."""
+    sweep = Sweeping(tmp_path / "full", tiny_prepared, SWEEP)
+    (sweep.home / "cache").write_text("")
+    assert sweep.start().process.wait(200) == 1
+    assert "4 of 4 trials could not be brought to an end" in sweep.output
+    assert "the same command goes on" in sweep.output
+    assert {trial.state for trial in sweep.trials().values()} == {"running"}
+    assert not list(sweep.out.iterdir())
+    (sweep.home / "cache").unlink()
+    sweep.start().end()
+    assert sweep.outputs() == calm.outputs()
+
+
+@pytest.mark.slow
+def test_a_fresh_search_begins_anew(tmp_path, tiny_prepared, monkeypatch):
+    changes = TINY | {"tune": {"trials": 1, "epochs": 1, "space": {"train.lr": SPACE["train.lr"]}}}
+    sweep = Sweeping(tmp_path / "fresh", tiny_prepared, changes)
+    sweep.start().end()
+    before = sweep.outputs()
+    sweep.command.append("--fresh")
+    assert sweep.start().end().output.count("trial 1 epoch 1/1") == 2
+    assert sweep.outputs() == before
     sweep.check_mlflow(monkeypatch)
 
 

@@ -151,6 +151,8 @@ def summary(metrics: dict[str, Any]) -> str:
 def _connect() -> MlflowClient:
     try:
         return runs.connect()
+    except UserError:
+        raise
     except Exception as error:
         where = without_secrets(tracking_uri())
         raise EvaluationError(f"MLflow at {where} does not answer: {first_line(error)}") from error

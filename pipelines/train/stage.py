@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None)
                 _say_weights(try_weights(params, weights, len(manifest.classes)), weights)
             opening = _open_run(spec)  # while Ray starts
             with ray_cluster() as resources:
-                opening.join()  # before the controller's writer looks for the run
+                opening.result()  # before the controller's writer looks for the run
                 placement = place_workers(resources)
                 if placement.count > params.train.batch_size:
                     raise TrainingFailed(f"{placement.count} workers cannot share a batch of {params.train.batch_size}")
@@ -129,19 +130,25 @@ def _say_weights(loaded: Loaded, weights: InitialWeights) -> None:
     print(f"  starts from {loaded.kind}, {weights.path.name}: {len(loaded.taken)} tensors{rest}", flush=True)
 
 
-def _open_run(spec: runs.RunSpec) -> threading.Thread:
-    """Show the run in MLflow from the start; without an answer the controller's writer tries again."""
+def _open_run(spec: runs.RunSpec) -> Future[None]:
+    """Show the run in MLflow from the start; without an answer the controller's writer tries again.
+
+    The future fails with `StoreUnusable` where trying again is of no use.
+    """
+    opening: Future[None] = Future()
 
     def call() -> None:
         try:
             runs.open_run(runs.connect(), spec)
+        except runs.StoreUnusable as error:
+            return opening.set_exception(error)
         except Exception as error:
             where, reason = without_secrets(tracking_uri()), first_line(error)
             print(f"  MLflow at {where} does not answer, training starts anyway: {reason}", flush=True)
+        return opening.set_result(None)
 
-    thread = threading.Thread(target=call, name="open-run", daemon=True)
-    thread.start()
-    return thread
+    threading.Thread(target=call, name="open-run", daemon=True).start()
+    return opening
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def describe_lineage(model: registry.TrainedModel, manifest: Manifest, state: di
     """Where the model and the numbers come from, for the report."""
     config = state["config"]
     return {
-        "Model": model.name,
+        "Model": str(model),
         "Weights (SHA-256)": model.sha256,
         "Epoch": str(model.epoch),
         "Training run": model.fingerprint,

@@ -87,8 +87,8 @@ def describe_test(manifest: Manifest, task: str = "detection") -> dict[str, Any]
     """Digest and counts of the test split; the digest changes with its shards, the classes and the task alone."""
     split = split_of(manifest, SPLIT)
     counts = {name: getattr(split, name) for name in ("images", "boxes", "difficult", "images_without_boxes")}
-    own = digest(manifest.classes, {SPLIT: split})
-    return {"digest": own if task == "detection" else f"{own}-{task}", **counts}
+    of_split = digest(manifest.classes, {SPLIT: split})
+    return {"digest": of_split if task == "detection" else f"{of_split}-{task}", **counts}
 
 
 def describe_settings(params: Params) -> dict[str, Any]:

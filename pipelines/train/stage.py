@@ -89,9 +89,9 @@ def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None)
         saved = checkpoints(folder, lambda text: print(f"  {text}", flush=True))
         found = saved.latest()
         if found is None or found[0] < total:
-            _begin(name, found, total, params, manifest)
+            _print_start(name, found, total, params, manifest)
             if weights is not None:
-                _say_weights(try_weights(params, weights, len(manifest.classes)), weights)
+                _print_weights(try_weights(params, weights, len(manifest.classes)), weights)
             opening = _open_run(spec)  # while Ray starts
             with ray_cluster() as resources:
                 opening.result()  # before the controller's writer looks for the run
@@ -116,7 +116,7 @@ def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None)
         publish(found[1], manifest, shards, spec, params, out)
 
 
-def _begin(name: str, found: tuple | None, total: int, params: Params, manifest: Manifest) -> None:
+def _print_start(name: str, found: tuple | None, total: int, params: Params, manifest: Manifest) -> None:
     split = manifest.splits["train"]
     where = f"goes on at step {found[0]} of {total}" if found else f"{total} steps"
     height, width = params.model.image_size
@@ -124,7 +124,7 @@ def _begin(name: str, found: tuple | None, total: int, params: Params, manifest:
     print(f"{name}: {what}, {params.train.epochs} epochs, {where}", flush=True)
 
 
-def _say_weights(loaded: Loaded, weights: InitialWeights) -> None:
+def _print_weights(loaded: Loaded, weights: InitialWeights) -> None:
     left = sorted({name.rsplit(".", 1)[0].split(".")[0 if "heads" in name else 1] for name in loaded.left_random})
     rest = f"; random: {', '.join(left)}" if left else ""
     print(f"  starts from {loaded.kind}, {weights.path.name}: {len(loaded.taken)} tensors{rest}", flush=True)

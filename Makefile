@@ -56,5 +56,6 @@ job: setup  ## Run one stage as a job on the cluster at RAY_ADDRESS=http://…: 
 chaos: setup  ## Kill anything at random steps on such a cluster, 20 rounds
 	python -m tests.chaos --rounds 20 --seed 0
 
-clean:  ## Remove the outputs and the runs (not .venv)
-	rm -rf artifacts runs
+clean:  ## Remove the outputs and the runs (not .venv, not the results in git)
+	rm -rf runs
+	git clean -qfdX artifacts

@@ -31,6 +31,7 @@ from pipelines.params import load_params
 from pipelines.prepare.stage import prepare
 from pipelines.store.checkpoints import StoredCheckpoints, step_of
 from pipelines.store.s3 import SHA256, ObjectStore
+from pipelines.tracking.registry import read_model_json
 from tests.conftest import TINY, draw_voc, write_params
 from tests.pipelines.training.states import tensors, timeless
 
@@ -171,7 +172,9 @@ class Round:
         for key in ("train/loss", "val/map"):
             steps = [metric.step for metric in tracker.get_metric_history(run.info.run_id, key)]
             assert steps == list(range(1, EPOCHS + 1)), (key, steps)
-        assert run.info.run_id == json.loads((self.out / "model.json").read_text())["run_id"]
+        model = read_model_json(self.out / "model.json")
+        (version,) = tracker.search_model_versions(f"run_id = '{run.info.run_id}'")
+        assert (model.fingerprint, model.sha256) == (run.data.tags["ssd.fingerprint"], version.tags["ssd.sha256"])
         self.check_objects()
         end = time.monotonic() + 30
         while left := self.supervised.below("", "RayTrainWorker") + self.orphans():

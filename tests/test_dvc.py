@@ -3,6 +3,7 @@
 The generated data and the network's input are made small; everything else is the repository's own.
 """
 
+import csv
 import json
 import os
 import shutil
@@ -32,8 +33,10 @@ SMALL = {
     "train.lr": 0.002,
     "train.warmup_steps": 2,
     "train.precision": "fp32",
-    "tune.trials": 0,
+    "tune.trials": 2,
+    "tune.epochs": 2,
 }
+UNSEARCHED = ("--set-param", "tune.trials=0")
 EPOCHS = 40  # of 3 steps: some seconds, in which training can be hit
 LOCKS = {"data.dvc", "dvc.lock", "pipelines/generate/dvc.lock"}  # what DVC pins, the data set's size being another
 RESULTS = {  # what the stages write and git keeps
@@ -103,7 +106,8 @@ class Clone:
 
     def mlflow(self):
         client = MlflowClient(f"sqlite:///{self.home / 'mlflow.db'}")
-        return client, client.search_runs([client.get_experiment_by_name("ssd").experiment_id])
+        found = client.search_runs([client.get_experiment_by_name("ssd").experiment_id])
+        return client, [run for run in found if run.data.tags["ssd.fingerprint"].startswith("train-")]
 
     def lrs(self):
         return sorted(float(run.data.params["train.lr"]) for run in self.mlflow()[1])
@@ -184,6 +188,8 @@ def test_another_clone_writes_the_same_to_the_byte(first, tmp_path):
     assert clone.run("git", "status", "--porcelain") == ""
     assert clone.files(RESULTS) == before
     assert json.loads(clone.dvc("metrics", "diff", "--json")) == {}
+    with open(clone.folder / "artifacts" / "tune" / "trials.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == SMALL["tune.trials"]
     assert "Running stage" not in clone.dvc("repro")
     assert clone.run("git", "status", "--porcelain") == ""
     assert {run.data.tags["git.dirty"] for run in clone.mlflow()[1]} == {"false"}
@@ -209,11 +215,11 @@ def test_a_second_repro_runs_nothing(clone):
 
 
 def test_an_experiment_is_another_run_and_can_be_compared(clone):
-    clone.dvc("exp", "run", "--set-param", "train.lr=0.001")
+    clone.dvc("exp", "run", "--set-param", "train.lr=0.001", *UNSEARCHED)
     assert 0.001 in clone.lrs()
-    (changed,) = json.loads(clone.dvc("params", "diff", "--json"))["params.yaml"].items()
-    assert changed[0] == "train.lr"
-    assert (changed[1]["old"], changed[1]["new"]) == (SMALL["train.lr"], 0.001)
+    changed = json.loads(clone.dvc("params", "diff", "--json"))["params.yaml"]
+    assert set(changed) == {"train.lr", "tune.trials"}
+    assert (changed["train.lr"]["old"], changed["train.lr"]["new"]) == (SMALL["train.lr"], 0.001)
     assert "artifacts/evaluate/metrics.json" in clone.dvc("metrics", "show")
     change = json.loads(clone.dvc("metrics", "diff", "--json"))["artifacts/evaluate/metrics.json"]
     assert change  # and not of map50, necessarily: two epochs may find nothing at all
@@ -228,7 +234,7 @@ def test_an_experiment_is_another_run_and_can_be_compared(clone):
 
 
 def test_a_temporary_experiment_keeps_its_run_in_the_same_store(clone):
-    clone.dvc("exp", "run", "--temp", "--set-param", "train.lr=0.0005", "train")
+    clone.dvc("exp", "run", "--temp", "--set-param", "train.lr=0.0005", *UNSEARCHED, "train")
     assert 0.0005 in clone.lrs()
     assert "0.0005" in clone.dvc("exp", "show", "--csv")
     assert clone.changed_files() == set()
@@ -239,7 +245,7 @@ def test_ones_own_photographs_take_the_place_of_the_generated_through_kills_of_d
     shutil.rmtree(clone.folder / "data")
     shutil.rmtree(clone.folder / "artifacts" / "bananas")
     clone.dvc("import-url", str(tmp_path / "own"), "data")
-    clone.set(**{"train.epochs": EPOCHS})
+    clone.set(**{"train.epochs": EPOCHS, "tune.trials": 0})
     before = {path.name for path in clone.home.glob("train-*")}
     process, stage, _ = clone.train_until(f"/{EPOCHS}: loss")
     os.killpg(process.pid, signal.SIGKILL)  # dvc and the stage

@@ -142,10 +142,10 @@ def _found_at(verdicts: np.ndarray, truths: int) -> dict[str, float | None]:
 def _curve(scores: np.ndarray, verdicts: np.ndarray, truths: int) -> list[dict[str, float]]:
     """At most CURVE_POINTS points of a precision-recall curve, evenly spaced by rank, the first and last among them."""
     columns = precision_recall(scores, verdicts, truths)
-    kept = np.unique(np.linspace(0, len(columns[0]) - 1, min(len(columns[0]), CURVE_POINTS)).astype(int))
-    return [
-        dict(zip(("recall", "precision", "score"), map(float, point))) for point in zip(*(c[kept] for c in columns))
-    ]
+    count = len(columns[0])
+    ranks = np.unique(np.linspace(0, count - 1, min(count, CURVE_POINTS)).astype(int))
+    points = zip(*(column[ranks] for column in columns))
+    return [dict(zip(("recall", "precision", "score"), map(float, point))) for point in points]
 
 
 def _sweep(found: Found, truth: Truths, verdicts: np.ndarray) -> list[dict[str, float]]:

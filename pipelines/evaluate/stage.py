@@ -87,8 +87,8 @@ def describe_test(manifest: Manifest, task: str = "detection") -> dict[str, Any]
     """Digest and counts of the test split; the digest changes with its shards, the classes and the task alone."""
     split = split_of(manifest, SPLIT)
     counts = {name: getattr(split, name) for name in ("images", "boxes", "difficult", "images_without_boxes")}
-    own = digest(manifest.classes, {SPLIT: split})
-    return {"digest": own if task == "detection" else f"{own}-{task}", **counts}
+    of_split = digest(manifest.classes, {SPLIT: split})
+    return {"digest": of_split if task == "detection" else f"{of_split}-{task}", **counts}
 
 
 def describe_settings(params: Params) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def describe_lineage(model: registry.TrainedModel, manifest: Manifest, state: di
     """Where the model and the numbers come from, for the report."""
     config = state["config"]
     return {
-        "Model": model.name,
+        "Model": str(model),
         "Weights (SHA-256)": model.sha256,
         "Epoch": str(model.epoch),
         "Training run": model.fingerprint,
@@ -151,6 +151,8 @@ def summary(metrics: dict[str, Any]) -> str:
 def _connect() -> MlflowClient:
     try:
         return runs.connect()
+    except UserError:
+        raise
     except Exception as error:
         where = without_secrets(tracking_uri())
         raise EvaluationError(f"MLflow at {where} does not answer: {first_line(error)}") from error

@@ -32,6 +32,14 @@ FINGERPRINT = "ssd.fingerprint"
 WITNESS = "train/loss"  # logged with every epoch: its steps tell which epochs MLflow has
 
 
+class TrackerAway(UserError):  # noqa: N818  named after what happened
+    """MLflow does not answer where its answer is needed."""
+
+
+class StoreUnusable(TrackerAway):
+    """The local store is there and of no use: waiting does not help, other than with a server that is away."""
+
+
 def set_client_timeouts() -> None:
     """Have MLflow's client give up within seconds instead of minutes, where the user has not chosen otherwise."""
     set_defaults(BRIEF)
@@ -43,6 +51,9 @@ def connect() -> MlflowClient:
     """A client of the tracking store; the default store is created here, once, under a lock.
 
     Four processes that create one SQLite store at once leave it broken, hence the lock.
+
+    Raises:
+        StoreUnusable: the SQLite store is damaged, or nothing can be written there.
     """
     set_client_timeouts()
     from mlflow import MlflowClient
@@ -52,8 +63,14 @@ def connect() -> MlflowClient:
         return MlflowClient(uri)
     home().mkdir(parents=True, exist_ok=True)
     with FileLock(home() / "mlflow.db.lock"):
-        client = MlflowClient(uri)
-        client.search_experiments(max_results=1)
+        try:
+            client = MlflowClient(uri)
+            client.search_experiments(max_results=1)
+        except Exception as error:  # of SQLite, SQLAlchemy, Alembic or MLflow
+            raise StoreUnusable(
+                f"MLflow's store {uri.removeprefix('sqlite:///')} cannot be used: {first_line(error)}; if it is "
+                "damaged, move it away and run the same command again: trainings are kept, and registered anew"
+            ) from error
     return client
 
 
@@ -128,10 +145,6 @@ def metric_name(key: str) -> str:
     return "/".join("_" if part in ("", ".", "..") else part for part in plain.split("/"))
 
 
-class TrackerAway(UserError):  # noqa: N818  named after what happened
-    """MLflow does not answer where its answer is needed."""
-
-
 def close_if_reachable(spec: RunSpec, status: str) -> None:
     """Set the end state of a run that went wrong, if MLflow knows the run and answers."""
     try:
@@ -139,6 +152,8 @@ def close_if_reachable(spec: RunSpec, status: str) -> None:
         known = client.search_runs([experiment_id(client)], f"tags.`{FINGERPRINT}` = '{spec.fingerprint}'")
         for run in known:
             close_run(client, run.info.run_id, status)
+    except StoreUnusable:  # has been said, or will be
+        return
     except Exception as error:  # the error that brought us here matters more
         logger.warning("%s, the run's state there is not updated: %s", _does_not_answer(), first_line(error))
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -91,12 +92,12 @@ def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None,
             saved.delete()
         found = saved.latest()
         if found is None or found[0] < total:
-            _begin(name, found, total, params, manifest)
+            _print_start(name, found, total, params, manifest)
             if weights is not None:
-                _say_weights(try_weights(params, weights, len(manifest.classes)), weights)
+                _print_weights(try_weights(params, weights, len(manifest.classes)), weights)
             opening = _open_run(spec)  # while Ray starts
             with ray_cluster() as resources:
-                opening.join()  # before the controller's writer looks for the run
+                opening.result()  # before the controller's writer looks for the run
                 placement = place_workers(resources)
                 if placement.count > params.train.batch_size:
                     raise TrainingFailed(f"{placement.count} workers cannot share a batch of {params.train.batch_size}")
@@ -116,7 +117,7 @@ def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None,
         publish(found[1], manifest, shards, spec, params, out)
 
 
-def _begin(name: str, found: tuple | None, total: int, params: Params, manifest: Manifest) -> None:
+def _print_start(name: str, found: tuple | None, total: int, params: Params, manifest: Manifest) -> None:
     split = manifest.splits["train"]
     where = f"goes on at step {found[0]} of {total}" if found else f"{total} steps"
     height, width = params.model.image_size
@@ -124,25 +125,31 @@ def _begin(name: str, found: tuple | None, total: int, params: Params, manifest:
     print(f"{name}: {what}, {params.train.epochs} epochs, {where}", flush=True)
 
 
-def _say_weights(loaded: Loaded, weights: InitialWeights) -> None:
+def _print_weights(loaded: Loaded, weights: InitialWeights) -> None:
     left = sorted({name.rsplit(".", 1)[0].split(".")[0 if "heads" in name else 1] for name in loaded.left_random})
     rest = f"; random: {', '.join(left)}" if left else ""
     print(f"  starts from {loaded.kind}, {weights.path.name}: {len(loaded.taken)} tensors{rest}", flush=True)
 
 
-def _open_run(spec: runs.RunSpec) -> threading.Thread:
-    """Show the run in MLflow from the start; without an answer the controller's writer tries again."""
+def _open_run(spec: runs.RunSpec) -> Future[None]:
+    """Show the run in MLflow from the start; without an answer the controller's writer tries again.
+
+    The future fails with `StoreUnusable` where trying again is of no use.
+    """
+    opening: Future[None] = Future()
 
     def call() -> None:
         try:
             runs.open_run(runs.connect(), spec)
+        except runs.StoreUnusable as error:
+            return opening.set_exception(error)
         except Exception as error:
             where, reason = without_secrets(tracking_uri()), first_line(error)
             print(f"  MLflow at {where} does not answer, training starts anyway: {reason}", flush=True)
+        return opening.set_result(None)
 
-    thread = threading.Thread(target=call, name="open-run", daemon=True)
-    thread.start()
-    return thread
+    threading.Thread(target=call, name="open-run", daemon=True).start()
+    return opening
 
 
 @contextmanager

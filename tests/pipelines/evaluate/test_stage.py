@@ -34,11 +34,15 @@ def registered(tiny_prepared, tiny_params, tmp_path):
     client = runs.connect()
     run = client.create_run(runs.experiment_id(client)).info.run_id
     weights = write_model(tmp_path / "model.pt", tiny_params.model)
-    image = next(read_records(tiny_prepared, read_manifest(tiny_prepared), "test", ["image"])).column("image")[0]
     model = trained_model(registry.sha256(weights))
-    version = registry.register(client, run, weights, model, image.as_py()["bytes"])
+    version = registry.register(client, run, weights, model, first_image(tiny_prepared, read_manifest(tiny_prepared)))
     (tmp_path / "model.json").write_text(model.model_dump_json())
     return tmp_path / "model.json", version, client
+
+
+def first_image(prepared, manifest):
+    """The encoded bytes of an image."""
+    return next(read_records(prepared, manifest, "test", ["image"])).column("image")[0].as_py()["bytes"]
 
 
 def trained_model(sha256="0" * 64, classes=("bar", "slot")):

@@ -55,6 +55,16 @@ def test_no_step_twice_and_none_missing():
     assert steps(client, run_id, "val/map") == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize(
+    ("name", "logged"), [(r"$\frac$", "__frac_"), ("dining table+", "dining table_"), ("a/..", "a/_"), ("é", "é")]
+)
+def test_a_class_may_be_called_anything(name, logged):
+    client = connect()
+    run_id = open_run(client, SPEC)
+    log_history(client, run_id, [{"epoch": 1, "train/loss": 1.0, f"val/ap50/{name}": 0.5}])
+    assert steps(client, run_id, f"val/ap50/{logged}") == [1]
+
+
 def test_the_writer_logs_beside_the_work():
     log = RunLog(SPEC)
     writer = Writer(log.write, finish=log.finish)

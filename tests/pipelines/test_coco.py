@@ -1,0 +1,74 @@
+"""What `map` means: the same in validation during training, in the test, and in pycocotools."""
+
+from dataclasses import asdict
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from pipelines.coco import average_precision
+from pipelines.evaluate.inference import decode_rows, detect_rows
+from pipelines.evaluate.metrics import measure
+from pipelines.params import load_params
+from pipelines.prepare.stage import prepare
+from pipelines.store.shards import read_boxes, read_manifest, read_records
+from pipelines.training.loop import Job, Run
+from ssd.checkpoint import model_state
+from ssd.metrics import flatten_found, flatten_truths
+from ssd.prediction import Detector
+from tests.conftest import TINY, draw_voc, write_params
+from tests.pipelines.evaluate.test_coco_metrics import SIZE, pycocotools_stats, random_data
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_as_pycocotools_whatever_the_unit(seed):
+    found, truths = random_data(seed)
+    assert truths.difficult.any()
+    expected = pycocotools_stats(found, truths, 15, 3)[0][0]
+    assert average_precision(found, truths, 15, ["a", "b", "c"]) == pytest.approx(expected, abs=1e-9)
+    sides = np.array([*SIZE[::-1], *SIZE[::-1]])  # training has boxes as shares of the image
+    found, truths = found._replace(boxes=found.boxes / sides), truths._replace(boxes=truths.boxes / sides)
+    assert average_precision(found, truths, 15, ["a", "b", "c"]) == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_hundred_and_one_recalls_by_hand():
+    box, far = [0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0]
+    truths = flatten_truths([[box, far], []], [[1, 1], []])
+    found = flatten_found([[box], [far]], [[1], [1]], [[0.9], [0.8]])
+    # right, then wrong, one of two found: precision 1 at the recalls 0, 0.01 … 0.5, which are 51 of 101
+    assert average_precision(found, truths, 2, ["a"]) == pytest.approx(51 / 101)
+
+
+def test_nothing_to_measure_is_no_number():
+    nothing = flatten_found([[]], [[]], [[]])
+    assert np.isnan(average_precision(nothing, flatten_truths([[]], [[]]), 1, ["a"]))
+    only_difficult = flatten_truths([[[0.0, 0.0, 9.0, 9.0]]], [[1]], [[True]])
+    assert np.isnan(average_precision(nothing, only_difficult, 1, ["a"]))
+
+
+def test_validation_and_evaluation_say_the_same_of_the_same_detections(tmp_path):
+    draw_voc(tmp_path / "raw", 40)
+    for number in range(0, 40, 3):  # the first object of every third image is difficult
+        file = tmp_path / "raw" / "Annotations" / f"{number:04d}.xml"
+        file.write_text(file.read_text().replace("<difficult>0", "<difficult>1", 1))
+    params = load_params(write_params(tmp_path / "params.yaml", TINY))
+    prepare(tmp_path / "raw", tmp_path / "prepared", params.prepare, params.seed)
+    manifest = read_manifest(tmp_path / "prepared")
+    assert manifest.splits["val"].difficult > 0
+    run = Run(Job(params, tmp_path / "prepared", tmp_path / "cache"), torch.device("cpu"))
+    for head in run.trainer.averaged_model.class_heads:  # knows nothing and is quite sure of it: right by chance
+        torch.nn.init.normal_(head.weight, std=0.5)
+
+    state = model_state(run.trainer.averaged_model, ["bar", "slot"], asdict(params.detect))
+    detector = Detector(state)
+    batches = [pa.Table.from_batches([b]) for b in read_records(tmp_path / "prepared", manifest, "val")]
+    found = pa.concat_tables([detect_rows(detector, decode_rows(b, params.model.image_size)) for b in batches])
+    truths = sorted(read_boxes(tmp_path / "prepared", manifest, "val"), key=lambda row: row["image_id"])
+    metrics = measure(found.sort_by("image_id").to_pylist(), truths, manifest.classes, 0.5).metrics
+    validation = run.validate()
+    assert 0 < metrics["map"] < metrics["map50"] <= 1
+    assert validation["val/map"] == pytest.approx(metrics["map"], abs=1e-9)
+    assert validation["val/map50"] == pytest.approx(metrics["map50"], abs=1e-9)
+    for name, row in metrics["per_class"].items():
+        assert validation[f"val/ap50/{name}"] == pytest.approx(row["voc10"], abs=1e-9)

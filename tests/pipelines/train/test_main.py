@@ -1,0 +1,92 @@
+"""What `train`, `evaluate` and `predict` say as processes when something around them is wrong: one line."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.store.shards import read_manifest
+from pipelines.tracking import registry, runs
+from tests.conftest import TINY, write_params
+from tests.pipelines.evaluate.test_stage import first_image, trained_model, write_model
+
+ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def files(tiny_prepared, tiny_params, tmp_path):
+    """Command lines of the three, with a registered model for those that need one."""
+    params = write_params(tmp_path / "params.yaml", {**TINY, "train.epochs": 1})
+    client = runs.connect()
+    run = client.create_run(runs.experiment_id(client)).info.run_id
+    weights = write_model(tmp_path / "model.pt", tiny_params.model)
+    model = trained_model(registry.sha256(weights))
+    registry.register(client, run, weights, model, first_image(tiny_prepared, read_manifest(tiny_prepared)))
+    (tmp_path / "model.json").write_text(model.model_dump_json())
+    inputs = ["--params", str(params), "--tuned", str(tmp_path / "none.yaml"), "--prepared", str(tiny_prepared)]
+    out = ["--out", str(tmp_path / "out")]
+    photograph = str(tiny_prepared.parent / "raw" / "JPEGImages" / "0000.png")
+    return {
+        "train": ["pipelines.train", *inputs, *out],
+        "evaluate": ["pipelines.evaluate", *inputs, *out, "--model", str(tmp_path / "model.json")],
+        "predict": ["pipelines.predict", photograph, *out],
+    }
+
+
+def lines_of(words, code):
+    """The last words of a process that ends with this exit code: what it wrote to stderr, and no traceback."""
+    done = subprocess.run(
+        words, cwd=ROOT, env={**os.environ, "SSD_CPUS_PER_WORKER": "1"}, text=True, timeout=240,
+        stdin=subprocess.DEVNULL, capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.stderr.strip().splitlines()
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict"])
+def test_a_damaged_store_is_named(files, own_home, name):
+    (own_home / "mlflow.db").write_bytes(bytes(range(256)) * 64)
+    (line,) = lines_of([sys.executable, "-m", *files[name]], 1)
+    assert line.startswith(f"{name}: MLflow's store {own_home}/mlflow.db cannot be used: ")
+    assert "file is not a database; if it is damaged, move it away" in line
+
+
+@pytest.mark.parametrize("name", ["evaluate", "predict"])
+def test_a_damaged_model_is_named(files, own_home, name):
+    (weights,) = own_home.rglob("artifacts/artifacts/*.pt")
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    (line,) = lines_of([sys.executable, "-m", *files[name]], 1)
+    assert line.startswith(f"{name}: the weights of models:/ssd/1 at sqlite:")
+    assert "are missing or damaged: the file has the SHA-256" in line
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_a_full_disk_at_the_outputs(files, tmp_path, name):
+    if not shutil.which("unshare") or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("needs `unshare -rm`: mount namespaces are not permitted here")
+    (tmp_path / "out").mkdir()
+    small = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=4k none "$0" && exec "$@"', str(tmp_path / "out")]
+    (line,) = lines_of([*small, sys.executable, "-m", *files[name]], 1)
+    assert line.startswith(f"{name}: {tmp_path}/out")
+    assert "No space left on device; make room there" in line
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_evaluate_interrupted_says_what_goes_on(files, tmp_path, number, code):
+    process = subprocess.Popen(
+        [sys.executable, "-m", *files["evaluate"]], cwd=ROOT, text=True, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert "ssd version 1 on" in process.stdout.readline()  # Ray starts now
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == code, errors
+    assert errors.strip().splitlines()[-1].endswith("the same command measures anew; the training is kept")
+    assert "Traceback" not in errors
+    assert not (tmp_path / "out").exists()

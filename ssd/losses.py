@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
+from ssd import sync
 from ssd.boxes import Coder
 
 SIGMOID_LOSSES = ("bce", "focal")
@@ -83,7 +84,7 @@ def targets(coder: Coder, boxes: Tensor, labels: Tensor, matched: Tensor) -> tup
     if boxes.shape[1] == 0:
         return torch.zeros_like(matched), coder.anchors.new_zeros(*matched.shape, 4)
     positive = matched >= 0
-    if matched.device.type == "cpu":  # the few positives alone; elsewhere counting them would wait for the device
+    if sync.is_free(matched):  # the few positives alone
         image, anchor = positive.nonzero(as_tuple=True)
         truth = matched[image, anchor]
         classes = torch.zeros_like(matched).index_put_((image, anchor), labels[image, truth].to(matched.dtype))
@@ -112,7 +113,7 @@ def hard_negative_mask(loss: Tensor, positive: Tensor, per_positive: float = 3.0
     count = torch.minimum(count, (~positive).sum(dim=1).to(count.dtype)).ceil().long()[:, None]
     # A loss that is not a number counts as the highest: it shall be seen in the sum.
     loss = loss.detach().nan_to_num(nan=torch.inf, posinf=torch.inf).masked_fill_(positive, -torch.inf)
-    most = max(int(count.max()), 1) if loss.device.type == "cpu" else loss.shape[1]  # elsewhere asking would wait
+    most = max([1, *count.flatten().tolist()]) if sync.is_free(loss) else loss.shape[1]
     least_taken = loss.topk(most, dim=1).values.gather(1, (count - 1).clamp(min=0))
     above, equal = loss > least_taken, loss == least_taken
     still = count - above.sum(dim=1, keepdim=True)
@@ -144,7 +145,7 @@ def detection_loss(
 
 
 def _box_loss(offsets: Tensor, wanted: Tensor, positive: Tensor, config: LossConfig) -> Tensor:
-    if offsets.device.type == "cpu":  # the few positives alone; elsewhere counting them would wait for the device
+    if sync.is_free(offsets):  # the few positives alone
         offsets, wanted = _chosen(positive, offsets, wanted)
         positive = positive.new_ones(1)
     if config.box_loss == "l1":
@@ -161,10 +162,10 @@ def _chosen(mask: Tensor, *tensors: Tensor) -> list[Tensor]:
 
 
 def _softmax_loss(logits: Tensor, classes: Tensor, positive: Tensor, config: LossConfig) -> Tensor:
-    if config.class_loss == "softmax_mining" and logits.device.type == "cpu":
+    if config.class_loss == "softmax_mining" and sync.is_free(logits):
         loss = _background_loss(logits.detach())
         taken = positive | hard_negative_mask(loss, positive, config.negatives_per_positive, config.least_negatives)
-        return F.cross_entropy(*_chosen(taken, logits, classes), reduction="sum")  # a gradient for few, as above
+        return F.cross_entropy(*_chosen(taken, logits, classes), reduction="sum")  # a gradient for few
     loss = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none").view_as(classes)
     if config.class_loss == "softmax_mining":
         mined = hard_negative_mask(loss, positive, config.negatives_per_positive, config.least_negatives)

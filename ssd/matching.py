@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ssd import sync
+
 
 def match(anchors: Tensor, boxes: Tensor, labels: Tensor, iou_threshold: float = 0.5) -> Tensor:
     """Assign ground truths to anchors, the whole batch at once.
@@ -70,7 +72,7 @@ def _own_anchor(iou: Tensor) -> Tensor:
         better = (there > value[:, None]) | ((there == value[:, None]) & earlier)
         settled = ~(value < 0) & ~better.any(dim=1)  # NaN too: a broken box shall be seen in the loss
         own = torch.where(settled, anchor, own)
-        if iou.device.type == "cpu" and settled[~(value < 0)].all():  # elsewhere asking would wait for the device
+        if sync.is_free(iou) and settled[~(value < 0)].all():
             break
         taken = ((anchor[:, :, None] == anchor[:, None]) & settled[:, :, None]).any(dim=1)
         iou.scatter_(2, asked, there.masked_fill(taken[:, None], -1.0))

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ssd import sync
 from ssd.losses import LossConfig, LossSums, detection_loss, targets
 from ssd.matching import match
 from ssd.model import SSD
@@ -165,8 +166,8 @@ class Trainer:
         if self.world_size > 1:
             dist.all_reduce(shared)
         self.check()
-        self._unchecked = (shared[1], self.steps, () if total.device.type == "cpu" and total.isfinite() else image_ids)
-        if self.device.type == "cpu":
+        self._unchecked = (shared[1], self.steps, () if sync.is_free(total) and total.isfinite() else image_ids)
+        if sync.is_free(total):
             self.check()
         return (shared[0] / self.world_size).clamp(min=1)
 

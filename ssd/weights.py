@@ -31,6 +31,8 @@ def load_weights(model: SSD, state: dict[str, Any]) -> Loaded:
         ValueError: nothing of it fits.
     """
     kind, weights = _recognise(model, state)
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError("it holds other things than tensors; give a state dict")
     own = model.state_dict()
     taken = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
     learned = [name for name in taken if not name.endswith("num_batches_tracked")]
@@ -49,7 +51,7 @@ def _recognise(model: SSD, state: dict[str, Any]) -> tuple[str, dict[str, Tensor
         return "a model of this project", state["weights"]
     if "head.classification_head.module_list.0.weight" in state:
         return "torchvision's SSD", {ours: state[theirs] for ours, theirs in torchvision_names(model, state).items()}
-    body = {f"backbone.body.{name.removeprefix('features.')}": value for name, value in state.items()}
+    body = {f"backbone.body.{str(name).removeprefix('features.')}": value for name, value in state.items()}
     return "a classifier", body
 
 

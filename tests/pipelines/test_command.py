@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.errors import explain, writing
+from pipelines.errors import explain, naming
 
 ROOT = Path(__file__).parents[2]
 AFTER = "the same command begins anew"
@@ -24,7 +24,7 @@ def job(body):
         [
             "import errno, os, signal, sys, time",
             "from pipelines.command import command",
-            "from pipelines.errors import UserError, writing",
+            "from pipelines.errors import UserError, naming",
             f"@command('job', '{AFTER}')",
             "def main():",
             textwrap.indent(textwrap.dedent(body), "    "),
@@ -138,10 +138,10 @@ def on_full_disk():
 @pytest.mark.parametrize(
     "write",
     [
-        "with writing(FILE): open(FILE, 'wb').write(bytes(10**6))",
+        "with naming(FILE): open(FILE, 'wb').write(bytes(10**6))",
         "from ssd.checkpoint import save; import torch; save({'x': torch.zeros(10**5)}, FILE)",
     ],
-    ids=["writing", "checkpoint"],
+    ids=["naming", "checkpoint"],
 )
 def test_a_full_disk_names_the_file_and_the_fix(tmp_path, on_full_disk, write):
     words = [*on_full_disk, str(tmp_path), *job(write.replace("FILE", repr(str(tmp_path / "x"))))]
@@ -177,6 +177,6 @@ def test_a_number_that_is_not_the_systems_gets_no_hint():
     assert explain(OSError("several\nlines")) == "several"
 
 
-def test_writing_leaves_other_names_as_they_are(tmp_path):
-    with pytest.raises(FileNotFoundError, match="other"), writing(tmp_path / "x"):
+def test_naming_leaves_other_names_as_they_are(tmp_path):
+    with pytest.raises(FileNotFoundError, match="other"), naming(tmp_path / "x"):
         (tmp_path / "other").read_text()

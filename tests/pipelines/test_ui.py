@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from pipelines.tracking import runs
-from pipelines.ui import UiError, choose_port
+from pipelines.ui import UiError, choose_port, main
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,17 +53,28 @@ def test_names_the_server_that_is_there_already_without_its_password(monkeypatch
     assert output == "MLflow: http://me:***@mlflow.example:5000\n"
 
 
+@pytest.mark.parametrize("content", [b"not a database", b"SQLite format 3\0" + bytes(5000)])
+def test_a_damaged_store_is_named(own_home, content):
+    (own_home / "mlflow.db").write_bytes(content)
+    with pytest.raises(
+        SystemExit, match=f"^ui: the store sqlite:///{own_home}/mlflow.db cannot be read: .*move it away$"
+    ):
+        main([])
+
+
 def test_takes_a_free_port_and_refuses_a_taken_one():
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        with pytest.raises(UiError, match="is taken"):
-            choose_port(other.getsockname()[1])
+        for unusable in (other.getsockname()[1], 99999, -1):
+            with pytest.raises(UiError, match=f"port {unusable} is taken: choose another --port"):
+                choose_port(unusable)
     assert choose_port(None) >= 5000
 
 
 @pytest.mark.slow
-def test_shows_runs_and_their_files_until_interrupted(own_home):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
+def test_shows_runs_and_their_files_until_interrupted(number, code):
     client = runs.connect()
     run_id = runs.open_run(client, runs.RunSpec("train-abc", "tiny-abc"))
     client.log_text(run_id, "<h1>AP 0.9</h1>", "evaluate/report.html")
@@ -86,8 +97,8 @@ def test_shows_runs_and_their_files_until_interrupted(own_home):
             assert [run["info"]["run_id"] for run in json.load(answer)["runs"]] == [run_id]
         with urllib.request.urlopen(f"{url}/get-artifact?path=evaluate/report.html&run_uuid={run_id}") as file:
             assert file.read() == b"<h1>AP 0.9</h1>"
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         output, _ = process.communicate(timeout=60)
-        assert process.returncode == 0
+        assert process.returncode == code
         assert "Traceback" not in output
         assert not psutil.wait_procs(family, timeout=20)[1]

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import http.server
+import os
 import socket
 import threading
 
@@ -92,6 +93,42 @@ def test_a_missing_file_and_a_wrong_digest(published, tmp_path):
     broken.write_bytes(published.read_bytes()[:-1] + b"x")
     with pytest.raises(ParamsError, match=r"has the SHA-256 .*; remove it"):
         initial_weights(params_with(broken))
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ([1, 2], "not a checkpoint or a file of weights: it holds a list"),
+        ({"a": 1, 2: torch.zeros(1)}, "it holds other things than tensors; give a state dict"),
+        ({"state_dict": {"conv1.weight": torch.zeros(1)}}, "it holds other things than tensors; give a state dict"),
+        ({"config": {}, "weights": [1]}, "it holds other things than tensors; give a state dict"),
+        ({2: torch.zeros(1)}, "none of its 1 tensors fits the backbone resnet34_multi"),
+        ({}, "none of its 0 tensors fits the backbone resnet34_multi"),
+        (None, "not a checkpoint or a file of weights, or damaged"),
+    ],
+)
+def test_files_that_are_no_weights(tmp_path, content, complaint):
+    torch.save(content, tmp_path / "w.pth")
+    if content is None:
+        (tmp_path / "w.pth").write_bytes(b"PK damaged")
+    params = params_with(tmp_path / "w.pth")
+    with pytest.raises(ParamsError, match=rf"^train\.weights: .*w\.pth: .*{complaint}"):
+        try_weights(params, initial_weights(params), 2)
+
+
+def test_folders_and_pipes_are_no_weights(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(ParamsError, match=rf"^train\.weights: {path}: a folder or a pipe; give none, imagenet"):
+            initial_weights(params_with(path))
+
+
+def test_a_token_in_an_address_is_not_printed(serve, own_home, capsys):
+    with pytest.raises(ParamsError) as error:
+        initial_weights(params_with(f"{serve}/nowhere.pth?token=secret"))
+    assert "nowhere.pth" in str(error.value)
+    assert "secret" not in str(error.value) + capsys.readouterr().out
+    assert list((own_home / "weights").iterdir()) == []
 
 
 def test_weights_of_another_network_are_refused_before_anything_starts(published):

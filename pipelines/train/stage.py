@@ -99,7 +99,10 @@ def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None)
                 opening.join()  # before the controller's writer looks for the run
                 placement = place_workers(resources)
                 if placement.count > params.train.batch_size:
-                    raise TrainingFailed(f"{placement.count} workers cannot share a batch of {params.train.batch_size}")
+                    raise TrainingFailed(
+                        f"{placement.count} workers cannot share a batch of {params.train.batch_size}: lower SSD_WORKERS, "
+                        "or raise train.batch_size in params.yaml"
+                    )
                 job = Job(params=params, loader_workers=placement.loader_workers, **sources)
                 run_on_ray(job, folder, spec, placement, Progress.printer(params.train.epochs))
             found = saved.latest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipelines.store.shards import Manifest, Shard
-from pipelines.training.order import Deal, derive_seed
+from pipelines.training.order import StepSampler, derive_seed
 from ssd.augmentation import Augmentation
 from ssd.images import decode, resize
 from ssd.tasks import truths
@@ -134,18 +135,23 @@ class TrainingSamples(Dataset):
         return image, boxes, labels, sample.image_id
 
 
-def collate(samples: list[tuple[Tensor, Tensor, Tensor, str]]) -> Batch:
-    """Stack samples, padding boxes with zeros and labels with 0 to the most that one of them has."""
+def collate(samples: list[tuple[Tensor, Tensor, Tensor, str]], size: tuple[int, int]) -> Batch:
+    """Stack samples of `size` (height, width), padding boxes with zeros and labels with 0 to the most that one has."""
+    if not samples:  # a step with fewer images than workers
+        return Batch(torch.zeros(0, 3, *size, dtype=torch.uint8), torch.zeros(0, 0, 4), torch.zeros(0, 0).long())
     images, boxes, labels, ids = zip(*samples)
     pad = torch.nn.utils.rnn.pad_sequence
     return Batch(torch.stack(images), pad(boxes, batch_first=True), pad(labels, batch_first=True), tuple(ids))
 
 
-def training_batches(samples: TrainingSamples, deal: Deal, loader_workers: int, pin_memory: bool) -> DataLoader:
+def training_batches(
+    samples: TrainingSamples, sampler: StepSampler, loader_workers: int, pin_memory: bool
+) -> DataLoader:
     """The loader of all steps that are left; `loader_workers` processes augment ahead, 0 does it in this process."""
     ahead = {"multiprocessing_context": "forkserver", "prefetch_factor": 4} if loader_workers else {}
+    together = partial(collate, size=samples.split.size)
     return DataLoader(
-        samples, batch_sampler=deal, collate_fn=collate, num_workers=loader_workers, pin_memory=pin_memory, **ahead
+        samples, batch_sampler=sampler, collate_fn=together, num_workers=loader_workers, pin_memory=pin_memory, **ahead
     )
 
 

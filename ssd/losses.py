@@ -112,7 +112,7 @@ def hard_negative_mask(loss: Tensor, positive: Tensor, per_positive: float = 3.0
     count = torch.minimum(count, (~positive).sum(dim=1).to(count.dtype)).ceil().long()[:, None]
     # A loss that is not a number counts as the highest: it shall be seen in the sum.
     loss = loss.detach().nan_to_num(nan=torch.inf, posinf=torch.inf).masked_fill_(positive, -torch.inf)
-    most = max([1, *count.flatten().tolist()]) if loss.device.type == "cpu" else loss.shape[1]  # elsewhere asking would wait
+    most = max([1, *count.flatten().tolist()]) if loss.device.type == "cpu" else loss.shape[1]  # a GPU would wait
     least_taken = loss.topk(most, dim=1).values.gather(1, (count - 1).clamp(min=0))
     above, equal = loss > least_taken, loss == least_taken
     still = count - above.sum(dim=1, keepdim=True)

@@ -100,8 +100,8 @@ def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None)
                 placement = place_workers(resources)
                 if placement.count > params.train.batch_size:
                     raise TrainingFailed(
-                        f"{placement.count} workers cannot share a batch of {params.train.batch_size}: lower SSD_WORKERS, "
-                        "or raise train.batch_size in params.yaml"
+                        f"{placement.count} workers cannot share a batch of {params.train.batch_size}: "
+                        "lower SSD_WORKERS, or raise train.batch_size in params.yaml"
                     )
                 job = Job(params=params, loader_workers=placement.loader_workers, **sources)
                 run_on_ray(job, folder, spec, placement, Progress.printer(params.train.epochs))

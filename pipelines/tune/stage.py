@@ -131,7 +131,7 @@ def run(
         placement = place_workers(resources, tune.trials)
         smallest = min(of[trial.number].train.batch_size for trial in waiting)
         if placement.count > smallest:
-            raise TuningFailed(f"{placement.count} workers a trial cannot share a batch of {smallest}: lower SSD_WORKERS")
+            raise TuningFailed(f"{placement.count} workers cannot share a batch of {smallest}: lower SSD_WORKERS")
         at_once = trials_at_once(resources, placement)
         gpus = ", on GPUs" if placement.use_gpu else ""
         say(f"  {at_once} at a time, {placement.count} × {placement.cpus} CPUs each{gpus}")

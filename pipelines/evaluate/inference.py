@@ -41,16 +41,16 @@ def decode_rows(rows: pa.Table, size: tuple[int, int]) -> dict[str, np.ndarray]:
     """
     columns = {name: rows[name].to_numpy() for name in ("image_id", "height", "width")}
     pixels = np.empty((len(rows), 3, *size), np.uint8)
-    for row, (image_id, image) in enumerate(zip(columns["image_id"], rows["image"])):
+    for row, (image_id, height, width, image) in enumerate(zip(*columns.values(), rows["image"])):
         try:
-            pixels[row] = resize(decode(image["bytes"].as_py()), size).numpy()
+            pixels[row] = resize(decode(image["bytes"].as_py(), (height, width)), size).numpy()
         except ValueError as error:
             raise ValueError(f"image {image_id}: {error}; run `dvc repro -f prepare`") from None
     return columns | {"pixels": pixels}
 
 
 def detect_rows(detector: Detector, rows: dict[str, np.ndarray]) -> pa.Table:
-    """Rows of PREDICTIONS for what `decode_rows` returned; boxes are xyxy, in 0-based pixels of the image as stored."""
+    """Rows of PREDICTIONS for what `decode_rows` returned; boxes are xyxy, in 0-based pixels of the record."""
     pixels = torch.tensor(rows["pixels"])  # a copy: Ray's array is read-only
     found = detector.predict_batch(pixels, list(zip(rows["height"], rows["width"])))
     columns = {name: rows[name] for name in ("image_id", "height", "width")}

@@ -1,14 +1,12 @@
-import threading
 from itertools import chain
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.store.shards import read_manifest
-from pipelines.training.batches import DecodedSplit, TrainingSamples, collate, decoded_shard, training_batches
+from pipelines.training.batches import DecodedSplit, TrainingSamples, collate, training_batches
 from pipelines.training.order import Order, StepSampler, derive_seed, steps_an_epoch
 from ssd.augmentation import Augmentation, AugmentConfig
 
@@ -65,33 +63,6 @@ def test_mix_spreads_and_is_a_function():
     assert len(seeds) == 900
     assert all(0 <= s < 2**63 for s in seeds)
     assert derive_seed(1, 2) == derive_seed(1, 2) != derive_seed(2, 1)
-
-
-def test_decodes_once_and_shares(tiny_prepared, tmp_path):
-    manifest = read_manifest(tiny_prepared)
-    shard = manifest.splits["train"].shards[0]
-    pixels = decoded_shard(tiny_prepared / shard.path, shard, (64, 96), tmp_path)
-    assert pixels.shape == (shard.rows, 3, 64, 96)
-    made = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.npy")}
-    threads = [
-        threading.Thread(target=decoded_shard, args=(tiny_prepared / shard.path, shard, (64, 96), tmp_path))
-        for _ in range(4)
-    ]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.npy")} == made
-    assert not list(tmp_path.glob("*.partial"))
-
-
-def test_a_file_left_half_written_is_made_anew(tiny_prepared, tmp_path):
-    manifest = read_manifest(tiny_prepared)
-    shard = manifest.splits["train"].shards[0]
-    whole = np.array(decoded_shard(tiny_prepared / shard.path, shard, (64, 64), tmp_path / "a"))
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / f"{shard.sha256[:16]}-64x64.partial").write_bytes(b"half")
-    np.testing.assert_array_equal(decoded_shard(tiny_prepared / shard.path, shard, (64, 64), tmp_path / "b"), whole)
 
 
 def test_samples_are_in_unit_coordinates_and_padded(tiny_prepared, tmp_path):

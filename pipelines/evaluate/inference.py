@@ -16,7 +16,7 @@ from pipelines.cluster.ray import ClusterError, ray_cluster
 from pipelines.settings import set_defaults, settings
 from pipelines.store.s3 import object_store
 from pipelines.store.shard_transfer import object_prefix
-from pipelines.store.shards import Manifest, split_of
+from pipelines.store.shards import Manifest, split_of, verify
 from ssd.detection import DetectConfig
 from ssd.images import decode, resize
 from ssd.prediction import Detector
@@ -86,10 +86,15 @@ def detect_split(
 
     Returns:
         PREDICTIONS by image_id: the same order however many actors there are.
+
+    Raises:
+        ShardError: a shard is missing or damaged.
     """
     wanted = split_of(manifest, split)
     if wanted.images == 0:
         return PREDICTIONS.empty_table()
+    for shard in wanted.shards:
+        verify(prepared, shard)
     # Ray prints an error where an actor gets an object by reference and may restart; ours outlives all actors.
     set_defaults({"RAY_BACKEND_LOG_LEVEL": "fatal"})
     names, objects = [shard.path for shard in wanted.shards], object_store()

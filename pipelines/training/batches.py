@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipelines.store.shards import Manifest
+from pipelines.store.shards import Manifest, read_boxes
 from pipelines.training.decoded import decoded_shards
 from pipelines.training.order import StepSampler, derive_seed
 from ssd.augmentation import Augmentation
@@ -39,7 +39,7 @@ class DecodedSplit:
         shards = manifest.splits[split].shards
         self.size = size
         self.arrays = decoded_shards(prepared, shards, size, cache)
-        self.samples = [sample for shard in shards for sample in read_samples(prepared / shard.path)]
+        self.samples = [to_sample(row) for row in read_boxes(prepared, manifest, split)]
         self.positions = [(number, row) for number, array in enumerate(self.arrays) for row in range(len(array))]
 
     def __len__(self) -> int:
@@ -51,17 +51,13 @@ class DecodedSplit:
         return torch.from_numpy(self.arrays[array][row].copy())
 
 
-def read_samples(path: Path) -> list[Sample]:
-    """Annotations of a shard, in its order, without touching the image column."""
-    columns = ["image_id", "height", "width", "boxes", "labels", "difficult"]
-    samples = []
-    for row in pq.read_table(path, columns=columns).to_pylist():
-        sides = torch.tensor([row["width"], row["height"]] * 2, dtype=torch.float32)
-        boxes = torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4) / sides
-        labels = torch.tensor(row["labels"], dtype=torch.int64)
-        difficult = torch.tensor(row["difficult"], dtype=torch.bool)
-        samples.append(Sample(row["image_id"], row["height"], row["width"], boxes, labels, difficult))
-    return samples
+def to_sample(row: dict[str, Any]) -> Sample:
+    """The annotation in a row of the shards."""
+    sides = torch.tensor([row["width"], row["height"]] * 2, dtype=torch.float32)
+    boxes = torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4) / sides
+    labels = torch.tensor(row["labels"], dtype=torch.int64)
+    difficult = torch.tensor(row["difficult"], dtype=torch.bool)
+    return Sample(row["image_id"], row["height"], row["width"], boxes, labels, difficult)
 
 
 class TrainingSamples(Dataset):

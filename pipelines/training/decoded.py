@@ -23,7 +23,7 @@ from filelock import FileLock
 import ssd.images
 from pipelines.errors import UserError
 from pipelines.settings import settings
-from pipelines.store.shards import Shard
+from pipelines.store.shards import Shard, verify
 from ssd.images import decode, resize
 
 COLUMNS = ["image", "height", "width"]
@@ -44,6 +44,7 @@ def decoded_shards(prepared: Path, shards: Collection[Shard], size: tuple[int, i
             never what these shards need.
 
     Raises:
+        ShardError: a shard is missing or damaged.
         DiskFull: naming the folder, the room that is needed, and the fix.
     """
     files = [folder / f"{shard.sha256[:16]}-{size[0]}x{size[1]}-{_decoder()}.npy" for shard in shards]
@@ -68,6 +69,7 @@ def _open(prepared: Path, shard: Shard, size: tuple[int, int], file: Path, neede
         except FileNotFoundError:  # never decoded, or removed by another process to make room
             with FileLock(file.with_name(".lock")):  # decoding takes all cores: one process at a time
                 if not file.exists():
+                    verify(prepared, shard)
                     _decode(prepared / shard.path, (shard.rows, 3, *size), file, needed)
 
 

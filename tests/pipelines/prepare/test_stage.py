@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -260,6 +261,18 @@ def test_two_at_once_do_not_mix(tmp_path):
     write_voc(tmp_path / "data", good(4))
     with FileLock(tmp_path / ".out.lock"), pytest.raises(DataError, match="another"):
         prepare(tmp_path / "data", tmp_path / "out", PrepareParams(), 0)
+
+
+def test_pipes_among_the_data_are_passed_over(tmp_path):
+    year = write_voc(tmp_path / "data", {**good(4), "xml": None, "image": voc_xml()}, {"trainval": sorted(good(4))})
+    (year / "JPEGImages" / "image.png").unlink()
+    for file in ("Annotations/xml.xml", "JPEGImages/image.png", "ImageSets/Main/test.txt"):
+        os.mkfifo(year / file)
+    (year / "bananas_train").mkdir()
+    os.mkfifo(year / "bananas_train" / "label.csv")
+    _, rejected = prepare(tmp_path / "data", tmp_path / "out", lenient(), 0)
+    assert rejected == []
+    assert set(rows_of(tmp_path / "out")) == set(good(4))
 
 
 def test_missing_empty_or_packed_data_says_what_to_do(tmp_path):

@@ -1,5 +1,6 @@
 import io
 import os
+import shutil
 import sys
 import threading
 
@@ -9,7 +10,7 @@ from PIL import Image
 
 from pipelines.params import PrepareParams
 from pipelines.prepare.stage import prepare
-from pipelines.store.shards import read_manifest
+from pipelines.store.shards import ShardError, read_manifest
 from pipelines.training import decoded
 from pipelines.training.batches import DecodedSplit
 from pipelines.training.decoded import decoded_shards
@@ -94,6 +95,15 @@ def test_what_was_not_used_for_longest_goes_first(prepared, tmp_path, monkeypatc
     assert first[0].sum() > 0  # a map of a removed file stays what it was
 
 
+def test_a_damaged_shard_is_named(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "prepared")
+    shard = shards_of(prepared)[0]
+    path = tmp_path / "prepared" / shard.path
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ShardError, match=rf"{shard.path}: not what was prepared"):
+        decoded_shards(tmp_path / "prepared", [shard], (64, 64), tmp_path / "cache")
+
+
 def test_pixels_are_of_the_view_that_the_record_says(tmp_path):
     year = write_voc(tmp_path / "data", {**good(3), "phone": None})
     pixels = np.zeros((20, 30, 3), np.uint8)
@@ -121,7 +131,7 @@ def test_a_full_disk_is_a_line_with_the_fix_and_not_a_sigbus(prepared, tmp_path)
 import sys
 from pathlib import Path
 from pipelines.errors import UserError
-from pipelines.store.shards import read_manifest
+from pipelines.store.shards import ShardError, read_manifest
 from pipelines.training.decoded import decoded_shards
 prepared, cache = map(Path, sys.argv[1:])
 try:

@@ -48,16 +48,16 @@ def _resident(job: Any, device: Any) -> tuple[Any, Any, int]:
     """A batch of the training split on the device, a network for it, and the steps of an epoch."""
     from pipelines.store.shards import read_manifest
     from pipelines.training.batches import DecodedSplit, TrainingSamples, training_batches
-    from pipelines.training.order import Deal
+    from pipelines.training.order import Order, StepSampler
     from ssd.augmentation import Augmentation
     from ssd.model import SSD
 
     params, manifest = job.params, read_manifest(job.prepared)
     split = DecodedSplit(job.prepared, manifest, "train", params.model.image_size, job.cache)
     samples = TrainingSamples(split, Augmentation(params.augment, params.model.mean), params.seed)
-    deal = Deal(len(split), params.train.batch_size, 1, params.seed)
-    batch = next(iter(training_batches(samples, deal, 0, False)))
-    return batch.to(device), SSD(params.model, len(manifest.classes)), deal.steps
+    sampler = StepSampler(Order(len(split), params.train.batch_size, 1, params.seed))
+    batch = next(iter(training_batches(samples, sampler, 0, False)))
+    return batch.to(device), SSD(params.model, len(manifest.classes)), len(sampler)
 
 
 def speed(settings: Settings) -> Figure:

@@ -6,18 +6,33 @@ import io
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 LARGEST = 89_478_485  # pixels; Pillow's own limit for a warning, here for an error
+TURNS = {  # what brings the stored pixels upright, by EXIF orientation; 1 is upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+INVERSE = {6: 8, 8: 6}  # the others are their own
 
 
-def decode(encoded: bytes) -> Tensor:
-    """Decode any image that Pillow reads into RGB.
+def decode(encoded: bytes, size: tuple[int, int] | None = None) -> Tensor:
+    """Decode any image that Pillow reads into RGB, turned upright.
 
-    Grey, palette, CMYK and 16-bit images are converted (16 bit by its upper 8); alpha is laid over black. Pixels
-    stay where the file has them: an EXIF orientation is not applied, as VOC boxes count the stored pixels.
+    Grey, palette, CMYK and 16-bit images are converted (16 bit by its upper 8); alpha is laid over black. An EXIF
+    orientation is applied, as labelling tools, viewers and Hugging Face `datasets` do.
+
+    Args:
+        encoded: the file's bytes.
+        size: (height, width) that the annotation of the image claims. If only the stored pixels, not turned, have
+            this size, then the annotation is of them, and they stay as they are.
 
     Returns:
         uint8 [3, H, W].
@@ -25,12 +40,12 @@ def decode(encoded: bytes) -> Tensor:
     Raises:
         ValueError: not an image, truncated, or too large to be decoded safely.
     """
-    pixels, _ = _read(encoded)
+    pixels, _ = _read(encoded, size)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def check(encoded: bytes) -> tuple[int, int]:
-    """(height, width) of an image, after reading it to its last bit.
+def check(encoded: bytes, size: tuple[int, int] | None = None) -> tuple[int, int]:
+    """(height, width) of what `decode` returns for the same arguments, after reading the image to its last bit.
 
     Faster than `decode` for JPEGs: all of the file is read and its Huffman codes are followed, but only an eighth of
     each side is computed.
@@ -38,11 +53,11 @@ def check(encoded: bytes) -> tuple[int, int]:
     Raises:
         ValueError: `decode` would fail.
     """
-    _, size = _read(encoded, draft=True)
-    return size
+    return _read(encoded, size, draft=True)[1]
 
 
-def _read(encoded: bytes, draft: bool = False) -> tuple[np.ndarray, tuple[int, int]]:
+def _read(encoded: bytes, claimed: tuple[int, int] | None, draft: bool = False) -> tuple[np.ndarray, tuple[int, int]]:
+    """Pixels uint8 [H, W, 3] (of JPEGs an eighth of each side if `draft`), and the (height, width) of the image."""
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             size = image.height, image.width
@@ -50,9 +65,37 @@ def _read(encoded: bytes, draft: bool = False) -> tuple[np.ndarray, tuple[int, i
                 raise ValueError(f"{image.width}×{image.height} pixels, more than {LARGEST} (decompression bomb?)")
             if draft:
                 image.draft(None, (1, 1))  # JPEGs only
-            return _to_rgb(image), size
+            turned, size = _turn(image, size, claimed)
+            return _to_rgb(turned), size
     except Exception as error:  # Pillow raises whatever its decoders raise: SyntaxError, struct.error, OSError …
         raise ValueError(f"cannot be decoded: {error}") from error
+
+
+def _turn(
+    image: Image.Image, size: tuple[int, int], claimed: tuple[int, int] | None
+) -> tuple[Image.Image, tuple[int, int]]:
+    """Load an image of `size` (height, width), and bring it upright unless only its stored pixels have `claimed`."""
+    before = _orientation(image)
+    image.load()
+    orientation = _orientation(image)
+    upright = orientation == 1  # Pillow turns TIFFs on loading, and has given the size of the turned view
+    if upright:
+        orientation = before
+    other = size[::-1] if orientation >= 5 else size
+    stored, seen = (other, size) if upright else (size, other)
+    keep_stored = claimed == stored != seen
+    if orientation > 1 and keep_stored == upright:
+        image = image.transpose(TURNS[INVERSE.get(orientation, orientation) if upright else orientation])
+    return image, stored if keep_stored else seen
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where there is none, or none that can be read."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        return orientation if orientation in TURNS else 1
+    except Exception:  # as above: a photograph is good without its EXIF
+        return 1
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

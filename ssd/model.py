@@ -125,7 +125,7 @@ class SSD(nn.Module):
 
 def _per_anchor(prediction: Tensor, values: int) -> Tensor:
     """[B, K·values, H, W] to [B, H·W·K, values], the order of `make_anchors`."""
-    return prediction.permute(0, 2, 3, 1).reshape(len(prediction), -1, values)
+    return prediction.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, values))  # B may be 0
 
 
 def make_backbone(config: ModelConfig) -> nn.Module:

@@ -16,7 +16,7 @@ from pipelines.cluster.ray import ClusterError, ray_cluster
 from pipelines.settings import set_defaults, settings
 from pipelines.store.s3 import object_store
 from pipelines.store.shard_transfer import object_prefix
-from pipelines.store.shards import Manifest, split_of
+from pipelines.store.shards import Manifest, split_of, verify
 from ssd.detection import DetectConfig
 from ssd.images import decode, resize
 from ssd.prediction import Detector
@@ -41,16 +41,16 @@ def decode_rows(rows: pa.Table, size: tuple[int, int]) -> dict[str, np.ndarray]:
     """
     columns = {name: rows[name].to_numpy() for name in ("image_id", "height", "width")}
     pixels = np.empty((len(rows), 3, *size), np.uint8)
-    for row, (image_id, image) in enumerate(zip(columns["image_id"], rows["image"])):
+    for row, (image_id, height, width, image) in enumerate(zip(*columns.values(), rows["image"])):
         try:
-            pixels[row] = resize(decode(image["bytes"].as_py()), size).numpy()
+            pixels[row] = resize(decode(image["bytes"].as_py(), (height, width)), size).numpy()
         except ValueError as error:
             raise ValueError(f"image {image_id}: {error}; run `dvc repro -f prepare`") from None
     return columns | {"pixels": pixels}
 
 
 def detect_rows(detector: Detector, rows: dict[str, np.ndarray]) -> pa.Table:
-    """Rows of PREDICTIONS for what `decode_rows` returned; boxes are xyxy, in 0-based pixels of the image as stored."""
+    """Rows of PREDICTIONS for what `decode_rows` returned; boxes are xyxy, in 0-based pixels of the record."""
     pixels = torch.tensor(rows["pixels"])  # a copy: Ray's array is read-only
     found = detector.predict_batch(pixels, list(zip(rows["height"], rows["width"])))
     columns = {name: rows[name] for name in ("image_id", "height", "width")}
@@ -86,10 +86,15 @@ def detect_split(
 
     Returns:
         PREDICTIONS by image_id: the same order however many actors there are.
+
+    Raises:
+        ShardError: a shard is missing or damaged.
     """
     wanted = split_of(manifest, split)
     if wanted.images == 0:
         return PREDICTIONS.empty_table()
+    for shard in wanted.shards:
+        verify(prepared, shard)
     # Ray prints an error where an actor gets an object by reference and may restart; ours outlives all actors.
     set_defaults({"RAY_BACKEND_LOG_LEVEL": "fatal"})
     names, objects = [shard.path for shard in wanted.shards], object_store()

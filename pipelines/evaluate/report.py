@@ -51,7 +51,8 @@ def render(results: Results, manifest: Manifest, prepared: Path) -> str:
     measured, metrics, search = results.measured, results.metrics, results.search
     worst, typical = choose(measured.images)
     threshold = metrics["settings"]["report_score_threshold"]
-    wanted = {results.truths[i]["image_id"] for i in worst + typical}
+    shown = [results.truths[i] for i in worst + typical]
+    wanted = {truth["image_id"]: (truth["height"], truth["width"]) for truth in shown}
     thumbnails = dict(_thumbnails(prepared, manifest, wanted))
 
     def show(i: int) -> dict[str, Any]:
@@ -116,18 +117,18 @@ def _box(box: Sequence[float], label: int, class_names: Sequence[str]) -> dict[s
     return shape | {"name": class_names[label - 1], "colour": colour(label - 1)}
 
 
-def _thumbnails(prepared: Path, manifest: Manifest, wanted: set[str]) -> Iterator[tuple[str, str]]:
+def _thumbnails(prepared: Path, manifest: Manifest, wanted: dict[str, tuple[int, int]]) -> Iterator[tuple[str, str]]:
     if not wanted:
         return
     for batch in read_records(prepared, manifest, "test", ["image_id", "image"]):
         for row, image_id in enumerate(batch.column("image_id").to_pylist()):
             if image_id in wanted:
-                yield image_id, thumbnail(batch.column("image")[row].as_py()["bytes"])
+                yield image_id, thumbnail(batch.column("image")[row].as_py()["bytes"], wanted[image_id])
 
 
-def thumbnail(encoded: bytes) -> str:
-    """A data: URL of the image, shrunk to THUMBNAIL pixels where it is larger."""
-    image = Image.fromarray(decode(encoded).permute(1, 2, 0).numpy())
+def thumbnail(encoded: bytes, size: tuple[int, int]) -> str:
+    """A data: URL of the image of `size` (height, width), shrunk to THUMBNAIL pixels where it is larger."""
+    image = Image.fromarray(decode(encoded, size).permute(1, 2, 0).numpy())
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     image.save(buffer := io.BytesIO(), "JPEG", quality=82)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -17,9 +17,10 @@ def find_sets(folder: Path) -> dict[str, Path]:
     """Folders of the image sets by name, looked for in the data folder and one below (banana-detection/)."""
     found = {}
     for name in SETS:
-        places = sorted([*folder.glob(f"bananas_{name}/label.csv"), *folder.glob(f"*/bananas_{name}/label.csv")])
-        if places:
-            found[name] = places[0].parent
+        files = [*folder.glob(f"bananas_{name}/label.csv"), *folder.glob(f"*/bananas_{name}/label.csv")]
+        folders = sorted(file.parent for file in files if file.is_file())
+        if folders:
+            found[name] = folders[0]
     return found
 
 

@@ -30,6 +30,9 @@ class Record(NamedTuple):
 def examine(folder: Path, photo: Photo, annotation: Annotation, classes: list[str]) -> Record:
     """Read a photograph to its last bit, to see that it is whole, and check its annotation against it.
 
+    Boxes are in pixels of the photograph as its EXIF orientation turns it upright; or as it is stored, if only that has
+    the size that the annotation claims. The record's height and width say which, to all who decode it.
+
     One bad box rejects the photograph: without that box it would teach that there is nothing.
 
     Raises:
@@ -37,7 +40,7 @@ def examine(folder: Path, photo: Photo, annotation: Annotation, classes: list[st
     """
     try:
         encoded = (folder / photo.image).read_bytes()
-        height, width = check(encoded)
+        height, width = check(encoded, annotation.size)
     except OSError as error:
         raise Rejected(photo.image, f"cannot be read: {error.strerror}") from None
     except ValueError as error:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from pipelines.errors import UserError
 
@@ -34,10 +34,16 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _inside(path: str) -> str:
+    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path.replace("\\", "/")).parts:
+        raise ValueError(f"{path!r} lies outside the folder of the manifest")
+    return path
+
+
 class Shard(Part):
     """A Parquet file; `path` is relative to the folder of the manifest."""
 
-    path: str
+    path: Annotated[str, AfterValidator(_inside)]
     rows: int
     bytes: int
     sha256: str
@@ -120,17 +126,27 @@ def read_manifest(folder: Path | str) -> Manifest:
     """Read the manifest of prepared data.
 
     Raises:
-        ShardError: there is none, or it is not one of this version.
+        ShardError: there is none, it is not one of this version, or its digest is not that of its content.
     """
     path = Path(folder) / MANIFEST
+    _require_file(path)
     try:
-        return Manifest.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise ShardError(f"{path}: no such file; run `dvc repro prepare`") from None
+        manifest = Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
         problem = f"{where}: {error.errors()[0]['msg']}"
         raise ShardError(f"{path}: {problem}; run `dvc repro -f prepare` to write it anew") from None
+    if manifest.digest != digest(manifest.classes, manifest.splits):
+        raise ShardError(
+            f"{path}: its classes or shards were changed, its digest is another; run `dvc repro -f prepare`"
+        )
+    return manifest
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():  # reading a pipe or a device could wait for ever
+        missing = "no regular file" if path.exists() else "no such file"
+        raise ShardError(f"{path}: {missing}; run `dvc repro prepare`")
 
 
 def split_of(manifest: Manifest, split: str) -> Split:
@@ -152,11 +168,9 @@ def verify(folder: Path | str, shard: Shard) -> None:
         ShardError: it is missing, or is not what was prepared.
     """
     path = Path(folder) / shard.path
-    try:
-        with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise ShardError(f"{path}: no such file; run `dvc repro prepare`") from None
+    _require_file(path)
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != shard.sha256:
         raise ShardError(f"{path}: not what was prepared (its SHA-256 differs); run `dvc repro -f prepare`")
 
@@ -184,12 +198,11 @@ def read_records(
         if check:
             verify(folder, shard)
         path = Path(folder) / shard.path
+        _require_file(path)
         try:
             with pq.ParquetFile(path) as file:
                 yield from file.iter_batches(64, columns=None if columns is None else list(columns))
-        except FileNotFoundError:
-            raise ShardError(f"{path}: no such file; run `dvc repro prepare`") from None
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowException, OSError) as error:
             raise ShardError(f"{path}: not a whole Parquet file ({error}); run `dvc repro -f prepare`") from None
 
 

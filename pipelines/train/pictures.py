@@ -29,7 +29,7 @@ def draw_samples(params: Params, manifest: Manifest, prepared: Path, path: Path)
     for index, row in enumerate(batch.slice(0, SHEET * SHEET).to_pylist()):
         scale = torch.tensor([width / row["width"], height / row["height"]] * 2)
         boxes = torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4) * scale
-        image = resize(decode(row["image"]["bytes"]), (height, width))
+        image = resize(decode(row["image"]["bytes"], (row["height"], row["width"])), (height, width))
         image, boxes, labels = augmentation(
             image, boxes, torch.tensor(row["labels"]), derive_seed(params.seed, 0, index)
         )

@@ -100,7 +100,10 @@ def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None,
                 opening.result()  # before the controller's writer looks for the run
                 placement = place_workers(resources)
                 if placement.count > params.train.batch_size:
-                    raise TrainingFailed(f"{placement.count} workers cannot share a batch of {params.train.batch_size}")
+                    raise TrainingFailed(
+                        f"{placement.count} workers cannot share a batch of {params.train.batch_size}: "
+                        "lower SSD_WORKERS, or raise train.batch_size in params.yaml"
+                    )
                 job = new_job(params, prepared, manifest.digest, weights, placement)
                 run_on_ray(Training(job, folder, placement), Progress.printer(params.train.epochs), spec)
             found = saved.latest()

@@ -1,23 +1,21 @@
-"""Batches: shards decoded once into memory-mapped arrays, dealt out in an order that is a pure function of position."""
+"""Batches: decoded images, augmented and stacked in an order that is a pure function of position."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import pyarrow.parquet as pq
 import torch
-from filelock import FileLock
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipelines.store.shards import Manifest, Shard
-from pipelines.training.order import Deal, derive_seed
+from pipelines.store.shards import Manifest, read_boxes
+from pipelines.training.decoded import decoded_shards
+from pipelines.training.order import StepSampler, derive_seed
 from ssd.augmentation import Augmentation
-from ssd.images import decode, resize
 from ssd.tasks import truths
 from ssd.trainer import Batch
 
@@ -35,77 +33,37 @@ class Sample:
 
 
 class DecodedSplit:
-    """A split's images, decoded and resized once, and their annotations.
-
-    The pixels lie in one `.npy` file a shard, named after the shard's content and the size, and are memory-mapped:
-    all processes of a machine share one copy in the page cache, a killed run leaves finished files finished, and
-    the next run on the same data decodes nothing.
-    """
+    """A split's images, decoded and resized once, and their annotations."""
 
     def __init__(self, prepared: Path, manifest: Manifest, split: str, size: tuple[int, int], cache: Path):
+        shards = manifest.splits[split].shards
         self.size = size
-        self.arrays: list[np.ndarray] = []
-        self.samples: list[Sample] = []
-        self.place: list[tuple[int, int]] = []  # image → (array, row)
-        for number, shard in enumerate(manifest.splits[split].shards):
-            self.arrays.append(decoded_shard(prepared / shard.path, shard, size, cache))
-            self.samples += read_samples(prepared / shard.path)
-            self.place += [(number, row) for row in range(shard.rows)]
+        self.arrays = decoded_shards(prepared, shards, size, cache)
+        self.samples = [to_sample(row) for row in read_boxes(prepared, manifest, split)]
+        self.positions = [(number, row) for number, array in enumerate(self.arrays) for row in range(len(array))]
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def image(self, index: int) -> Tensor:
         """Pixels uint8 [3, H, W] of one image, a copy."""
-        array, row = self.place[index]
+        array, row = self.positions[index]
         return torch.from_numpy(self.arrays[array][row].copy())
 
 
-def read_samples(path: Path) -> list[Sample]:
-    """Annotations of a shard, in its order, without touching the image column."""
-    columns = ["image_id", "height", "width", "boxes", "labels", "difficult"]
-    samples = []
-    for row in pq.read_table(path, columns=columns).to_pylist():
-        sides = torch.tensor([row["width"], row["height"]] * 2, dtype=torch.float32)
-        boxes = torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4) / sides
-        labels = torch.tensor(row["labels"], dtype=torch.int64)
-        difficult = torch.tensor(row["difficult"], dtype=torch.bool)
-        samples.append(Sample(row["image_id"], row["height"], row["width"], boxes, labels, difficult))
-    return samples
-
-
-def decoded_shard(path: Path, shard: Shard, size: tuple[int, int], cache: Path) -> np.ndarray:
-    """The shard's images as a read-only memory map uint8 [rows, 3, H, W]; decoded now if no process has before."""
-    cache.mkdir(parents=True, exist_ok=True)
-    done = cache / f"{shard.sha256[:16]}-{size[0]}x{size[1]}.npy"
-    if not done.exists():
-        with FileLock(f"{done}.lock"):
-            if not done.exists():
-                _decode_shard(path, shard.rows, size, done)
-    return np.load(done, mmap_mode="r")
-
-
-def _decode_shard(path: Path, rows: int, size: tuple[int, int], done: Path) -> None:
-    partial = done.with_suffix(".partial")
-    pixels = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(rows, 3, *size))
-
-    def one(row: int, encoded: bytes) -> None:
-        pixels[row] = resize(decode(encoded), size).numpy()
-
-    start = 0
-    with ThreadPoolExecutor() as pool:
-        for records in pq.ParquetFile(path).iter_batches(batch_size=64, columns=["image"]):
-            encoded = records.column("image").field("bytes").to_pylist()
-            list(pool.map(one, range(start, start + len(encoded)), encoded))
-            start += len(encoded)
-    pixels.flush()
-    partial.rename(done)
+def to_sample(row: dict[str, Any]) -> Sample:
+    """The annotation in a row of the shards."""
+    sides = torch.tensor([row["width"], row["height"]] * 2, dtype=torch.float32)
+    boxes = torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4) / sides
+    labels = torch.tensor(row["labels"], dtype=torch.int64)
+    difficult = torch.tensor(row["difficult"], dtype=torch.bool)
+    return Sample(row["image_id"], row["height"], row["width"], boxes, labels, difficult)
 
 
 class TrainingSamples(Dataset):
     """Augmented samples of a split, addressed by (epoch, index), with what `task` asks to be found in them.
 
-    `mark` is told the part of the work that is done, `read` or `augment`: see `ssd.stopwatch`.
+    `mark` is called with the part of the work that is done, `read` or `augment`: see `ssd.stopwatch`.
     """
 
     def __init__(
@@ -134,18 +92,23 @@ class TrainingSamples(Dataset):
         return image, boxes, labels, sample.image_id
 
 
-def collate(samples: list[tuple[Tensor, Tensor, Tensor, str]]) -> Batch:
-    """Stack samples, padding boxes with zeros and labels with 0 to the most that one of them has."""
+def collate(samples: list[tuple[Tensor, Tensor, Tensor, str]], size: tuple[int, int]) -> Batch:
+    """Stack samples of `size` (height, width), padding boxes with zeros and labels with 0 to the most that one has."""
+    if not samples:  # a step with fewer images than workers
+        return Batch(torch.zeros(0, 3, *size, dtype=torch.uint8), torch.zeros(0, 0, 4), torch.zeros(0, 0).long())
     images, boxes, labels, ids = zip(*samples)
     pad = torch.nn.utils.rnn.pad_sequence
     return Batch(torch.stack(images), pad(boxes, batch_first=True), pad(labels, batch_first=True), tuple(ids))
 
 
-def training_batches(samples: TrainingSamples, deal: Deal, loader_workers: int, pin_memory: bool) -> DataLoader:
+def training_batches(
+    samples: TrainingSamples, sampler: StepSampler, loader_workers: int, pin_memory: bool
+) -> DataLoader:
     """The loader of all steps that are left; `loader_workers` processes augment ahead, 0 does it in this process."""
     ahead = {"multiprocessing_context": "forkserver", "prefetch_factor": 4} if loader_workers else {}
+    together = partial(collate, size=samples.split.size)
     return DataLoader(
-        samples, batch_sampler=deal, collate_fn=collate, num_workers=loader_workers, pin_memory=pin_memory, **ahead
+        samples, batch_sampler=sampler, collate_fn=together, num_workers=loader_workers, pin_memory=pin_memory, **ahead
     )
 
 

@@ -17,7 +17,7 @@ from pipelines.params import Params
 from pipelines.store.shards import read_manifest
 from pipelines.training.batches import DecodedSplit, TrainingSamples, evaluation_batches, training_batches
 from pipelines.training.messages import Step
-from pipelines.training.order import Deal, derive_seed, steps_an_epoch
+from pipelines.training.order import Order, StepSampler, derive_seed, steps_an_epoch
 from ssd.augmentation import Augmentation
 from ssd.checkpoint import load, model_state
 from ssd.detection import detect
@@ -83,8 +83,9 @@ class Run:
         here = self.job.loader_workers == 0 and self.device.type == "cpu"  # otherwise beside the steps, not in them
         mark = self.trainer.stopwatch.mark if here else None
         samples = TrainingSamples(self.train, Augmentation(self.params.augment, model.mean), seed, model.task, mark)
-        deal = Deal(len(self.train), train.batch_size, train.epochs, seed, self.trainer.steps, self.rank, self.workers)
-        return training_batches(samples, deal, self.job.loader_workers, self.device.type == "cuda")
+        order = Order(len(self.train), train.batch_size, train.epochs, seed)
+        sampler = StepSampler(order, self.trainer.steps, self.rank, self.workers)
+        return training_batches(samples, sampler, self.job.loader_workers, self.device.type == "cuda")
 
     def validate(self) -> dict[str, float]:
         """mAP of the averaged model on the validation split, on rank 0; {} elsewhere and where there is no split.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from pipelines.predict import PredictError, drawn_names, find_images, load_model, main
 from ssd.checkpoint import load, model_state, save
@@ -60,6 +60,18 @@ def test_a_broken_image_is_named_and_the_others_go_on(photos, capsys):
         with Image.open(photos / "out" / row["drawn"]) as drawn:
             assert drawn.size == (WIDTH, HEIGHT)
             assert len(drawn.getcolors(WIDTH * HEIGHT)) > 100  # it was one colour; now there are boxes on it
+
+
+def test_a_photograph_is_seen_upright(photos):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (WIDTH, HEIGHT), "red").save(photos / "phone.jpg", exif=exif)
+    main(["phone.jpg", "--model", "model.pt", "--threshold", "0.3", "--out", "out"])
+    (row,) = json.loads((photos / "out/predictions.json").read_text())["images"]
+    assert (row["height"], row["width"]) == (WIDTH, HEIGHT)
+    assert max(o["box"][3] for o in row["objects"]) > HEIGHT  # in pixels of the upright view, which is higher
+    with Image.open(photos / "out" / row["drawn"]) as drawn:
+        assert drawn.size == (HEIGHT, WIDTH)
 
 
 def test_all_well_is_zero(photos):

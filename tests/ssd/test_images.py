@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ssd.images import check, decode, resize
 
@@ -64,6 +64,7 @@ WHOLE = [
         ("L", "JPEG", {}),
         ("RGB", "PNG", {}),
         ("P", "GIF", {}),
+        ("RGB", "JPEG", {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"}),
     ]
 ]
 
@@ -95,3 +96,71 @@ def test_decompression_bombs_are_refused(read):
 
 def test_resize_height_and_width():
     assert resize(torch.zeros(3, 20, 30, dtype=torch.uint8), (64, 96)).shape == (3, 64, 96)
+
+
+UPRIGHT = np.zeros((24, 40, 3), np.uint8)  # a red quarter at the upper left, and a blue one at the lower left
+UPRIGHT[:12, :20], UPRIGHT[12:, :20] = (255, 0, 0), (0, 0, 255)
+# What a camera stores of it at each orientation, by EXIF 2.3, table 6: where row 0 and column 0 of the stored
+# pixels lie in the upright view. 6: row 0 is the right side, column 0 the top.
+STORED = {
+    1: UPRIGHT,
+    2: UPRIGHT[:, ::-1],
+    3: UPRIGHT[::-1, ::-1],
+    4: UPRIGHT[::-1],
+    5: UPRIGHT.swapaxes(0, 1),
+    6: UPRIGHT.swapaxes(0, 1)[::-1],
+    7: UPRIGHT.swapaxes(0, 1)[::-1, ::-1],
+    8: UPRIGHT.swapaxes(0, 1)[:, ::-1],
+}
+
+
+def photograph(orientation, kind):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
+    return encoded(Image.fromarray(np.ascontiguousarray(STORED[orientation])), kind, exif=exif, **options)
+
+
+def same_picture(got, wanted):
+    return np.abs(got.permute(1, 2, 0).numpy().astype(int) - wanted).mean() < 10  # JPEG's edges differ
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_are_turned_upright_unless_only_the_stored_pixels_fit(orientation, kind):
+    content, stored = photograph(orientation, kind), STORED[orientation]
+    for claimed in (None, (24, 40), (100, 200)):  # silent, upright, and neither
+        assert same_picture(decode(content, claimed), UPRIGHT)
+        assert check(content, claimed) == (24, 40)
+    if orientation >= 5:
+        assert same_picture(decode(content, (40, 24)), stored)
+        assert check(content, (40, 24)) == (40, 24)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "LA", "I;16", "CMYK"])
+def test_every_mode_is_turned(mode):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    image = Image.new("I;16", (30, 20)) if mode == "I;16" else Image.new("RGB", (30, 20)).convert(mode)
+    assert decode(encoded(image, "TIFF" if mode == "CMYK" else "PNG", exif=exif)).shape == (3, 30, 20)
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535])
+def test_an_orientation_that_means_nothing_is_none(value):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = value
+    assert check(encoded(Image.new("RGB", (30, 20)), "JPEG", exif=exif)) == (20, 30)
+
+
+def test_damaged_exif_is_none():
+    content = photograph(6, "JPEG")
+    start = content.index(b"Exif") + 6
+    assert check(content[:start] + b"?" * 8 + content[start + 8 :]) == (40, 24)
+
+
+def test_hugging_face_turns_alike(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    for orientation in (3, 6):
+        content = photograph(orientation, "JPEG")
+        theirs = datasets.Image().decode_example({"bytes": content, "path": None})
+        np.testing.assert_array_equal(decode(content).permute(1, 2, 0).numpy(), np.array(theirs))

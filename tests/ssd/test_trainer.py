@@ -1,7 +1,9 @@
 import copy
 import multiprocessing
 import socket
+from dataclasses import replace
 from functools import partial
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torch.distributed as dist
 from ssd.checkpoint import build_model, load, model_state, save
 from ssd.losses import LossConfig
 from ssd.model import SSD, ModelConfig
+from ssd.presets import PRESETS
 from ssd.trainer import Batch, NonFiniteLoss, TrainConfig, Trainer, lr_factor, update_average
 
 CONFIG = ModelConfig(image_size=(64, 96))
@@ -82,6 +85,27 @@ def test_a_batch_in_which_no_image_has_a_box_trains():
     assert sums["positives"] == 0
     assert all(torch.tensor(v).isfinite() for v in sums.values())
     assert weights(trainer).isfinite().all()
+
+
+@pytest.mark.parametrize("loss", get_args(get_type_hints(LossConfig)["class_loss"]))
+def test_a_batch_without_images_leaves_gradients_at_zero_and_statistics_alone(loss):
+    config = LossConfig(class_loss=loss)
+    torch.manual_seed(0)
+    trainer = Trainer(SSD(replace(CONFIG, scores=config.scores), 2), TrainConfig(epochs=1), config, 20)
+    before = {name: value.clone() for name, value in trainer.model.named_buffers() if "running" in name}
+    trainer.step(Batch(*(part[:0] for part in batch()[:3])))
+    assert all((parameter.grad == 0).all() for parameter in trainer.model.parameters())  # DDP waits for every one
+    assert before
+    assert all(torch.equal(trainer.model.get_buffer(name), value) for name, value in before.items())
+    assert not any(trainer.take_sums().values())
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_network_takes_a_batch_without_images(name):
+    model = SSD(PRESETS[name].model, 2).train()
+    logits, offsets = model(torch.zeros(0, 3, *model.config.image_size, dtype=torch.uint8))
+    (logits.sum() + offsets.sum()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change_and_names_the_images():
@@ -162,7 +186,7 @@ def _stay(module, mode=True):
     return module
 
 
-def _worker(rank, world, port, steps, out):
+def _worker(rank, world, port, steps, size, out):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     trainer = make_trainer()
@@ -170,8 +194,8 @@ def _worker(rank, world, port, steps, out):
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eval().train = partial(_stay, module)
     for step in range(steps):
-        whole = batch(seed=step)
-        mine = slice(4 * rank // world, 4 * (rank + 1) // world)
+        whole = batch(size, boxes=8, seed=step)
+        mine = slice(size * rank // world, size * (rank + 1) // world)
         trainer.step(Batch(*(t[mine] for t in whole)))
     if rank == 0:
         grads = torch.cat([p.grad.flatten() for p in trainer.model.parameters()])
@@ -186,11 +210,12 @@ def _free_port():
 
 
 @pytest.mark.slow
-def test_two_workers_make_the_step_that_one_makes(tmp_path):
+@pytest.mark.parametrize("size", [4, 1])  # with 1, one of the workers has no image
+def test_two_workers_make_the_step_that_one_makes(tmp_path, size):
     context = multiprocessing.get_context("spawn")
     for world in (1, 2):
         port = _free_port()
-        arguments = [(rank, world, port, 1, tmp_path / f"{world}.pt") for rank in range(world)]
+        arguments = [(rank, world, port, 1, size, tmp_path / f"{world}.pt") for rank in range(world)]
         processes = [context.Process(target=_worker, args=a) for a in arguments]
         for p in processes:
             p.start()

@@ -1,6 +1,7 @@
 """The stage `evaluate`, from a registered model to the champion."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ import torch
 from pipelines.evaluate import stage as stage
 from pipelines.evaluate.inference import PREDICTIONS, decode_rows, detect_rows, detect_split
 from pipelines.evaluate.stage import EvaluationError, check_classes, describe_test, evaluate, is_metric, mlflow_name
-from pipelines.store.shards import read_manifest, read_records
+from pipelines.store.shards import ShardError, read_manifest, read_records
 from pipelines.tracking import registry, runs
 from ssd.checkpoint import load, model_state, save
 from ssd.model import SSD
@@ -147,6 +148,16 @@ def test_no_images_need_no_cluster(tiny_prepared, tiny_params):
     none = manifest.splits["test"].model_copy(update={"images": 0, "shards": []})
     empty = manifest.model_copy(update={"splits": {"test": none}})
     assert detect_split(tiny_prepared, empty, "test", {}, tiny_params.detect, 4).equals(PREDICTIONS.empty_table())
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-100], lambda content: b"PAR0" + content[4:]])
+def test_a_damaged_shard_is_named_before_anything_starts(tiny_prepared, tiny_params, tmp_path, damage):
+    manifest = read_manifest(shutil.copytree(tiny_prepared, tmp_path / "prepared"))
+    (shard,) = manifest.splits["test"].shards
+    path = tmp_path / "prepared" / shard.path
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ShardError, match=rf"{shard.path}: not what was prepared"):
+        detect_split(tmp_path / "prepared", manifest, "test", {}, tiny_params.detect, 4)
 
 
 def test_a_damaged_image_is_named():

@@ -1,5 +1,7 @@
 import csv
+import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import ExifTags, Image
 
 from pipelines.layouts.listing import Annotation, Rejected
 from pipelines.params import PrepareParams
@@ -159,6 +162,39 @@ def test_every_kind_of_image_is_kept_as_it_is(tmp_path, mode, kind):
     assert image in [row["image"]["bytes"] for batch in batches for row in batch.to_pylist()]
 
 
+@pytest.mark.parametrize(
+    ("orientation", "claimed", "wanted"),
+    [
+        (6, (30, 20), (30, 20)),  # labelled as it is seen
+        (6, (20, 30), (20, 30)),  # labelled as it is stored
+        (6, None, (30, 20)),
+        (8, (30, 20), (30, 20)),
+        (3, (20, 30), (20, 30)),
+        (3, None, (20, 30)),
+        (6, (40, 30), None),
+    ],
+)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_boxes_are_of_the_view_that_has_the_claimed_size(tmp_path, kind, orientation, claimed, wanted):
+    year = write_voc(tmp_path / "data", good(3))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    image = io.BytesIO()
+    Image.new("RGB", (30, 20), "red").save(image, kind, exif=exif)
+    (year / "JPEGImages" / f"phone.{kind}").write_bytes(image.getvalue())
+    height, width = claimed or (None, None)
+    (year / "Annotations" / "phone.xml").write_text(voc_xml(("cat", 2, 3, 20, 20), height=height, width=width))
+    manifest, rejected = prepare(tmp_path / "data", tmp_path / "out", lenient(), 0)
+    if wanted is None:
+        assert "it says 30 × 40 pixels, the image has 20 × 30" in rejected[0].reason
+        return
+    row = rows_of(tmp_path / "out")["phone"]
+    assert (row["height"], row["width"]) == wanted
+    assert row["boxes"] == [[1, 2, 20, 20]]
+    batches = [b for split in manifest.splits for b in read_records(tmp_path / "out", manifest, split)]
+    assert image.getvalue() in [row["image"]["bytes"] for batch in batches for row in batch.to_pylist()]
+
+
 def test_too_many_bad_records_stop_the_stage_after_the_report(tmp_path):
     write_voc(tmp_path / "data", {**good(3), "bad": "<broken"})
     with pytest.raises(QuarantineError, match=r"1 of 4 records \(25.0%\) .* prepare.quarantine_limit .* allows 24.0%"):
@@ -225,6 +261,18 @@ def test_two_at_once_do_not_mix(tmp_path):
     write_voc(tmp_path / "data", good(4))
     with FileLock(tmp_path / ".out.lock"), pytest.raises(DataError, match="another"):
         prepare(tmp_path / "data", tmp_path / "out", PrepareParams(), 0)
+
+
+def test_pipes_among_the_data_are_passed_over(tmp_path):
+    year = write_voc(tmp_path / "data", {**good(4), "xml": None, "image": voc_xml()}, {"trainval": sorted(good(4))})
+    (year / "JPEGImages" / "image.png").unlink()
+    for file in ("Annotations/xml.xml", "JPEGImages/image.png", "ImageSets/Main/test.txt"):
+        os.mkfifo(year / file)
+    (year / "bananas_train").mkdir()
+    os.mkfifo(year / "bananas_train" / "label.csv")
+    _, rejected = prepare(tmp_path / "data", tmp_path / "out", lenient(), 0)
+    assert rejected == []
+    assert set(rows_of(tmp_path / "out")) == set(good(4))
 
 
 def test_missing_empty_or_packed_data_says_what_to_do(tmp_path):

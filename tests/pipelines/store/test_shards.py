@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -149,6 +150,34 @@ def test_unreadable_manifest_says_what_to_run(tmp_path, content):
     (tmp_path / MANIFEST).write_text(content)
     with pytest.raises(ShardError, match="dvc repro -f prepare"):
         read_manifest(tmp_path)
+
+
+def test_a_manifest_that_somebody_edited_is_refused(tmp_path):
+    manifest = write(tmp_path)
+    (tmp_path / MANIFEST).write_text(manifest.model_copy(update={"classes": ["cat", "dog"]}).model_dump_json())
+    with pytest.raises(
+        ShardError, match=r"manifest.json: its classes or shards were changed, .* `dvc repro -f prepare`"
+    ):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["../x.parquet", "/x.parquet", "train/../../x.parquet", "..\\x.parquet"])
+def test_a_shard_lies_in_its_folder(tmp_path, path):
+    text = write(tmp_path).model_dump(mode="json")
+    text["splits"]["train"]["shards"][0]["path"] = path
+    (tmp_path / MANIFEST).write_text(json.dumps(text))
+    with pytest.raises(ShardError, match="lies outside the folder"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["manifest", "shard"])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, file):
+    manifest = write(tmp_path)
+    path = tmp_path / (MANIFEST if file == "manifest" else manifest.splits["train"].shards[0].path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ShardError, match="no regular file"):
+        list(read_records(tmp_path, read_manifest(tmp_path), "train", check=True))
 
 
 def test_missing_split_and_shard(tmp_path):

@@ -1,15 +1,13 @@
-import threading
 from itertools import chain
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.store.shards import read_manifest
-from pipelines.training.batches import DecodedSplit, TrainingSamples, collate, decoded_shard, training_batches
-from pipelines.training.order import Deal, derive_seed, steps_an_epoch
+from pipelines.training.batches import DecodedSplit, TrainingSamples, collate, training_batches
+from pipelines.training.order import Order, StepSampler, derive_seed, steps_an_epoch
 from ssd.augmentation import Augmentation, AugmentConfig
 
 
@@ -24,8 +22,9 @@ from ssd.augmentation import Augmentation, AugmentConfig
 def test_every_image_once_an_epoch_whatever_the_workers_and_wherever_it_starts(images, batch_size, workers, seed, data):
     steps = steps_an_epoch(images, batch_size)
     start = data.draw(st.integers(0, 2 * steps - 1))
-    one = list(Deal(images, batch_size, 2, seed))
-    parts = [list(Deal(images, batch_size, 2, seed, start, rank, workers)) for rank in range(workers)]
+    order = Order(images, batch_size, 2, seed)
+    one = list(StepSampler(order))
+    parts = [list(StepSampler(order, start, rank, workers)) for rank in range(workers)]
     assert [list(chain(*step)) for step in zip(*parts)] == one[start:]
     for epoch in (0, 1):
         dealt = [i for step in one[epoch * steps : (epoch + 1) * steps] for e, i in step if e == epoch]
@@ -36,9 +35,27 @@ def test_every_image_once_an_epoch_whatever_the_workers_and_wherever_it_starts(i
 
 def test_epochs_differ_in_their_order():
     steps = steps_an_epoch(50, 8)
-    deal = list(Deal(50, 8, 2, seed=0))
-    first, second = deal[:steps], deal[steps:]
+    order = list(StepSampler(Order(50, 8, 2, seed=0)))
+    first, second = order[:steps], order[steps:]
     assert [i for s in first for _, i in s] != [i for s in second for _, i in s]
+
+
+def test_as_many_workers_as_a_batch_has_images():
+    """292 images in steps of 7 or 8, by 8 workers: in a step of 7 one has none, and takes part all the same."""
+    order = Order(292, 8, 1, seed=0)
+    parts = [list(StepSampler(order, 0, rank, 8)) for rank in range(8)]
+    assert [sum(map(len, step)) for step in zip(*parts)] == list(map(len, StepSampler(order)))
+    assert {len(part) for step in zip(*parts) for part in step} == {0, 1}
+
+
+def test_no_images_make_a_batch(tiny_prepared, tmp_path):
+    split = DecodedSplit(tiny_prepared, read_manifest(tiny_prepared), "train", (64, 96), tmp_path)
+    samples = TrainingSamples(split, Augmentation(AugmentConfig()), seed=0)
+    sampler = StepSampler(Order(3, 2, 1, seed=0), rank=0, workers=2)  # steps of 1 and 2 images
+    first, second = training_batches(samples, sampler, 0, pin_memory=False)
+    assert first.images.shape == (0, 3, 64, 96)
+    assert (len(first.boxes), len(first.labels), first.image_ids) == (0, 0, ())
+    assert len(second.images) == 1
 
 
 def test_mix_spreads_and_is_a_function():
@@ -48,37 +65,10 @@ def test_mix_spreads_and_is_a_function():
     assert derive_seed(1, 2) == derive_seed(1, 2) != derive_seed(2, 1)
 
 
-def test_decodes_once_and_shares(tiny_prepared, tmp_path):
-    manifest = read_manifest(tiny_prepared)
-    shard = manifest.splits["train"].shards[0]
-    pixels = decoded_shard(tiny_prepared / shard.path, shard, (64, 96), tmp_path)
-    assert pixels.shape == (shard.rows, 3, 64, 96)
-    made = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.npy")}
-    threads = [
-        threading.Thread(target=decoded_shard, args=(tiny_prepared / shard.path, shard, (64, 96), tmp_path))
-        for _ in range(4)
-    ]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.npy")} == made
-    assert not list(tmp_path.glob("*.partial"))
-
-
-def test_a_file_left_half_written_is_made_anew(tiny_prepared, tmp_path):
-    manifest = read_manifest(tiny_prepared)
-    shard = manifest.splits["train"].shards[0]
-    whole = np.array(decoded_shard(tiny_prepared / shard.path, shard, (64, 64), tmp_path / "a"))
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / f"{shard.sha256[:16]}-64x64.partial").write_bytes(b"half")
-    np.testing.assert_array_equal(decoded_shard(tiny_prepared / shard.path, shard, (64, 64), tmp_path / "b"), whole)
-
-
 def test_samples_are_in_unit_coordinates_and_padded(tiny_prepared, tmp_path):
     split = DecodedSplit(tiny_prepared, read_manifest(tiny_prepared), "train", (64, 96), tmp_path)
     samples = TrainingSamples(split, Augmentation(AugmentConfig()), seed=0)
-    batch = collate([samples[(0, i)] for i in range(len(split))])
+    batch = collate([samples[(0, i)] for i in range(len(split))], split.size)
     assert batch.images.shape == (len(split), 3, 64, 96)
     assert batch.images.dtype == torch.uint8
     counts = [len(s.labels) for s in split.samples]
@@ -94,10 +84,11 @@ def test_batches_do_not_depend_on_who_makes_them(tiny_prepared, tmp_path, loader
     split = DecodedSplit(tiny_prepared, read_manifest(tiny_prepared), "train", (64, 64), tmp_path)
     flips = Augmentation(AugmentConfig(horizontal_flip=0.5, photometric=0.5))
     samples = TrainingSamples(split, flips, seed=3)
-    loader = training_batches(samples, Deal(len(split), 4, 2, seed=3), loader_workers, pin_memory=False)
+    sampler = StepSampler(Order(len(split), 4, 2, seed=3))
+    loader = training_batches(samples, sampler, loader_workers, pin_memory=False)
     torch.manual_seed(loader_workers)
     got = list(loader)
-    expected = [collate([samples[p] for p in step]) for step in Deal(len(split), 4, 2, seed=3)]
+    expected = [collate([samples[p] for p in step], split.size) for step in sampler]
     for mine, theirs in zip(got, expected, strict=True):
         assert mine.image_ids == theirs.image_ids
         for a, b in zip(mine[:3], theirs[:3]):

@@ -148,13 +148,13 @@ def run(
 
     with ray_cluster(state_api=trials_have_workers()) as resources:
         placement = place_workers(resources, tune.trials)
-        smallest = min(of[trial.number].train.batch_size for trial in waiting)
-        if placement.count > smallest:
-            raise TuningFailed(f"{placement.count} workers cannot share a batch of {smallest}: lower SSD_WORKERS")
         at_once = trials_at_once(resources, placement)
         gpus = ", on GPUs" if placement.use_gpu else ""
         log(f"  {at_once} at a time, {placement.count} × {placement.cpus} CPUs each{gpus}")
         trainings = {trial.number: training(trial, placement) for trial in waiting}
+        smallest = min(one.job.params.train.batch_size for one in trainings.values())
+        if placement.count > smallest:
+            raise TuningFailed(f"{placement.count} workers cannot share a batch of {smallest}: lower SSD_WORKERS")
         writer = runs.Writer(sweep_runs.write, log, "the sweep")
         writer.update(sweep.trials)
         try:

@@ -165,3 +165,12 @@ def test_no_message_prints_an_address_raw():
     assert list(raw_addresses(ast.parse('logger.warning("at %s", tracking_uri())'))) == [1]
     assert list(raw_addresses(ast.parse('print(f"at {without_secrets(tracking_uri())}")'))) == []
     assert list(raw_addresses(ast.parse('X(f"RAY_ADDRESS={settings().ray_address}")'))) == [1]
+
+
+def test_the_command_prints_what_is_set_without_secrets(monkeypatch, capsys):
+    monkeypatch.setenv("SSD_WORKERS", "3")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@host")
+    main()
+    printed = capsys.readouterr().out
+    assert "SSD_WORKERS=3\n    training workers" in printed
+    assert "MLFLOW_TRACKING_URI=http://me:***@host\n" in printed

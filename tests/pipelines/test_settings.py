@@ -11,6 +11,7 @@ from pipelines.settings import (
     SettingsError,
     first_line,
     home,
+    main,
     settings,
     tracking_uri,
     variables,

@@ -50,6 +50,12 @@ def test_an_unknown_variable_is_an_error_with_a_suggestion(monkeypatch, name, sa
     assert str(caught.value) == says
 
 
+@pytest.mark.parametrize("end", ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_GCS", "PORT", "PORT_6379_TCP_ADDR"])
+def test_variables_that_kubernetes_makes_for_a_service_do_not_matter(monkeypatch, end):
+    monkeypatch.setenv(f"SSD_HEAD_SVC_{end}", "10.0.0.1")
+    settings()
+
+
 @pytest.mark.parametrize(
     ("name", "value", "due"),
     [

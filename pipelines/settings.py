@@ -21,6 +21,8 @@ from pipelines.errors import UserError
 ROOT = Path(__file__).resolve().parent.parent  # the project's folder
 OURS = "SSD_"
 FOR_JOBS = "SSD_JOB_"  # SSD_JOB_X=y: in jobs on a cluster X is y
+# Kubernetes gives pods variables for each service; one that is called ssd-head-svc makes SSD_HEAD_SVC_SERVICE_HOST.
+OF_KUBERNETES = re.compile(r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 DUE = {  # by pydantic's names of errors
     "bool_parsing": "0 or 1 is due",
     "int_parsing": "a whole number is due",
@@ -189,7 +191,7 @@ def settings() -> Settings:
     known = {str(field.validation_alias) for field in Settings.model_fields.values()}
     for name in os.environ:
         meant = name.removeprefix(FOR_JOBS)
-        if meant.startswith(OURS) and meant not in known:
+        if meant.startswith(OURS) and meant not in known and not OF_KUBERNETES.fullmatch(meant):
             close = difflib.get_close_matches(meant, variables(), 1)
             hint = f"did you mean {close[0]}?" if close else "`python -m pipelines.settings` lists them"
             raise SettingsError(f"{name}: there is no variable {meant}; {hint}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
@@ -131,7 +131,7 @@ def _is_output(path: Path) -> bool:
     return path.is_file() and not path.name.startswith(".")
 
 
-def download_outputs(name: str, objects: ObjectStore, out: Path, say: Callable[[str], None] = print) -> None:
+def download_outputs(name: str, objects: ObjectStore, out: Path) -> None:
     """Bring a job's outputs back to `out`, and remove them from the store.
 
     Raises:
@@ -150,4 +150,4 @@ def download_outputs(name: str, objects: ObjectStore, out: Path, say: Callable[[
     for relative, digest in listing.items():
         objects.download(f"jobs/{name}/{relative}", paths[relative], digest)
     objects.delete(f"jobs/{name}/{relative}" for relative in [LISTING, *listing])
-    say(f"{out}: {len(listing)} files brought back")
+    print(f"{out}: {len(listing)} files brought back", flush=True)

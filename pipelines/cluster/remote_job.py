@@ -114,11 +114,14 @@ class RemoteJob:
     def stop(self) -> None:
         """Stop the job, also one whose submission is still under way, and wait until it has ended."""
         print(f"{self.name}: stopping", file=sys.stderr, flush=True)
-        if self.status() is None:
-            time.sleep(2)  # it may be on its way
-        if self.status() is None:
-            return
-        self._client.stop_job(self.name)
-        end = time.monotonic() + STOP_SECONDS + 10
-        while self.status() in ("PENDING", "RUNNING") and time.monotonic() < end:
-            time.sleep(0.5)
+        try:
+            if self.status() is None:
+                time.sleep(2)  # it may be on its way
+            if self.status() is None:
+                return
+            self._client.stop_job(self.name)
+            end = time.monotonic() + STOP_SECONDS + 10
+            while self.status() in ("PENDING", "RUNNING") and time.monotonic() < end:
+                time.sleep(0.5)
+        except Exception as error:  # ctrl-C ends this process all the same
+            print(f"{self.name}: may go on, {self.address} does not answer: {first_line(error)}", file=sys.stderr)

@@ -7,9 +7,11 @@ import os
 import queue
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from ssd.checkpoint import load, save
 logger = logging.getLogger(__name__)
 
 PATTERN = "step-*.pt"
+DELETED = "deleted-*"  # an empty object: checkpoints that a machine had before it saw this one do not count
 
 
 def file_name(step: int) -> str:
@@ -100,8 +103,10 @@ class StoredCheckpoints(Checkpoints):
 
     def stored(self) -> list[int]:
         """Steps of the checkpoints in the store, the newest first."""
-        names = [Path(name) for name in self.objects.list_sizes(self.prefix)]
-        return sorted((step_of(name.name) for name in names if name.match(PATTERN)), reverse=True)
+        return _steps(self._stored_names())
+
+    def _stored_names(self) -> list[str]:
+        return [Path(name).name for name in self.objects.list_sizes(self.prefix)]
 
     def save(self, state: dict[str, Any], step: int) -> Path:
         """Write the state after `step` steps here, and have it sent."""
@@ -111,9 +116,12 @@ class StoredCheckpoints(Checkpoints):
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
         """Step and state of the newest checkpoint that can be read, here or in the store."""
+        names = retry_while_away(self._stored_names, self.say)
+        for name in names:
+            if fnmatch(name, DELETED) and not (self.folder / name).exists():
+                self._drop_local(name)
         local = {step_of(path.name) for path in self.paths()}
-        stored = retry_while_away(self.stored, self.say)
-        for step in sorted(local.union(stored), reverse=True):
+        for step in sorted(local.union(_steps(names)), reverse=True):
             try:
                 return step, self.at(step)
             except (ValueError, NoSuchObject) as error:  # another process may drop old ones meanwhile
@@ -147,12 +155,22 @@ class StoredCheckpoints(Checkpoints):
     def delete(self) -> None:
         """Remove all checkpoints, here and in the store, so that the run begins anew.
 
+        Other machines may have some that were never sent. A new object in the store has them dropped there, too.
+
         Raises:
             StorageError: the store does not answer.
         """
+        old = [f"{self.prefix}/{name}" for name in retry_while_away(self._stored_names, self.say)]
+        marker = self._drop_local(DELETED.replace("*", uuid.uuid4().hex))
+        retry_while_away(lambda: self.objects.upload(marker, f"{self.prefix}/{marker.name}"), self.say)
+        retry_while_away(lambda: self.objects.delete(old), self.say)
+
+    def _drop_local(self, marker: str) -> Path:
+        """Remove the checkpoints of this machine, and note by an empty file why; returns the file."""
         super().delete()
-        names = [f"{self.prefix}/{file_name(step)}" for step in retry_while_away(self.stored, self.say)]
-        retry_while_away(lambda: self.objects.delete(names), self.say)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / marker).touch()
+        return self.folder / marker
 
     def _enqueue(self, path: Path) -> None:
         """Have a checkpoint sent, in place of one that waits."""
@@ -197,6 +215,11 @@ class StoredCheckpoints(Checkpoints):
         self.objects.upload(path, f"{self.prefix}/{file_name(step)}")
         old = [one for one in self.stored() if one <= step][self.keep :]
         self.objects.delete(f"{self.prefix}/{file_name(one)}" for one in old)
+
+
+def _steps(names: list[str]) -> list[int]:
+    """Steps of the checkpoints among some names, the newest first."""
+    return sorted((step_of(name) for name in names if fnmatch(name, PATTERN)), reverse=True)
 
 
 def checkpoints(folder: Path, say: Callable[[str], None] = logger.warning) -> Checkpoints:

@@ -11,6 +11,7 @@ from pipelines.settings import (
     SettingsError,
     first_line,
     home,
+    main,
     settings,
     tracking_uri,
     variables,
@@ -47,6 +48,12 @@ def test_an_unknown_variable_is_an_error_with_a_suggestion(monkeypatch, name, sa
     with pytest.raises(SettingsError) as caught:
         settings()
     assert str(caught.value) == says
+
+
+@pytest.mark.parametrize("end", ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_GCS", "PORT", "PORT_6379_TCP_ADDR"])
+def test_variables_that_kubernetes_makes_for_a_service_do_not_matter(monkeypatch, end):
+    monkeypatch.setenv(f"SSD_HEAD_SVC_{end}", "10.0.0.1")
+    settings()
 
 
 @pytest.mark.parametrize(
@@ -165,3 +172,12 @@ def test_no_message_prints_an_address_raw():
     assert list(raw_addresses(ast.parse('logger.warning("at %s", tracking_uri())'))) == [1]
     assert list(raw_addresses(ast.parse('print(f"at {without_secrets(tracking_uri())}")'))) == []
     assert list(raw_addresses(ast.parse('X(f"RAY_ADDRESS={settings().ray_address}")'))) == [1]
+
+
+def test_the_command_prints_what_is_set_without_secrets(monkeypatch, capsys):
+    monkeypatch.setenv("SSD_WORKERS", "3")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@host")
+    main()
+    printed = capsys.readouterr().out
+    assert "SSD_WORKERS=3\n    training workers" in printed
+    assert "MLFLOW_TRACKING_URI=http://me:***@host\n" in printed

@@ -50,7 +50,7 @@ def test_outputs_come_back_whole_and_leave_nothing_behind(s3, monkeypatch, tmp_p
     monkeypatch.setenv("SSD_SUBMISSION", "ssd-train-1")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")  # SSD_JOB_MLFLOW_TRACKING_URI was that
     jobs.upload_outputs(out)
-    jobs.download_outputs("ssd-train-1", object_store(), back, say=lambda _: None)
+    jobs.download_outputs("ssd-train-1", object_store(), back)
     assert {str(path.relative_to(back)): path.read_bytes() for path in back.rglob("*") if path.is_file()} == {
         "a.json": b"{}",
         "deeper/b.bin": bytes(range(256)),

@@ -137,6 +137,23 @@ def test_deleted_here_and_in_the_store_the_run_begins_anew(s3, tmp_path):
     assert other.stored() == [5]
 
 
+@pytest.mark.slow
+def test_deleted_on_one_machine_the_run_begins_anew_on_all(s3, tmp_path):
+    one, other = (checkpoints(tmp_path / machine / "train-1") for machine in ("one", "other"))
+    one.save({"step": 5}, 5)
+    one.flush()
+    assert other.latest() == (5, {"step": 5})
+    one.delete()
+    assert checkpoints(other.folder).latest() is None
+    other.save({"step": 1}, 1)  # what comes after counts, on this machine, too, before it is stored
+    other.flush()
+    assert checkpoints(other.folder).latest() == (1, {"step": 1})
+    one.delete()
+    one.delete()
+    assert checkpoints(other.folder).latest() is None
+    assert len(object_store().list_sizes()) == 1
+
+
 def test_deleted_without_a_store(tmp_path):
     one = Checkpoints(tmp_path)
     one.save({"step": 5}, 5)

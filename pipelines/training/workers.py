@@ -167,6 +167,7 @@ def run_on_ray(training: Training, show: Callable[[Step | Epoch | Log], None], s
         match message:
             case Started():
                 patience.cancel()
+                failures.clear()  # of workers that Ray has replaced
             case Failure():
                 failures.append(message)
             case _:

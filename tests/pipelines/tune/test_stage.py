@@ -96,7 +96,7 @@ class Sweeping:
         return self.log.read_text()
 
     def end(self):
-        assert self.process.wait(200) == 0, self.output
+        assert self.process.wait(500) == 0, self.output
         return self
 
     def kill(self):
@@ -221,7 +221,7 @@ def test_what_the_place_did_wrong_ends_no_trial(calm, tmp_path, tiny_prepared):
     """A file is where decoded images are due: nothing is handed over, until it is gone and the command is run again."""
     sweep = Sweeping(tmp_path / "full", tiny_prepared, SWEEP)
     (sweep.home / "cache").write_text("")
-    assert sweep.start().process.wait(200) == 1
+    assert sweep.start().process.wait(500) == 1
     assert "4 of 4 trials could not be brought to an end" in sweep.output
     assert "the same command goes on" in sweep.output
     assert {trial.state for trial in sweep.trials().values()} == {"running"}

@@ -25,7 +25,7 @@ from pipelines.params import Params
 from pipelines.settings import first_line, home, tracking_uri, without_secrets
 from pipelines.store.shard_transfer import local_copy, upload
 from pipelines.store.shards import Manifest, digest, read_boxes, read_manifest, split_of
-from pipelines.tracking import provenance, registry, runs
+from pipelines.tracking import gate, provenance, registry, runs
 from pipelines.tuned import read_search
 
 SPLIT = "test"
@@ -170,7 +170,7 @@ def _publish(client: MlflowClient, version: ModelVersion, metrics: dict[str, Any
             client.set_model_version_tag(version.name, version.version, f"test.{key}", str(metrics[key]))
         for file in ("report.html", "metrics.json"):
             client.log_artifact(version.run_id, str(out / file), "evaluate")
-        _, verdict = registry.promote(client, version, metrics["test"]["digest"], metrics["map"])
+        _, verdict = gate.promote(client, version, metrics["test"]["digest"], metrics["map"])
         return f"{version.name} v{version.version} {verdict}"
     except Exception as error:
         raise EvaluationError(

@@ -1,5 +1,5 @@
 """MLflow: where a result comes from, runs that survive any kill, and the model registry.
 
-Others may use `runs` (open, log, close a run), `provenance` (tags, digests of code), `registry` (register, find and
-promote a version). `served_model` is what MLflow itself runs of a registered version.
+Others may use `runs` (open, log, close a run), `provenance` (tags, digests of code), `registry` (register and find
+a version), `gate` (promote one). `served_model` is what MLflow itself runs of a registered version.
 """

@@ -13,7 +13,7 @@ from pipelines.evaluate import stage as stage
 from pipelines.evaluate.inference import PREDICTIONS, decode_rows, detect_rows, detect_split
 from pipelines.evaluate.stage import EvaluationError, check_classes, describe_test, evaluate, is_metric, mlflow_name
 from pipelines.store.shards import ShardError, read_manifest, read_records
-from pipelines.tracking import registry, runs
+from pipelines.tracking import gate, registry, runs
 from ssd.checkpoint import load, model_state, save
 from ssd.model import SSD
 from ssd.prediction import Detector
@@ -94,7 +94,7 @@ def test_from_the_registry_to_the_champion(tiny_prepared, tiny_params, registere
     before = (out / "metrics.json").read_bytes()
     (out / "metrics.json").unlink()
     monkeypatch.setattr(stage, "detect_split", lambda *_: pq.read_table(out / "predictions.parquet"))
-    monkeypatch.setattr(registry, "promote", lambda *_: 1 / 0)
+    monkeypatch.setattr(gate, "promote", lambda *_: 1 / 0)
     with pytest.raises(
         EvaluationError, match=r"written to .*AP .*could not be told.*\n.*run `dvc repro evaluate` again"
     ):

@@ -13,7 +13,7 @@ IMAGES, CLASSES, OBJECTS, DETECTIONS = 5000, 80, 7, 40  # an image, about COCO's
 
 
 def random_data() -> tuple[Truths, Found]:
-    """ObjectStore, and detections that lie on an object by half and anywhere else."""
+    """Ground truths, and detections of which half lie on an object and half anywhere."""
     rng = np.random.default_rng(0)
 
     def boxes(count: int) -> np.ndarray:

@@ -45,7 +45,7 @@ def torchvisions(batch: Batch, device: str) -> Callable[[], None]:
 
 def beside_the_book(settings: Settings) -> Figure:
     """The book's time as a multiple of ours, 5444 anchors, one object an image."""
-    batch = random_batch(BATCH, 8, settings.device)
+    batch = random_batch(BATCH, (8, 8), settings.device)
     candidates = {
         "the book's": the_books(batch, settings.device),
         "ours": matching_and_loss(batch, "tiny", 1, settings.device),
@@ -55,7 +55,7 @@ def beside_the_book(settings: Settings) -> Figure:
 
 def beside_torchvision(settings: Settings) -> Figure:
     """torchvision's time as a multiple of ours, 8732 anchors, 20 classes, three objects an image."""
-    batch = random_batch(BATCH, 8, settings.device, objects=3, num_classes=20)
+    batch = random_batch(BATCH, (8, 8), settings.device, objects=3, num_classes=20)
     candidates = {
         "torchvision's": torchvisions(batch, settings.device),
         "ours": matching_and_loss(batch, "ssd300_vgg16", 20, settings.device),

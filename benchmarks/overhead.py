@@ -30,7 +30,7 @@ def steps(batch_size: int, count: int, threads: int, report) -> list[float]:
     torch.set_num_threads(threads)
     keep_memory()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    step = ours(random_batch(batch_size, 256, device), device, "bf16")
+    step = ours(random_batch(batch_size, (256, 256), device), device, "bf16")
     taken = []
     for number in range(count + 5):
         started = time.perf_counter()

@@ -17,23 +17,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.paired import machine
 from benchmarks.paired import measure as measure_paired
+from benchmarks.step import random_batch
 from ssd.detection import detect
 from ssd.memory import keep_memory
 from ssd.model import SSD
 from ssd.presets import PRESETS
-from ssd.trainer import Batch, TrainConfig, Trainer
+from ssd.trainer import TrainConfig, Trainer
 
 CLASSES = 20
-
-
-def random_batch(size: int, image_size: tuple[int, int], device: str) -> Batch:
-    """Noise with three boxes an image."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (size, 3, *image_size), dtype=torch.uint8, generator=generator)
-    low = torch.rand(size, 3, 2, generator=generator) * 0.5
-    boxes = torch.cat([low, low + 0.1 + 0.3 * torch.rand(size, 3, 2, generator=generator)], dim=2)
-    labels = torch.randint(1, CLASSES + 1, (size, 3), generator=generator)
-    return Batch(images, boxes, labels).to(torch.device(device))
 
 
 def giga_flops(name: str) -> float:
@@ -62,7 +53,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, object]:
         "parameters": sum(p.numel() for p in model.parameters()),
         "gflops": giga_flops(name),
     }
-    batch = random_batch(args.batch_size, preset.model.image_size, args.device)
+    batch = random_batch(args.batch_size, preset.model.image_size, args.device, 3, CLASSES)
     config = TrainConfig(lr=1e-5, clip_norm=10.0, precision=args.precision)
     trainer = Trainer(model, config, preset.loss, 10**6, args.device)
     row["train"] = args.batch_size / seconds(lambda: trainer.step(batch), args.rounds, args.device)

@@ -33,10 +33,10 @@ def network(preset: str, num_classes: int, device: str) -> SSD:
     return SSD(PRESETS[preset].model, num_classes).to(device)
 
 
-def random_batch(size: int, side: int, device: str, objects: int = 1, num_classes: int = 1) -> Batch:
+def random_batch(size: int, image_size: tuple[int, int], device: str, objects: int = 1, num_classes: int = 1) -> Batch:
     """Noise with `objects` boxes an image, of the sizes that bananas have."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8, generator=generator)
+    images = torch.randint(0, 256, (size, 3, *image_size), dtype=torch.uint8, generator=generator)
     sides = 0.12 + 0.18 * torch.rand(size, objects, 2, generator=generator)
     low = torch.rand(size, objects, 2, generator=generator) * (1 - sides)
     boxes = torch.cat([low, low + sides], dim=2)
@@ -92,7 +92,7 @@ def book(batch: Batch, device: str) -> Callable[[], None]:
 
 
 def matching_and_loss(batch: Batch, preset: str, num_classes: int, device: str) -> Callable[[], None]:
-    """Match, loss and its gradient, on logits and offsets that lie there."""
+    """Match, loss and its gradient, on logits and offsets that lie on the device."""
     model, config = network(preset, num_classes, device), PRESETS[preset].loss
     logits, offsets = random_outputs(len(batch.images), len(model.anchors), num_classes + 1, device)
 
@@ -128,18 +128,18 @@ def beside_the_book(settings: Settings) -> Figure:
 
 def the_books_step(device: str) -> Callable[[], None]:
     """The book's step on noise."""
-    return book(random_batch(BATCH, 256, device), device)
+    return book(random_batch(BATCH, (256, 256), device), device)
 
 
 def our_step(device: str, precision: str) -> Callable[[], None]:
     """Our step on the same noise, with memory kept as in training."""
     keep_memory()
-    return ours(random_batch(BATCH, 256, device), device, precision)
+    return ours(random_batch(BATCH, (256, 256), device), device, precision)
 
 
 def beside_the_network(settings: Settings) -> Figure:
     """Our step as a multiple of the bare network."""
-    batch = random_batch(BATCH, 256, settings.device)
+    batch = random_batch(BATCH, (256, 256), settings.device)
     candidates = {
         "whole step": ours(batch, settings.device, settings.precision),
         "bare network": bare(batch, settings.device, settings.precision),
@@ -151,20 +151,20 @@ def ssd300_beside_torchvision(settings: Settings) -> Figure:
     """torchvision's SSD300 step, forward, backward and SGD in the same precision, as a multiple of ours."""
     if settings.device != "cuda":
         raise Missing("a GPU (a step of SSD300 at batch 32 takes minutes on a few cores)")
-    batch = random_batch(BATCH, 300, settings.device, objects=3, num_classes=20)
+    batch = random_batch(BATCH, (300, 300), settings.device, objects=3, num_classes=20)
     model = torchvision_ssd300(21).to(settings.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
     images = list(batch.images / 255)
     wanted = [{"boxes": b * 300, "labels": label} for b, label in zip(batch.boxes, batch.labels)]
 
-    def theirs() -> None:
+    def torchvisions() -> None:
         optimizer.zero_grad(set_to_none=True)
         with autocast(torch.device(settings.device), settings.precision):
             losses = model(images, wanted)
         sum(losses.values()).backward()
         optimizer.step()
 
-    candidates = {"torchvision's": theirs, "ours": ours(batch, "cuda", settings.precision, "ssd300_vgg16", 20)}
+    candidates = {"torchvision's": torchvisions, "ours": ours(batch, "cuda", settings.precision, "ssd300_vgg16", 20)}
     return figure(measure(candidates, settings.rounds, settings.device), "torchvision's", "ours", BATCH)
 
 
@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="bf16")
     parser.add_argument("--json", help="file to write the figures to")
     args = parser.parse_args()
-    batch, device, precision = random_batch(args.batch_size, 256, args.device), args.device, args.precision
+    batch, device, precision = random_batch(args.batch_size, (256, 256), args.device), args.device, args.precision
     whole = f"our step, {precision}, channels-last"
     candidates = {
         whole: ours(batch, device, precision),

@@ -218,7 +218,7 @@ def load_params(path: Path | str = PARAMS_FILE, overrides: dict | None = None) -
         for name, value in (overrides or {}).items():
             raw = _override(raw, str(name), value)
         # as JSON: strict about types, but a list may become a tuple
-        return Params.model_validate_json(json.dumps(_fill_in_preset(raw)), strict=True)
+        return Params.model_validate_json(json.dumps(_fill_in_preset(raw), allow_nan=False), strict=True)
     except ValidationError as error:
         problems = "\n".join(f"  {_explain(e)}" for e in error.errors())
         raise ParamsError(f"{path}:\n{problems}") from None

@@ -6,6 +6,7 @@ import argparse
 import glob
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor
 from pipelines.command import command
 from pipelines.errors import UserError, naming
 from pipelines.layouts.listing import is_image
-from pipelines.params import PARAMS_FILE, load_params
+from pipelines.params import PARAMS_FILE, RegistryParams, load_params
 from pipelines.pictures.boxes import draw
 from pipelines.settings import first_line, without_secrets
 from pipelines.tracking import registry, runs
@@ -114,11 +115,16 @@ def predict(
 
 def drawn_names(paths: Sequence[Path]) -> dict[Path, str]:
     """A file name for each path's drawing; where two would be the same, they are numbered."""
-    taken: dict[str, int] = {}
-    names = {}
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
+    counts: Counter[str] = Counter()
     for path in paths:
-        again = taken[path.stem] = taken.get(path.stem, 0) + 1
-        names[path] = f"{path.stem}.jpg" if again == 1 else f"{path.stem}~{again}.jpg"
+        name = f"{path.stem}.jpg"
+        while name in taken:  # a file may be called a~2 itself
+            counts[path.stem] += 1
+            name = f"{path.stem}~{counts[path.stem] + 1}.jpg"
+        taken.add(name)
+        names[path] = name
     return names
 
 
@@ -158,7 +164,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("artifacts/predict"), help="default: artifacts/predict")
     args = parser.parse_args(words)
     paths = find_images(args.images)
-    detector, called = load_model(args.model, load_params().registry.name if PARAMS_FILE.exists() else "ssd")
+    registry_params = RegistryParams() if args.model or not PARAMS_FILE.exists() else load_params().registry
+    detector, called = load_model(args.model, registry_params.name)
     rows, failures = predict(detector, paths, args.threshold, args.out)
     report = {"model": called, "threshold": args.threshold, "images": rows}
     file = args.out / "predictions.json"

@@ -42,7 +42,7 @@ class Cells(NamedTuple):
 def anchors_per_map(config: AnchorConfig, map_sizes: list[tuple[int, int]]) -> list[int]:
     """How many anchors stand on each feature map."""
     shapes = config.shapes(len(map_sizes))
-    return [height * width * len(here) for (height, width), here in zip(map_sizes, shapes)]
+    return [height * width * len(on_cell) for (height, width), on_cell in zip(map_sizes, shapes)]
 
 
 def cover(
@@ -61,7 +61,7 @@ def cover(
         anchors = make_anchors(config, map_sizes, image_size)
         best = [box_iou(chunk, anchors).max(dim=1) for chunk in boxes.split(max(_PAIRS // len(anchors), 1))]
     else:
-        shapes = sum(len(here) for here in config.shapes(len(map_sizes)))
+        shapes = sum(len(on_cell) for on_cell in config.shapes(len(map_sizes)))
         chunks = boxes.split(max(_PAIRS // shapes, 1))
         best = [_nearest(chunk, config, map_sizes, image_size, per_map) for chunk in chunks]
     iou, anchor = (torch.cat(parts) for parts in zip(*best))
@@ -72,7 +72,7 @@ def _nearest(boxes: Tensor, config: AnchorConfig, map_sizes: list, image_size: t
     """IoU [N] with the best anchor, and its number [N], where anchors are not clipped."""
     cells = nearest_cells(boxes, map_sizes, image_size, config.steps)
     iou, shape = iou_of_shapes(boxes, config, map_sizes, cells.centre).max(dim=0)
-    kinds = torch.tensor([len(here) for here in config.shapes(len(map_sizes))])  # anchors a cell
+    kinds = torch.tensor([len(on_cell) for on_cell in config.shapes(len(map_sizes))])  # anchors a cell
     of_map = torch.arange(len(kinds)).repeat_interleave(kinds)[shape]
     cell = cells.number.gather(0, of_map[None])[0]
     anchors_before = torch.tensor([0, *per_map]).cumsum(0)[of_map]
@@ -111,8 +111,8 @@ def iou_of_shapes(boxes: Tensor, config: AnchorConfig, map_sizes: list[tuple[int
     """
     shapes = config.shapes(len(map_sizes))
     squash = [height / width if config.square else 1.0 for height, width in map_sizes]
-    sides = torch.tensor([(w * k, h) for here, k in zip(shapes, squash) for w, h in here])  # [K, (w, h)]
-    of_map = torch.tensor([number for number, here in enumerate(shapes) for _ in here])
+    sides = torch.tensor([(w * k, h) for on_cell, k in zip(shapes, squash) for w, h in on_cell])  # [K, (w, h)]
+    of_map = torch.tensor([number for number, on_cell in enumerate(shapes) for _ in on_cell])
     centre = centres[of_map]  # [K, N, (x, y)]
     low, high = centre - sides[:, None] / 2, centre + sides[:, None] / 2
     if config.clip:

@@ -72,12 +72,14 @@ def detect(scores: Tensor, offsets: Tensor, coder: Coder, config: DetectConfig) 
     image, anchor, column = (scores > config.score_threshold).nonzero(as_tuple=True)
     counts = image.bincount(minlength=len(scores)).tolist()
     found = []
-    for one, one_offsets, *places in zip(scores, offsets, anchor.split(counts), column.split(counts), strict=True):
-        score = one[*places]
+    for of_image, image_offsets, anchors, columns in zip(
+        scores, offsets, anchor.split(counts), column.split(counts), strict=True
+    ):
+        score = of_image[anchors, columns]
         for most in (AT_ONCE, len(score)):
-            best, labels = _candidates(score, places[1], most, config.candidates_per_class)
-            anchors = places[0][best]
-            boxes = coder.at(anchors).decode(one_offsets[anchors].float()).clamp(0, 1)
+            best, labels = _candidates(score, columns, most, config.candidates_per_class)
+            chosen = anchors[best]
+            boxes = coder.at(chosen).decode(image_offsets[chosen].float()).clamp(0, 1)
             keep = _suppress(boxes, score[best], labels, config.nms_iou)[: config.max_detections]
             if len(keep) == config.max_detections or most >= len(score):
                 break
@@ -93,8 +95,8 @@ def _candidates(scores: Tensor, labels: Tensor, most: int, most_of_class: int) -
         return best, labels
     by_label = labels.argsort(stable=True)
     counts = labels.bincount()
-    place = torch.arange(len(best), device=best.device) - (counts.cumsum(0) - counts)[labels[by_label]]
-    few = by_label[place < most_of_class].sort().values
+    rank = torch.arange(len(best), device=best.device) - (counts.cumsum(0) - counts)[labels[by_label]]
+    few = by_label[rank < most_of_class].sort().values
     return best[few], labels[few]
 
 

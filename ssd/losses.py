@@ -93,7 +93,7 @@ def targets(coder: Coder, boxes: Tensor, labels: Tensor, matched: Tensor) -> tup
         return classes, offsets
     index = matched.clamp(min=0)
     classes = labels.gather(1, index).where(positive, 0)
-    # The anchor itself stands in for the box of a background anchor: its offsets are 0, where a padded box has log 0.
+    # For a background anchor the anchor itself is encoded: its offsets are 0. A padded box would give log 0.
     box = boxes.gather(1, index[..., None].expand(-1, -1, 4)).where(positive[..., None], coder.anchors)
     return classes, coder.encode(box)
 
@@ -116,8 +116,8 @@ def hard_negative_mask(loss: Tensor, positive: Tensor, per_positive: float = 3.0
     most = max([1, *count.flatten().tolist()]) if sync.is_free(loss) else loss.shape[1]
     least_taken = loss.topk(most, dim=1).values.gather(1, (count - 1).clamp(min=0))
     above, equal = loss > least_taken, loss == least_taken
-    still = count - above.sum(dim=1, keepdim=True)
-    return (count > 0) & (above | (equal & (equal.cumsum(dim=1) <= still)))
+    remaining = count - above.sum(dim=1, keepdim=True)
+    return (count > 0) & (above | (equal & (equal.cumsum(dim=1) <= remaining)))
 
 
 def detection_loss(

@@ -35,10 +35,10 @@ def match(anchors: Tensor, boxes: Tensor, labels: Tensor, iou_threshold: float =
     best_iou, best_truth = iou.max(dim=1)
     matched = torch.where(best_iou >= iou_threshold, best_truth, -1)
 
-    own = _own_anchor(iou)  # [B, M], A where there is none
+    assigned = _match_bipartite(iou)  # [B, M], A where there is none
     spare = torch.full((batch, 1), -1, dtype=matched.dtype, device=matched.device)  # column A swallows the padding
     truth = torch.arange(most, device=matched.device).expand(batch, -1)
-    return torch.cat([matched, spare], dim=1).scatter(1, own, truth)[:, :-1]
+    return torch.cat([matched, spare], dim=1).scatter(1, assigned, truth)[:, :-1]
 
 
 def pairwise_iou(boxes: Tensor, anchors: Tensor) -> Tensor:
@@ -55,26 +55,26 @@ def pairwise_iou(boxes: Tensor, anchors: Tensor) -> Tensor:
     return shared.div_((area + a_area).sub_(shared))
 
 
-def _own_anchor(iou: Tensor) -> Tensor:
-    """Give each ground truth an anchor of its own by falling IoU: int64 [B, M] from [B, M, A]; A means none.
+def _match_bipartite(iou: Tensor) -> Tensor:
+    """Assign an anchor to each ground truth by falling IoU: int64 [B, M] from [B, M, A]; A means none.
 
-    A ground truth and its best anchor can be paired at once if no other that is still open overlaps this anchor more:
-    taking the pairs one by one would do the same. Each round settles all such pairs, the best of what is left among
-    them, so that there are at most M rounds, and mostly one or two. Overwrites `iou`.
+    A ground truth gets its best anchor at once if no other unassigned ground truth overlaps that anchor more: taking
+    the pairs one by one would do the same. Each round assigns all such pairs. The best pair that is left is always
+    among them, so that there are at most M rounds, and mostly one or two. Overwrites `iou`.
     """
     most, count = iou.shape[1:]
     earlier = torch.ones(most, most, dtype=torch.bool, device=iou.device).triu(1)  # [rival, asker]
-    own = torch.full(iou.shape[:2], count, dtype=torch.int64, device=iou.device)
+    assigned = torch.full(iou.shape[:2], count, dtype=torch.int64, device=iou.device)
     for _ in range(most):
         value, anchor = iou.max(dim=2)
         asked = anchor[:, None].expand(-1, most, -1)
-        there = iou.gather(2, asked)  # [B, rival, asker]: the rival's IoU with the anchor that the asker wants
-        better = (there > value[:, None]) | ((there == value[:, None]) & earlier)
+        rival = iou.gather(2, asked)  # [B, rival, asker]: the rival's IoU with the anchor that the asker wants
+        better = (rival > value[:, None]) | ((rival == value[:, None]) & earlier)
         settled = ~(value < 0) & ~better.any(dim=1)  # NaN too: a broken box shall be seen in the loss
-        own = torch.where(settled, anchor, own)
+        assigned = torch.where(settled, anchor, assigned)
         if sync.is_free(iou) and settled[~(value < 0)].all():
             break
         taken = ((anchor[:, :, None] == anchor[:, None]) & settled[:, :, None]).any(dim=1)
-        iou.scatter_(2, asked, there.masked_fill(taken[:, None], -1.0))
+        iou.scatter_(2, asked, rival.masked_fill(taken[:, None], -1.0))
         iou.masked_fill_(settled[..., None], -1.0)
-    return own
+    return assigned

@@ -8,7 +8,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of malloc.h
 
 
 def keep_memory() -> bool:
-    """Have the C library keep what is freed, for this process; whether it could be told so.
+    """Have the C library keep what is freed, for this process; return whether it can.
 
     glibc asks the kernel anew for every large tensor, and the kernel clears each page when it is first touched: a third
     of the time of TinySSD's step. Kept memory needs no clearing. The process then keeps the most that it ever needed.

@@ -100,9 +100,9 @@ def best_overlaps(found: Found, truths: Truths) -> tuple[np.ndarray, np.ndarray]
         the earlier row is taken.
     """
     scale = 1 + max(found.labels.max(initial=0), truths.labels.max(initial=0))
-    place, wanted = truths.images * scale + truths.labels, found.images * scale + found.labels
-    order = np.argsort(place, kind="stable")
-    first, last = (np.searchsorted(place[order], wanted, side) for side in ("left", "right"))
+    keys, wanted = truths.images * scale + truths.labels, found.images * scale + found.labels
+    order = np.argsort(keys, kind="stable")
+    first, last = (np.searchsorted(keys[order], wanted, side) for side in ("left", "right"))
     counts = last - first
     starts = np.cumsum(counts) - counts
     detection = np.repeat(np.arange(len(wanted)), counts)
@@ -192,9 +192,9 @@ def evaluate(
     counts = np.bincount(truths.labels[~truths.difficult.astype(bool)], minlength=num_classes + 1)[1:]
     ap = np.full((len(thresholds), num_classes), np.nan)
     for label in np.flatnonzero(counts) + 1:
-        mine = np.flatnonzero(found.labels == label)
+        of_class = np.flatnonzero(found.labels == label)
         for row, verdict in zip(ap, verdicts):
-            recall, precision, _ = precision_recall(found.scores[mine], verdict[mine], counts[label - 1])
+            recall, precision, _ = precision_recall(found.scores[of_class], verdict[of_class], counts[label - 1])
             row[label - 1] = average_precision(recall, precision, method)
     known = counts > 0
     mean = ap[:, known].mean(1) if known.any() else np.full(len(thresholds), np.nan)

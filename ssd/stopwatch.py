@@ -1,4 +1,4 @@
-"""Where a step's time goes, told without waiting for the device."""
+"""Where a step's time goes, measured without waiting for the device."""
 
 from __future__ import annotations
 

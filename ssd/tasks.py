@@ -1,9 +1,9 @@
 """fast.ai's sibling tasks: the same detector with other truths.
 
 The largest-object detector and the multi-label classifier are detectors with a single anchor, the whole image. The
-first is told of one object an image; the second of classes only, each with the image itself as its box. A single
-anchor answers for every truth, so that matching, training, detection and AP need no case of their own: the classifier's
-AP at any IoU is its classification AP.
+first learns from one object an image, the second from classes only, each with the image itself as its box. The single
+anchor is matched with every truth, so that matching, training, detection and AP have no special cases: the
+classifier's AP at any IoU is its classification AP.
 
 Source: fast.ai 2018, part 2, lesson 8.
 """

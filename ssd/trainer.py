@@ -137,21 +137,21 @@ class Trainer:
         frozen = frozen_depths(self.steps * self.config.epochs // self.total_steps, self.config)
         if frozen != self.frozen:
             self.frozen = frozen
-            for modules, still in zip(self.model.backbone.depths, frozen, strict=True):
+            for modules, is_frozen in zip(self.model.backbone.depths, frozen, strict=True):
                 for module in modules:
-                    module.requires_grad_(not still)
+                    module.requires_grad_(not is_frozen)
             self.network = self.model if self.world_size == 1 else self._distributed()
         self.model.train()
-        for modules, still in zip(self.model.backbone.depths, frozen, strict=True):
+        for modules, is_frozen in zip(self.model.backbone.depths, frozen, strict=True):
             for module in modules:
-                module.train(not still)
+                module.train(not is_frozen)
 
     def _distributed(self) -> DistributedDataParallel:
-        """The model in DDP, which takes note of what requires a gradient when it is built, ready for its second pass.
+        """Wrap the model in DDP, and take one backward pass that changes no weights.
 
-        After the first backward pass DDP deals the gradients out to buckets anew, and a sum over three or more workers
-        depends on where in its bucket it lies. Taken here, before any step, that pass leaves the same buckets in a run
-        that goes on as in one that was never stopped.
+        DDP looks at `requires_grad` only when it is built. After its first backward pass it sorts the gradients into
+        new buckets, and a sum over three or more workers depends on its place in a bucket. The pass is taken here,
+        before any step, so that a resumed run has the same buckets as one that was never stopped.
         """
         network = DistributedDataParallel(self.model.eval())
         nothing = torch.zeros(1, 3, *self.model.config.image_size, dtype=torch.uint8, device=self.device)
@@ -196,10 +196,10 @@ class Trainer:
 
     @torch.no_grad()
     def gather(self) -> None:
-        """Bring to rank 0, whose state is kept, what the workers know apart; every worker must call it.
+        """Bring the workers together, for rank 0's state is the one that is saved; every worker must call it.
 
-        The sums go to rank 0, and rank 0's batch-norm statistics, each worker's being of its own batches, to all: so
-        all validate the model that is kept.
+        The sums are added up on rank 0. Batch-norm statistics are of each worker's batches: all take over those of
+        rank 0, so that all validate the model that is saved.
         """
         if self.world_size == 1:
             return

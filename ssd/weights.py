@@ -33,8 +33,8 @@ def load_weights(model: SSD, state: dict[str, Any]) -> Loaded:
     kind, weights = _recognise(model, state)
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ValueError("it holds other things than tensors; give a state dict")
-    own = model.state_dict()
-    taken = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
+    expected = model.state_dict()
+    taken = {name: value for name, value in weights.items() if name in expected and expected[name].shape == value.shape}
     learned = [name for name in taken if not name.endswith("num_batches_tracked")]
     if not learned:
         raise ValueError(
@@ -42,7 +42,7 @@ def load_weights(model: SSD, state: dict[str, Any]) -> Loaded:
             + (f" of width {model.config.width:g}" if model.config.width != 1 else "")
         )
     model.load_state_dict(taken, strict=False)
-    return Loaded(kind, learned, [name for name in own if name not in taken])
+    return Loaded(kind, learned, [name for name in expected if name not in taken])
 
 
 def _recognise(model: SSD, state: dict[str, Any]) -> tuple[str, dict[str, Tensor]]:

@@ -80,8 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, design, and say what is better."""
     args = _parser().parse_args(arguments)
     start = time.monotonic()
-    own = preset_overrides(args.preset) if args.preset else {}
-    model = load_params(args.params, own | parse_settings(args.set)).model
+    overrides = preset_overrides(args.preset) if args.preset else {}
+    model = load_params(args.params, overrides | parse_settings(args.set)).model
     manifest = read_manifest(args.prepared)
     found = gather(manifest, args.prepared)
     if not len(found.boxes):

@@ -1,5 +1,6 @@
 """How every command ends, in processes of their own: exit codes, one line, no traceback."""
 
+import ast
 import errno
 import os
 import shutil
@@ -128,11 +129,17 @@ def test_without_any_output():
 
 
 @pytest.fixture(scope="session")
-def on_full_disk():
-    """Begins a command line; the rest runs where `folder`, its first argument, is a disk of 64 KiB of its own."""
+def on_disk():
+    """Runs a command line where a folder is a disk of its own, mounted with some options; returns what became of it."""
     if not shutil.which("unshare") or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
         pytest.skip("needs `unshare -rm`: mount namespaces are not permitted here")
-    return ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=64k none "$0" && exec "$@"']
+
+    def run(options, folder, words):
+        mount = f'mount -t tmpfs -o {options} none "$0" && exec "$@"'
+        words = ["unshare", "-rm", "sh", "-c", mount, str(folder), *words]
+        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -143,11 +150,25 @@ def on_full_disk():
     ],
     ids=["naming", "checkpoint"],
 )
-def test_a_full_disk_names_the_file_and_the_fix(tmp_path, on_full_disk, write):
-    words = [*on_full_disk, str(tmp_path), *job(write.replace("FILE", repr(str(tmp_path / "x"))))]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+def test_a_full_disk_names_the_file_and_the_fix(tmp_path, on_disk, write):
+    done = on_disk("size=64k", tmp_path, job(write.replace("FILE", repr(str(tmp_path / "x")))))
     fix = "make room there, or choose another folder (SSD_HOME for runs and caches)"
     assert (done.returncode, done.stderr) == (1, f"job: {tmp_path}/x: No space left on device; {fix}\n")
+
+
+def test_a_disk_that_can_only_be_read(tmp_path, on_disk):
+    done = on_disk("ro", tmp_path, job(f"os.mkdir({str(tmp_path / 'x')!r})"))
+    says = f"job: {tmp_path}/x: Read-only file system; choose a folder that you may write\n"
+    assert (done.returncode, done.stderr) == (1, says)
+
+
+def test_every_command_ends_so():
+    mains = [*ROOT.glob("pipelines/*/__main__.py"), ROOT / "pipelines/predict.py", ROOT / "pipelines/ui.py"]
+    for path in mains:
+        (main,) = (n for n in ast.parse(path.read_text()).body if isinstance(n, ast.FunctionDef) and n.name == "main")
+        (decorator,) = main.decorator_list
+        name = path.parent.name if path.name == "__main__.py" else path.stem
+        assert (decorator.func.id, decorator.args[0].value) == ("command", name), path
 
 
 @pytest.mark.parametrize(

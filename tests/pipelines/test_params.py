@@ -195,6 +195,7 @@ def test_files_that_cannot_be_read(tmp_path):
         ({"": 1}, "unknown key"),
         ({5: 1}, "5: unknown key"),
         ({"train.lr": {1: 2}}, "train.lr: "),
+        ({"train.lr": float("nan")}, "Out of range float values"),
         ({"train.lr": "inf"}, "train.lr: 'inf' is a string"),
     ],
 )

@@ -41,6 +41,9 @@ def test_files_folders_and_globs_each_image_once(photos):
 
 def test_drawings_of_equal_names_do_not_overwrite_each_other(photos):
     assert list(drawn_names(find_images(["photos"])).values()) == ["a.jpg", "a~2.jpg", "broken.jpg"]
+    paths = [Path(name) for name in ("a.jpg", "a.png", "a~2.png", "a~2.gif", "b/a.jpg", "a.gif")]
+    expected = ["a.jpg", "a~2.jpg", "a~2~2.jpg", "a~2~3.jpg", "a~3.jpg", "a~4.jpg"]
+    assert list(drawn_names(paths).values()) == expected
 
 
 def test_a_broken_image_is_named_and_the_others_go_on(photos, capsys):
@@ -170,6 +173,13 @@ def test_a_full_disk_names_the_file(photos, name):
     with pytest.raises(SystemExit) as stopped:
         main(["photos/a.png", "--model", "model.pt", "--out", "out"])
     assert stopped.value.code.startswith(f"predict: out/{name}: No space left on device; make room there")
+
+
+def test_a_model_file_needs_no_params(photos):
+    Path("params.yaml").write_text("broken: [")
+    assert main(["photos/a.png", "--model", "model.pt", "--out", "out"]) is None
+    with pytest.raises(SystemExit, match=r"^predict: params\.yaml:\n  not YAML"):
+        main(["photos/a.png"])
 
 
 def test_a_threshold_beyond_1_is_refused(photos, capsys):

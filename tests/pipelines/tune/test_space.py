@@ -73,7 +73,7 @@ def space(**ranges):
     ("tune", "says"),
     [
         (space(train__lrr=Range(uniform=(0.1, 0.2))), "train.lrr cannot be 0.1: train.lrr: unknown key"),
-        (space(train__lr=Range(uniform=(-1.0, 0.2))), "train.lr cannot be -1.0: train: train: lr is not positive"),
+        (space(train__lr=Range(uniform=(-1.0, 0.2))), "train.lr cannot be -1.0: train: lr is not positive"),
         (space(train__ema_decay=Range(uniform=(0.5, 1.5))), "train.ema_decay cannot be 1.5"),
         (space(train__batch_size=Range(uniform=(1.5, 8.5))), "train.batch_size cannot be 1.5"),
         (space(train__optimizer=Range(choice=["adamw", "adam"])), "train.optimizer cannot be 'adam'"),

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import errno
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+FULL = "make room there, or choose another folder (SSD_HOME for runs and caches)"
+FORBIDDEN = "choose a folder that you may write, or mend its permissions"
+FILE_IN_THE_WAY = "a file is where a folder is due; move it away"
 HINTS = {
-    errno.ENOSPC: "make room there, or choose another folder (SSD_HOME for runs and caches)",
-    errno.EDQUOT: "make room there, or choose another folder (SSD_HOME for runs and caches)",
-    errno.EACCES: "choose a folder that you may write, or mend its permissions",
-    errno.EPERM: "choose a folder that you may write, or mend its permissions",
+    errno.ENOSPC: FULL,
+    errno.EDQUOT: FULL,
+    errno.EACCES: FORBIDDEN,
+    errno.EPERM: FORBIDDEN,
     errno.EROFS: "choose a folder that you may write",
-    errno.ENOTDIR: "a file is where a folder is due; move it away",
-    errno.EEXIST: "a file is where a folder is due; move it away",
+    errno.ENOTDIR: FILE_IN_THE_WAY,
+    errno.EEXIST: FILE_IN_THE_WAY,
     errno.EISDIR: "a folder is where a file is due; move it away",
 }
 
@@ -23,7 +28,18 @@ class UserError(Exception):
 
 def explain(error: OSError) -> str:
     """One line for what the operating system refused: the file, the reason and the fix."""
-    reason = os.strerror(error.errno) if error.errno else str(error).strip().split("\n")[0] or type(error).__name__
-    where = f"{error.filename}: " if error.filename else ""
-    hint = HINTS.get(error.errno, "")
-    return f"{where}{reason}{hint and f'; {hint}'}"
+    reason = str(error.strerror or error).strip().split("\n")[0] or type(error).__name__
+    file = error.filename2 or error.filename  # of a renaming it is the new name that is in the way
+    ours = file or error.errno in (errno.ENOSPC, errno.EDQUOT)  # without a file, numbers of others are among them
+    hint = HINTS.get(error.errno) if ours else None
+    return f"{f'{file}: ' if file else ''}{reason}{f'; {hint}' if hint else ''}"
+
+
+@contextmanager
+def writing(path: Path | str) -> Iterator[None]:
+    """Have an error of the operating system name the file: one of writing, a full disk, names none by itself."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise

@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, writing
 from pipelines.layouts import bananas, voc
 from pipelines.layouts.listing import Annotation, Listing, Photo, Rejected
 from pipelines.params import PrepareParams
@@ -27,8 +27,6 @@ from pipelines.prepare.shard_writer import write_split
 from pipelines.prepare.splits import divide, shuffle
 from pipelines.store.shards import MANIFEST, VERSION, Manifest, Split, digest
 
-DATA = Path("data")
-OUT = Path("artifacts/prepared")
 THREADS = os.cpu_count() or 1
 AHEAD = 4  # photographs read ahead by each thread
 
@@ -115,13 +113,15 @@ def prepare(data: Path, out: Path, params: PrepareParams, seed: int) -> tuple[Ma
         DataError: there is no data, or nothing of it is left to train on.
         SplitError: the image sets in params.yaml do not fit the data.
         QuarantineError: too many records are bad; `out` then holds the report and nothing else.
+        OSError: naming `out`, if it is a file or cannot be made, or what could not be written.
     """
     listing = list_photos(data, params)
+    if out.exists():
+        os.scandir(out).close()  # a file is an error now, not after all the work
     splits = divide(listing.sets, sorted(listing.photos), params, seed)
     partial = out.with_name(f".{out.name}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(out):
-        shutil.rmtree(partial, ignore_errors=True)
+    with _alone(out), _removed_on_failure(partial), writing(out):
         shutil.rmtree(out, ignore_errors=True)
         classes, written, rejected = _write_splits(data, partial, listing, splits, params, seed)
         rejected += listing.rejected
@@ -131,7 +131,6 @@ def prepare(data: Path, out: Path, params: PrepareParams, seed: int) -> tuple[Ma
             if "train" not in written or not written["train"].images or not classes:
                 raise DataError(f"{data}: nothing is left to train on; see {out / REPORT}")
         except UserError:
-            shutil.rmtree(partial)
             write_report(out, rejected)
             raise
         write_report(partial, rejected)
@@ -150,6 +149,17 @@ def _describe(layout: str, classes: list[str], splits: dict[str, Split], quarant
         quarantined=quarantined,
         splits=splits,
     )
+
+
+@contextmanager
+def _removed_on_failure(folder: Path) -> Iterator[None]:
+    """Remove a folder, left by a killed run, before it is written, and again where writing it fails."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 @contextmanager

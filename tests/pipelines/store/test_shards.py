@@ -155,7 +155,9 @@ def test_unreadable_manifest_says_what_to_run(tmp_path, content):
 def test_a_manifest_that_somebody_edited_is_refused(tmp_path):
     manifest = write(tmp_path)
     (tmp_path / MANIFEST).write_text(manifest.model_copy(update={"classes": ["cat", "dog"]}).model_dump_json())
-    with pytest.raises(ShardError, match=r"manifest.json: its classes or shards were changed, .* `dvc repro -f prepare`"):
+    with pytest.raises(
+        ShardError, match=r"manifest.json: its classes or shards were changed, .* `dvc repro -f prepare`"
+    ):
         read_manifest(tmp_path)
 
 

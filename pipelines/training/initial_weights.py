@@ -7,10 +7,9 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-import fsspec
-
 from pipelines.params import Params, ParamsError
-from pipelines.settings import home
+from pipelines.settings import home, without_secrets
+from pipelines.store.download import DownloadError, download
 from ssd.checkpoint import load
 from ssd.model import SSD, make_backbone
 from ssd.weights import Loaded, load_weights
@@ -39,8 +38,9 @@ def initial_weights(params: Params) -> InitialWeights | None:
         named = published.url
     path = _fetch(named) if "://" in named else Path(named)
     if not path.is_file():
+        problem = "a folder or a pipe" if path.exists() else "no such file"
         raise ParamsError(
-            f"train.weights: {path}: no such file; give none, imagenet, a file, or a URI (https://…, s3://…)"
+            f"train.weights: {path}: {problem}; give none, imagenet, a file, or a URI (https://…, s3://…)"
         )
     sha256 = _sha256(path)
     wanted = re.search(r"-([0-9a-f]{8,64})\.pth$", named)  # torchvision's files carry the beginning of their digest
@@ -58,24 +58,23 @@ def try_weights(params: Params, weights: InitialWeights, num_classes: int) -> Lo
     try:
         return load_weights(SSD(params.model, num_classes), load(weights.path))
     except ValueError as error:
-        raise ParamsError(f"train.weights: {params.train.weights}: {error}") from None
+        raise ParamsError(f"train.weights: {without_secrets(params.train.weights)}: {error}") from None
 
 
 def _fetch(uri: str) -> Path:
     """Copy a URI's file into the cache unless it is there, by any protocol that fsspec knows."""
-    path = home() / "weights" / f"{hashlib.sha256(uri.encode()).hexdigest()[:8]}-{uri.rsplit('/', 1)[-1]}"
+    name = uri.partition("?")[0].rpartition("/")[2][-80:]  # what follows ? may be a token
+    path = home() / "weights" / f"{hashlib.sha256(uri.encode()).hexdigest()[:8]}-{name}"
     if path.exists():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    print(f"fetching {uri}", flush=True)
+    print(f"fetching {without_secrets(uri)}", flush=True)
     try:
-        filesystem, remote = fsspec.url_to_fs(uri)
-        filesystem.get_file(remote, str(partial))
-    except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        download(uri, partial)
+    except DownloadError as error:
+        partial.unlink(missing_ok=True)
         raise ParamsError(
-            f"train.weights: {uri} cannot be fetched: {reason}\n"
+            f"train.weights: {error}\n"
             f"  without a network: put the file anywhere and name its path, or copy it to {path}"
         ) from error
     partial.rename(path)

@@ -74,7 +74,7 @@ def read_annotation(folder: Path, layout: str, photo: Photo) -> Annotation:
     return (bananas if layout == "bananas" else voc).read_annotation(folder, photo)
 
 
-def in_order(work: Callable, items: Iterable, pool: ThreadPoolExecutor) -> Iterator:
+def map_in_order(work: Callable, items: Iterable, pool: ThreadPoolExecutor) -> Iterator:
     """Results of `work`, in the order of the items, a few read ahead; what was Rejected comes as a result."""
 
     def guarded(item: object) -> object:
@@ -96,7 +96,7 @@ def find_classes(folder: Path, listing: Listing, splits: dict[str, list[str]], p
     """All class names that occur in readable annotations, sorted."""
     names: set[str] = set()
     photos = [listing.photos[image_id] for ids in splits.values() for image_id in ids]
-    results = in_order(lambda photo: read_annotation(folder, listing.layout, photo).names, photos, pool)
+    results = map_in_order(lambda photo: read_annotation(folder, listing.layout, photo).names, photos, pool)
     for found in tqdm(results, "find classes", len(photos), mininterval=1, leave=False):
         if not isinstance(found, Rejected):
             names.update(found)
@@ -121,7 +121,7 @@ def prepare(data: Path, out: Path, params: PrepareParams, seed: int) -> tuple[Ma
     splits = divide(listing.sets, sorted(listing.photos), params, seed)
     partial = out.with_name(f".{out.name}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(out), _removed_on_failure(partial), writing(out):
+    with _locked(out), _removed_on_failure(partial), writing(out):
         shutil.rmtree(out, ignore_errors=True)
         classes, written, rejected = _write_splits(data, partial, listing, splits, params, seed)
         rejected += listing.rejected
@@ -163,7 +163,7 @@ def _removed_on_failure(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
+def _locked(out: Path) -> Iterator[None]:
     """Hold the lock of `out`: DVC, killed, leaves its stage running, and the next one starts beside it."""
     try:
         with FileLock(out.with_name(f".{out.name}.lock"), timeout=0):
@@ -186,7 +186,7 @@ def _write_splits(
             return examine(data, photo, read_annotation(data, listing.layout, photo), classes)
 
         for split, ids in splits.items():
-            results = tqdm(in_order(check, shuffle(ids, seed), pool), f"prepare {split}", len(ids), mininterval=1)
+            results = tqdm(map_in_order(check, shuffle(ids, seed), pool), f"prepare {split}", len(ids), mininterval=1)
             records = _sift(results, rejected)
             written[split] = write_split(partial, split, records, classes, int(params.shard_mib * (1 << 20)))
     return classes, written, rejected

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.fetch import data_sets as command
+from pipelines.fetch.__main__ import main
 from pipelines.fetch.archives import ArchiveError, obtain, unpack
 from pipelines.fetch.data_sets import fetch, resolve
 from tests.pipelines.layouts.trees import good, write_bananas, write_voc
@@ -240,6 +240,20 @@ def test_known_addresses_come_with_their_digests():
     assert own == "http://h/own.zip"
 
 
+def test_errors_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_bananas(tmp_path / "src", ["0.png,0,3,4,10,12"])
+    (tmp_path / "own.zip").write_bytes(zipped(tmp_path / "src"))
+    (tmp_path / "artifacts").write_text("mine")  # where a folder is due
+    monkeypatch.setattr("sys.argv", ["fetch", "voc", "own.zip"])
+    with pytest.raises(SystemExit, match=r"^fetch: artifacts.*: .*; a file is where a folder is due; move it away$"):
+        main()
+    (tmp_path / "artifacts").unlink()
+    with pytest.raises(SystemExit, match=r"^fetch: own\.zip: no photographs in the layout of voc$"):
+        main()
+    assert not (tmp_path / "artifacts" / "downloads" / "unpacked").exists()
+
+
 @pytest.mark.slow
 def test_dvc_owns_what_was_fetched(tmp_path, server, monkeypatch):
     def dvc(*arguments: str) -> str:
@@ -253,7 +267,7 @@ def test_dvc_owns_what_was_fetched(tmp_path, server, monkeypatch):
     write_voc(tmp_path / "second", good(3, "q"))
     server.files["own.tar"] = tarred(tmp_path / "second")
     monkeypatch.setattr("sys.argv", ["fetch", "voc", f"{server.address}/own.tar"])
-    command.main()
+    main()
     assert "deps" not in (tmp_path / "data.dvc").read_text()
     assert "up to date" in dvc("status")
     assert sorted(path.stem for path in (tmp_path / "data" / "JPEGImages").iterdir()) == ["q000", "q001", "q002"]

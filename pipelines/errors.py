@@ -36,8 +36,8 @@ def explain(error: OSError) -> str:
 
 
 @contextmanager
-def naming(path: Path | str) -> Iterator[None]:
-    """Give errors of the operating system inside this path's name, where they have none: a full disk has none."""
+def writing(path: Path | str) -> Iterator[None]:
+    """Have an error of the operating system name the file: one of writing, a full disk, names none by itself."""
     try:
         yield
     except OSError as error:

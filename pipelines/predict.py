@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from torch import Tensor
 
 from pipelines.command import command
-from pipelines.errors import UserError, naming
+from pipelines.errors import UserError, writing
 from pipelines.layouts.listing import is_image
 from pipelines.params import PARAMS_FILE, RegistryParams, load_params
 from pipelines.pictures.boxes import draw
@@ -130,7 +130,7 @@ def drawn_names(paths: Sequence[Path]) -> dict[Path, str]:
 
 def _write(detector: Detector, path: Path, image: Tensor, found: Prediction, drawn: Path) -> dict[str, Any]:
     names = detector.names(found.labels)
-    with naming(drawn):
+    with writing(drawn):
         draw(image, found, names, drawn)
     objects = [
         {"class": name, "score": round(float(score), 4), "box": [round(float(side), 1) for side in box]}
@@ -169,7 +169,7 @@ def main(words: Sequence[str] | None = None) -> int:
     rows, failures = predict(detector, paths, args.threshold, args.out)
     report = {"model": called, "threshold": args.threshold, "images": rows}
     file = args.out / "predictions.json"
-    with naming(file):
+    with writing(file):
         file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for failure in failures:
         print(f"predict: {failure}", file=sys.stderr)

@@ -30,6 +30,7 @@ CARRIERS = (
     "pipelines/errors.py",
     "pipelines/settings.py",
     "pipelines/store/checkpoints.py",
+    "pipelines/store/download.py",
     "pipelines/store/s3.py",
     "pipelines/store/shard_transfer.py",
 )

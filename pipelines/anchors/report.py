@@ -12,7 +12,7 @@ import yaml
 
 from pipelines.anchors.chart import coverage_chart
 from pipelines.anchors.coverage import SPLIT, Boxes, Row, measure, overrides
-from pipelines.errors import naming
+from pipelines.errors import writing
 from ssd.anchors import AnchorConfig
 from ssd.coverage import anchors_per_map, cover
 from ssd.design import fit
@@ -66,11 +66,11 @@ def report(found: Boxes, model: ModelConfig, better: AnchorConfig | None, classe
     covers = {when: cover(found.boxes, m.anchors, maps, m.image_size) for when, m in models.items()}
     rows = {when: measure(found, covers[when], m, classes) for when, m in models.items()}
     proposal = overrides(better) if better else {}
-    with naming(out / "coverage.csv"):
+    with writing(out / "coverage.csv"):
         write_csv(out / "coverage.csv", rows)
-    with naming(out / "coverage.png"):
+    with writing(out / "coverage.png"):
         coverage_chart(found, classes, list(models.values()), list(covers.values()), out / "coverage.png")
-    with naming(out / "anchors.yaml"):
+    with writing(out / "anchors.yaml"):
         (out / "anchors.yaml").write_text(yaml.safe_dump(proposal, default_flow_style=None, sort_keys=False))
     text = table(rows["before"], rows.get("after"))
     if not better:

@@ -21,6 +21,7 @@ from ssd.detection import DetectConfig
 from ssd.images import decode, resize
 from ssd.prediction import Detector
 
+MOST_BLOCKS = 200  # parts of a split that are decoded at a time, at most
 PREDICTIONS = pa.schema(
     {
         "image_id": pa.string(),
@@ -85,7 +86,8 @@ def detect_split(
         batch_size: images a step of one actor.
 
     Returns:
-        PREDICTIONS by image_id: the same order however many actors there are.
+        PREDICTIONS by image_id, in one chunk. The same images share a batch every time, however many actors there are:
+        the numbers, whose last bits may depend on it, are the same in every run on one kind of machine.
 
     Raises:
         ShardError: a shard is missing or damaged.
@@ -105,7 +107,7 @@ def detect_split(
         paths = [f"{start}/{object_prefix(manifest.digest)}/{name}" for name in names]
     with ray_cluster() as resources:
         tables = _run(paths, filesystem, state, config, batch_size, _actors(resources), wanted.images)
-    table = pa.concat_tables(tables).sort_by("image_id")
+    table = pa.concat_tables(tables).sort_by("image_id").combine_chunks()
     if len(table) != wanted.images:
         raise ClusterError(f"{split}: {len(table)} of {wanted.images} images came back; run the stage again")
     return table
@@ -132,7 +134,11 @@ def _run(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.target_max_block_size = 16 << 20  # bytes that are decoded before the detector gets them
-    rows = ray.data.read_parquet(paths, filesystem=filesystem)
+    context.execution_options.preserve_order = True  # of the blocks, so that batches are made up alike each time
+    blocks = max(
+        len(paths), min(-(-total // batch_size), MOST_BLOCKS)
+    )  # not by the cluster's CPUs, for the same reason
+    rows = ray.data.read_parquet(paths, filesystem=filesystem, override_num_blocks=blocks)
     decoded = rows.map_batches(
         decode_rows,
         fn_kwargs={"size": state["config"]["image_size"]},

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import shutil
 import tarfile
-import urllib.error
-import urllib.request
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urldefrag, urlsplit
 
-from tqdm import tqdm
-
 from pipelines.errors import UserError
+from pipelines.store.download import DownloadError, download
 
-TIMEOUT = 60  # seconds without a byte
-CHUNK = 1 << 20
-
-
+# What reading an archive raises: the last two for a compression that is not known here, and names that are no text.
+DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, ValueError)
 _TAR_FILTER = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # from Python 3.11.4 on
 
 
@@ -47,40 +44,18 @@ def obtain(source: str, folder: Path) -> Path:
     path = folder / (PurePosixPath(unquote(urlsplit(address).path)).name or "download")
     if not (wanted and path.is_file() and _digest(path, wanted) == wanted.partition("=")[2].lower()):
         partial = path.with_name(f"{path.name}.partial")
-        folder.mkdir(parents=True, exist_ok=True)
-        _download(address, partial, resume=bool(wanted))
+        try:
+            download(address, partial, go_on=bool(wanted))
+        except DownloadError as error:
+            hint = "; the same command goes on" if wanted and partial.stat().st_size else ""
+            raise ArchiveError(f"{error}{hint}") from None
         try:
             _verify(partial, wanted, address)
         except ArchiveError:
-            partial.unlink()  # or the next try would continue it
+            partial.unlink()  # or the next try would go on with it
             raise
         partial.replace(path)
     return path
-
-
-def _download(address: str, partial: Path, resume: bool) -> None:
-    have = partial.stat().st_size if resume and partial.is_file() else 0
-    request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-            have = have if answer.status == 206 else 0
-            total = have + int(answer.headers["Content-Length"]) if answer.headers["Content-Length"] else None
-            with (
-                open(partial, "ab" if have else "wb") as file,
-                tqdm(
-                    desc=partial.stem, initial=have, total=total, unit="B", unit_scale=True, mininterval=1
-                ) as progress,
-            ):
-                while chunk := answer.read(CHUNK):
-                    file.write(chunk)
-                    progress.update(len(chunk))
-            if total is not None and partial.stat().st_size != total:
-                raise ArchiveError(f"{address}: the connection broke; the same command continues")
-    except urllib.error.HTTPError as error:
-        if error.code != 416:  # nothing is missing of what was interrupted
-            raise ArchiveError(f"{address}: {error.code} {error.reason}") from None
-    except OSError as error:
-        raise ArchiveError(f"{address}: {getattr(error, 'reason', error)}; the same command continues") from None
 
 
 def _digest(path: Path, wanted: str) -> str:
@@ -101,7 +76,8 @@ def unpack(archive: Path, folder: Path) -> None:
     """Unpack a zip or tar archive into `folder`, beside what is there.
 
     Raises:
-        ArchiveError: it is no archive, it names files outside the folder, or it needs more room than there is.
+        ArchiveError: it is no archive, or a damaged or encrypted one, it names files outside the folder, or it needs
+            more room than there is.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -114,7 +90,7 @@ def unpack(archive: Path, folder: Path) -> None:
                 file.extractall(folder, _plain_members(file, archive), **_TAR_FILTER)
         else:
             raise ArchiveError(f"{archive}: neither a zip nor a tar archive")
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+    except (*DAMAGED, OSError) as error:
         raise ArchiveError(f"{archive}: cannot be unpacked: {error}") from None
 
 
@@ -136,9 +112,11 @@ def _plain_members(file: tarfile.TarFile, archive: Path) -> list[tarfile.TarInfo
 
 
 def _check_zip(file: zipfile.ZipFile, archive: Path, folder: Path) -> None:
-    """Refuse what `extractall` would quietly rename or fill the disk with."""
-    for name in file.namelist():
-        _check_name(name, archive)
+    """Refuse what `extractall` would quietly rename, ask a password for, or fill the disk with."""
+    for item in file.infolist():
+        _check_name(item.filename, archive)
+        if item.flag_bits & 1:
+            raise ArchiveError(f"{archive}: {item.filename!r} is encrypted; unpack it yourself, and `dvc add data`")
     needed, free = sum(item.file_size for item in file.infolist()), shutil.disk_usage(folder).free
     if needed > free:
         raise ArchiveError(f"{archive}: needs {needed >> 20} MiB, {free >> 20} MiB are free")

@@ -46,11 +46,15 @@ def fetch(layout: str, sources: list[str], data: Path, downloads: Path) -> int:
             raise ArchiveError(f"{source}: DVC imports it itself: rm -rf {data} && dvc import-url {source} {data}")
     unpacked = downloads / "unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)
-    for source in sources:
-        unpack(obtain(source, downloads), unpacked)
-    listing = bananas.list_photos(unpacked, []) if layout == "bananas" else voc.list_photos(unpacked)
-    if not listing.photos:
-        raise ArchiveError(f"{', '.join(sources)}: no photographs in the layout of {layout}")
+    try:
+        for source in sources:
+            unpack(obtain(source, downloads), unpacked)
+        listing = bananas.list_photos(unpacked, []) if layout == "bananas" else voc.list_photos(unpacked)
+        if not listing.photos:
+            raise ArchiveError(f"{', '.join(sources)}: no photographs in the layout of {layout}")
+    except BaseException:
+        shutil.rmtree(unpacked, ignore_errors=True)
+        raise
     if data.is_dir() and not data.is_symlink():
         shutil.rmtree(data)
     else:
@@ -60,6 +64,11 @@ def fetch(layout: str, sources: list[str], data: Path, downloads: Path) -> int:
 
 
 def track(data: Path) -> None:
-    """Let DVC own `data`, with no source: what it was imported from before would overwrite it."""
+    """Let DVC own `data`, with no source: what it was imported from before would overwrite it.
+
+    Raises:
+        ArchiveError: DVC does not take it.
+    """
     data.with_name(f"{data.name}.dvc").unlink(missing_ok=True)
-    subprocess.run([sys.executable, "-m", "dvc", "add", "--quiet", str(data)], check=True)
+    if subprocess.run([sys.executable, "-m", "dvc", "add", "--quiet", str(data)]).returncode:
+        raise ArchiveError(f"{data} holds the data, but `dvc add {data}` failed, see above; mend that and run it again")

@@ -109,9 +109,9 @@ def blend(canvas: np.ndarray, colour: np.ndarray, alpha: np.ndarray, corner: tup
     h, w = alpha.shape
     part = np.s_[max(y, 0) : max(y + h, 0), max(x, 0) : max(x + w, 0)]
     under = canvas[part]
-    own = np.s_[max(-y, 0) :, max(-x, 0) :]
+    visible = np.s_[max(-y, 0) :, max(-x, 0) :]
     shape = np.s_[: under.shape[0], : under.shape[1]]
-    under += (colour[own][shape] - under) * alpha[own][shape][..., None]
+    under += (colour[visible][shape] - under) * alpha[visible][shape][..., None]
 
 
 def cast_shadow(canvas: np.ndarray, alpha: np.ndarray, corner: tuple[int, int], light: tuple, unit: float) -> None:

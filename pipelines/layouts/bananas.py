@@ -32,18 +32,18 @@ def list_photos(folder: Path, classes: list[str]) -> Listing:
         classes: names of the csv's labels 0, 1, …; a label without one is called "banana" if 0, else "label 1", ….
     """
     listing = Listing("bananas")
-    for name, place in find_sets(folder).items():
-        rows, missing = _read_csv(listing, folder, place / "label.csv", classes)
-        images = place / "images"
+    for name, set_folder in find_sets(folder).items():
+        rows, missing = _read_csv(listing, folder, set_folder / "label.csv", classes)
+        images = set_folder / "images"
         files = dict.fromkeys(filter(is_image, files_in(images))) if images.is_dir() else {}
-        at = images.relative_to(folder).as_posix()
-        csv_file = (place / "label.csv").relative_to(folder).as_posix()
+        image_folder = images.relative_to(folder).as_posix()
+        csv_file = (set_folder / "label.csv").relative_to(folder).as_posix()
         for file in dict.fromkeys([*files, *rows]):
             boxes, problem = rows.get(file, ((), missing or f"no row in {csv_file}"))
             image_id = Path(file).stem
             if file not in files:
                 image_id, problem = file, f"no such image; named in {csv_file}"
-            listing.add(Photo(f"{name}/{image_id}", f"{at}/{file}", (csv_file, *boxes), problem))
+            listing.add(Photo(f"{name}/{image_id}", f"{image_folder}/{file}", (csv_file, *boxes), problem))
         listing.sets[name] = [image_id for image_id in listing.photos if image_id.startswith(f"{name}/")]
     return listing
 

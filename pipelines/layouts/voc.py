@@ -57,10 +57,10 @@ def _list_year(listing: Listing, folder: Path, annotations: Path, images: Path) 
     for name in files_in(images):
         if is_image(name):
             found.setdefault(PurePosixPath(name).stem, []).append(name)
-    at, beside = (PurePosixPath(path.relative_to(folder).as_posix()) for path in (annotations, images))
+    label_folder, image_folder = (PurePosixPath(path.relative_to(folder).as_posix()) for path in (annotations, images))
     for image_id, names in found.items():
-        annotation = str(at / xml[image_id]) if image_id in xml else ""
-        listing.add(_pair(image_id, [str(beside / name) for name in names], annotation))
+        annotation = str(label_folder / xml[image_id]) if image_id in xml else ""
+        listing.add(_pair(image_id, [str(image_folder / name) for name in names], annotation))
 
 
 def _list_beside(listing: Listing, folder: Path) -> None:
@@ -68,10 +68,10 @@ def _list_beside(listing: Listing, folder: Path) -> None:
     found: dict[str, list[str]] = {}
     for root, names, _ in os.walk(folder):
         names[:] = sorted(name for name in names if not name.startswith((".", "__")))
-        at = PurePosixPath(Path(root).relative_to(folder).as_posix())
+        subfolder = PurePosixPath(Path(root).relative_to(folder).as_posix())
         for name in files_in(root):
             if is_image(name) or name.lower().endswith(".xml"):
-                found.setdefault(str(at / PurePosixPath(name).stem), []).append(str(at / name))
+                found.setdefault(str(subfolder / PurePosixPath(name).stem), []).append(str(subfolder / name))
     xml = {image_id: file for image_id, files in found.items() for file in files if file.lower().endswith(".xml")}
     if xml:
         for image_id, files in found.items():

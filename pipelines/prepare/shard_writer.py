@@ -36,7 +36,7 @@ def write_split(folder: Path, split: str, records: Iterable[Record], classes: li
     """
     (folder / split).mkdir(parents=True)
     statistics = Statistics(classes)
-    own = schema(classes)
+    table_schema = schema(classes)
     shards: list[Shard] = []
     groups: list[pa.Table] = []
     content, size = hashlib.sha256(), 0
@@ -50,7 +50,7 @@ def write_split(folder: Path, split: str, records: Iterable[Record], classes: li
             statistics.add(record)
             content.update(fingerprint(record))
             size += len(record.encoded)
-        groups.append(to_table(rows, own))
+        groups.append(to_table(rows, table_schema))
         if size >= shard_bytes:
             finish()
             groups, content, size = [], hashlib.sha256(), 0
@@ -72,11 +72,11 @@ def _gather(records: Iterable[Record], group_bytes: int) -> Iterator[list[Record
 
 
 def _write_shard(folder: Path, name: str, groups: list[pa.Table], content: str) -> Shard:
-    own = groups[0].schema
+    table_schema = groups[0].schema
     partial = folder / f"{name}.partial"
     with pq.ParquetWriter(
         partial,
-        own.with_metadata({**own.metadata, "digest": content}),
+        table_schema.with_metadata({**table_schema.metadata, "digest": content}),
         compression=dict.fromkeys(COMPRESSED, "zstd") | {"image.bytes": "NONE"},
         use_dictionary=False,
         write_statistics=["image_id", "height", "width"],
@@ -98,12 +98,12 @@ def fingerprint(record: Record) -> bytes:
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()
 
 
-def to_table(records: list[Record], own: pa.Schema) -> pa.Table:
+def to_table(records: list[Record], table_schema: pa.Schema) -> pa.Table:
     """Records as rows of a schema of `shards.schema`."""
     offsets = pa.array(np.cumsum([0, *(len(record.labels) for record in records)]), pa.int32())
     corners = pa.array(np.concatenate([record.boxes for record in records]).ravel(), pa.float32())
 
-    def several(values: pa.Array) -> pa.ListArray:
+    def as_lists(values: pa.Array) -> pa.ListArray:
         return pa.ListArray.from_arrays(offsets, values)
 
     encoded = pa.array([record.encoded for record in records], pa.binary())
@@ -113,11 +113,11 @@ def to_table(records: list[Record], own: pa.Schema) -> pa.Table:
         "image": pa.StructArray.from_arrays([encoded, paths], ["bytes", "path"]),
         "height": pa.array([record.height for record in records], pa.int32()),
         "width": pa.array([record.width for record in records], pa.int32()),
-        "boxes": several(pa.FixedSizeListArray.from_arrays(corners, 4)),
-        "labels": several(pa.array(np.concatenate([record.labels for record in records]), pa.int64())),
-        "difficult": several(pa.array(np.concatenate([record.difficult for record in records]), pa.bool_())),
+        "boxes": as_lists(pa.FixedSizeListArray.from_arrays(corners, 4)),
+        "labels": as_lists(pa.array(np.concatenate([record.labels for record in records]), pa.int64())),
+        "difficult": as_lists(pa.array(np.concatenate([record.difficult for record in records]), pa.bool_())),
     }
-    return pa.Table.from_arrays([columns[name] for name in own.names], schema=own)
+    return pa.Table.from_arrays([columns[name] for name in table_schema.names], schema=table_schema)
 
 
 class Statistics:

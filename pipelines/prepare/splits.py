@@ -26,11 +26,11 @@ def shuffle(ids: list[str], seed: int) -> list[str]:
     return sorted(ids, key=lambda image_id: (draw(seed, "order", image_id), image_id))
 
 
-def hold_out(ids: list[str], share: float, seed: int, purpose: str) -> tuple[list[str], list[str]]:
-    """Split ids into those that stay and about a `share` of them; at least one of each where there are two."""
+def hold_out(ids: list[str], fraction: float, seed: int, purpose: str) -> tuple[list[str], list[str]]:
+    """Split ids into those that stay and about a `fraction` of them; at least one of each where there are two."""
     drawn = {image_id: draw(seed, purpose, image_id) for image_id in ids}
-    held = {image_id for image_id in ids if drawn[image_id] < share}
-    if share > 0 and not held and len(ids) > 1:
+    held = {image_id for image_id in ids if drawn[image_id] < fraction}
+    if fraction > 0 and not held and len(ids) > 1:
         held = {min(ids, key=drawn.get)}
     if len(held) == len(ids) and len(ids) > 1:
         held.discard(max(ids, key=drawn.get))
@@ -83,12 +83,12 @@ def _suggest(sets: dict[str, list[str]], chosen: dict[str, list[str]]) -> dict[s
 
     train, val, test = (chosen[split] for split in SPLITS)
     if not test:  # the data's own test sets, else its validation sets, of which ours is not drawn then
-        test = next((own for own in (named("test"), named("val")) if own and separate(own, train + val)), [])
+        test = next((names for names in (named("test"), named("val")) if names and separate(names, train + val)), [])
     if not train and not val and all(len(named(split)) == 1 for split in SPLITS) and test == named("test"):
         return {split: named(split) for split in SPLITS}
     if not train:
         wider_first = (named("trainval"), named("train") + named("val"), named("train"))
-        train = next((own for own in wider_first if own and separate(own, val + test)), [])
+        train = next((names for names in wider_first if names and separate(names, val + test)), [])
     if not train:
         raise SplitError(f"params.yaml: prepare.train: say which image sets to train on: {', '.join(sorted(sets))}")
     return {"train": train, "val": val, "test": test}

@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, writing
 from pipelines.layouts import bananas, voc
 from pipelines.layouts.listing import Annotation, Listing, Photo, Rejected
 from pipelines.params import PrepareParams
@@ -27,8 +27,6 @@ from pipelines.prepare.shard_writer import write_split
 from pipelines.prepare.splits import divide, shuffle
 from pipelines.store.shards import MANIFEST, VERSION, Manifest, Split, digest
 
-DATA = Path("data")
-OUT = Path("artifacts/prepared")
 THREADS = os.cpu_count() or 1
 AHEAD = 4  # photographs read ahead by each thread
 
@@ -76,7 +74,7 @@ def read_annotation(folder: Path, layout: str, photo: Photo) -> Annotation:
     return (bananas if layout == "bananas" else voc).read_annotation(folder, photo)
 
 
-def in_order(work: Callable, items: Iterable, pool: ThreadPoolExecutor) -> Iterator:
+def map_in_order(work: Callable, items: Iterable, pool: ThreadPoolExecutor) -> Iterator:
     """Results of `work`, in the order of the items, a few read ahead; what was Rejected comes as a result."""
 
     def guarded(item: object) -> object:
@@ -98,7 +96,7 @@ def find_classes(folder: Path, listing: Listing, splits: dict[str, list[str]], p
     """All class names that occur in readable annotations, sorted."""
     names: set[str] = set()
     photos = [listing.photos[image_id] for ids in splits.values() for image_id in ids]
-    results = in_order(lambda photo: read_annotation(folder, listing.layout, photo).names, photos, pool)
+    results = map_in_order(lambda photo: read_annotation(folder, listing.layout, photo).names, photos, pool)
     for found in tqdm(results, "find classes", len(photos), mininterval=1, leave=False):
         if not isinstance(found, Rejected):
             names.update(found)
@@ -115,13 +113,15 @@ def prepare(data: Path, out: Path, params: PrepareParams, seed: int) -> tuple[Ma
         DataError: there is no data, or nothing of it is left to train on.
         SplitError: the image sets in params.yaml do not fit the data.
         QuarantineError: too many records are bad; `out` then holds the report and nothing else.
+        OSError: naming `out`, if it is a file or cannot be made, or what could not be written.
     """
     listing = list_photos(data, params)
+    if out.exists():
+        os.scandir(out).close()  # a file is an error now, not after all the work
     splits = divide(listing.sets, sorted(listing.photos), params, seed)
     partial = out.with_name(f".{out.name}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(out):
-        shutil.rmtree(partial, ignore_errors=True)
+    with _locked(out), _removed_on_failure(partial), writing(out):
         shutil.rmtree(out, ignore_errors=True)
         classes, written, rejected = _write_splits(data, partial, listing, splits, params, seed)
         rejected += listing.rejected
@@ -131,7 +131,6 @@ def prepare(data: Path, out: Path, params: PrepareParams, seed: int) -> tuple[Ma
             if "train" not in written or not written["train"].images or not classes:
                 raise DataError(f"{data}: nothing is left to train on; see {out / REPORT}")
         except UserError:
-            shutil.rmtree(partial)
             write_report(out, rejected)
             raise
         write_report(partial, rejected)
@@ -153,7 +152,18 @@ def _describe(layout: str, classes: list[str], splits: dict[str, Split], quarant
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
+def _removed_on_failure(folder: Path) -> Iterator[None]:
+    """Remove a folder, left by a killed run, before it is written, and again where writing it fails."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
     """Hold the lock of `out`: DVC, killed, leaves its stage running, and the next one starts beside it."""
     try:
         with FileLock(out.with_name(f".{out.name}.lock"), timeout=0):
@@ -176,7 +186,7 @@ def _write_splits(
             return examine(data, photo, read_annotation(data, listing.layout, photo), classes)
 
         for split, ids in splits.items():
-            results = tqdm(in_order(check, shuffle(ids, seed), pool), f"prepare {split}", len(ids), mininterval=1)
+            results = tqdm(map_in_order(check, shuffle(ids, seed), pool), f"prepare {split}", len(ids), mininterval=1)
             records = _sift(results, rejected)
             written[split] = write_split(partial, split, records, classes, int(params.shard_mib * (1 << 20)))
     return classes, written, rejected

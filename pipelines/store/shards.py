@@ -94,7 +94,7 @@ def schema(classes: Sequence[str]) -> pa.Schema:
     def value(dtype: str) -> dict:
         return {"dtype": dtype, "_type": "Value"}
 
-    def several(feature: dict, **length: int) -> dict:
+    def list_of(feature: dict, **length: int) -> dict:
         return {"feature": feature, **length, "_type": "List"}
 
     features = {
@@ -102,9 +102,9 @@ def schema(classes: Sequence[str]) -> pa.Schema:
         "image": {"_type": "Image"},
         "height": value("int32"),
         "width": value("int32"),
-        "boxes": several(several(value("float32"), length=4)),
-        "labels": several(value("int64")),
-        "difficult": several(value("bool")),
+        "boxes": list_of(list_of(value("float32"), length=4)),
+        "labels": list_of(value("int64")),
+        "difficult": list_of(value("bool")),
     }
     fields = {
         "image_id": pa.string(),

@@ -7,10 +7,9 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-import fsspec
-
 from pipelines.params import Params, ParamsError
 from pipelines.settings import home, without_secrets
+from pipelines.store.download import DownloadError, download
 from ssd.checkpoint import load
 from ssd.model import SSD, make_backbone
 from ssd.weights import Loaded, load_weights
@@ -68,17 +67,14 @@ def _fetch(uri: str) -> Path:
     path = home() / "weights" / f"{hashlib.sha256(uri.encode()).hexdigest()[:8]}-{name}"
     if path.exists():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     print(f"fetching {without_secrets(uri)}", flush=True)
     try:
-        filesystem, remote = fsspec.url_to_fs(uri)
-        filesystem.get_file(remote, str(partial))
-    except Exception as error:
+        download(uri, partial)
+    except DownloadError as error:
         partial.unlink(missing_ok=True)
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200].replace(uri, without_secrets(uri))
         raise ParamsError(
-            f"train.weights: {without_secrets(uri)} cannot be fetched: {reason}\n"
+            f"train.weights: {error}\n"
             f"  without a network: put the file anywhere and name its path, or copy it to {path}"
         ) from error
     partial.rename(path)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.errors import explain, naming
+from pipelines.errors import explain, writing
 
 ROOT = Path(__file__).parents[2]
 AFTER = "the same command begins anew"
@@ -25,7 +25,7 @@ def job(body):
         [
             "import errno, os, signal, sys, time",
             "from pipelines.command import command",
-            "from pipelines.errors import UserError, naming",
+            "from pipelines.errors import UserError, writing",
             f"@command('job', '{AFTER}')",
             "def main():",
             textwrap.indent(textwrap.dedent(body), "    "),
@@ -145,7 +145,7 @@ def on_disk():
 @pytest.mark.parametrize(
     "write",
     [
-        "with naming(FILE): open(FILE, 'wb').write(bytes(10**6))",
+        "with writing(FILE): open(FILE, 'wb').write(bytes(10**6))",
         "from ssd.checkpoint import save; import torch; save({'x': torch.zeros(10**5)}, FILE)",
     ],
     ids=["naming", "checkpoint"],
@@ -199,5 +199,5 @@ def test_a_number_that_is_not_the_systems_gets_no_hint():
 
 
 def test_naming_leaves_other_names_as_they_are(tmp_path):
-    with pytest.raises(FileNotFoundError, match="other"), naming(tmp_path / "x"):
+    with pytest.raises(FileNotFoundError, match="other"), writing(tmp_path / "x"):
         (tmp_path / "other").read_text()

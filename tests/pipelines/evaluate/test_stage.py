@@ -143,6 +143,18 @@ def test_the_test_digest_is_of_the_test_split_alone(tiny_prepared):
     assert len({digest, describe_test(other_test)["digest"], describe_test(other_names)["digest"]}) == 3
 
 
+@pytest.mark.slow
+def test_predictions_are_the_same_bytes_each_time(tiny_prepared, tiny_params, tmp_path, monkeypatch):
+    manifest = read_manifest(tiny_prepared)
+    state = load(write_model(tmp_path / "model.pt", tiny_params.model))
+    monkeypatch.setenv("SSD_ACTORS", "2")
+    for name in "abc":
+        table = detect_split(tiny_prepared, manifest, "train", state, tiny_params.detect, batch_size=3)
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    assert len({(tmp_path / f"{name}.parquet").read_bytes() for name in "abc"}) == 1
+    assert table.num_rows == manifest.splits["train"].images > 20
+
+
 def test_no_images_need_no_cluster(tiny_prepared, tiny_params):
     manifest = read_manifest(tiny_prepared)
     none = manifest.splits["test"].model_copy(update={"images": 0, "shards": []})

@@ -1,14 +1,19 @@
 import csv
 import hashlib
+import re
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipelines.generate import scenes, stage
+from pipelines.generate.__main__ import main
 from pipelines.generate.scenes import Banana, paint, render
 from pipelines.layouts.bananas import HEADER
 from pipelines.params import GenerateParams
+from tests.conftest import ROOT, write_params
+from tests.small_disk import run_on_small_disk
 
 SIZE = 256
 
@@ -65,6 +70,32 @@ def test_failure_keeps_the_earlier_output(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError):
         stage.generate(tmp_path / "bananas", GenerateParams(seed=0, train=1, val=1, image_size=96))
     assert (tmp_path / "bananas").is_dir()
+
+
+def run(monkeypatch, out, params):
+    monkeypatch.setattr("sys.argv", ["generate", f"--out={out}", f"--params={params}"])
+    main()
+
+
+def test_a_file_where_the_folder_is_due_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(SystemExit, match=r"generate: .*file.*a file is where a folder is due; move it away"):
+            run(monkeypatch, out, ROOT / "params.yaml")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    (tmp_path / "disk").mkdir()
+    params = write_params(tmp_path / "params.yaml", {"generate.train": 200, "generate.val": 4})
+    command = [sys.executable, "-m", "pipelines.generate", f"--out={tmp_path}/disk/bananas", f"--params={params}"]
+    done = run_on_small_disk(tmp_path / "disk", "1m", command)
+    assert done.returncode == 1
+    assert re.search(r"^generate: .*\.png: No space left on device; make room there", done.stderr, re.MULTILINE)
+    assert "Traceback" not in done.stderr
+    assert done.stdout.strip() == ""
 
 
 @pytest.mark.parametrize("size", [128, 256])

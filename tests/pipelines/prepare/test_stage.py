@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,8 +22,9 @@ from pipelines.prepare.quarantine import QuarantineError
 from pipelines.prepare.records import fit
 from pipelines.prepare.stage import DataError, prepare
 from pipelines.store.shards import read_boxes, read_manifest, read_records
-from tests.conftest import BCCD, needs_bccd
+from tests.conftest import BCCD, ROOT, needs_bccd
 from tests.pipelines.layouts.trees import encode, good, lenient, voc_xml, write_bananas, write_voc
+from tests.small_disk import run_on_small_disk
 
 
 def quarantined(out: Path) -> dict[str, str]:
@@ -310,6 +312,37 @@ def test_command_ends_with_one_line_and_errors_with_another(tmp_path, monkeypatc
     assert lines[0] == "quarantined 1:"
     assert lines[1].startswith("  Annotations/bad.xml: not a VOC annotation")
     assert "1 quarantined, in" in lines[-1]
+
+
+def test_a_file_where_the_folder_is_due_is_one_line(tmp_path, monkeypatch):
+    write_voc(tmp_path / "data", good(3))
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        arguments = [f"--data={tmp_path / 'data'}", f"--out={out}", f"--params={ROOT / 'params.yaml'}"]
+        monkeypatch.setattr("sys.argv", ["prepare", *arguments])
+        with pytest.raises(SystemExit, match=r"prepare: .*file.*a file is where a folder is due; move it away"):
+            main()
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "file"}
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    year = write_voc(tmp_path / "data", good(40))
+    noise = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    for image in (year / "JPEGImages").iterdir():
+        Image.fromarray(noise.repeat(4, 0)[:20]).save(image)
+        with open(image, "ab") as file:
+            file.write(bytes(20_000))  # PNGs end before their file does
+    (tmp_path / "disk").mkdir()
+    arguments = [f"--data={tmp_path}/data", f"--out={tmp_path}/disk/out", f"--params={ROOT / 'params.yaml'}"]
+    command = [sys.executable, "-m", "pipelines.prepare", *arguments]
+    done = run_on_small_disk(tmp_path / "disk", "300k", command)
+    assert done.returncode == 1
+    assert f"prepare: {tmp_path}/disk/out: " in done.stderr
+    assert "No space left on device; make room there" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.strip() == ""
 
 
 @needs_bccd

@@ -1,8 +1,9 @@
-"""Errors that a user can act on."""
+"""Errors that a user can act on, and what of them may be printed."""
 
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,3 +44,24 @@ def writing(path: Path | str) -> Iterator[None]:
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
+
+
+def without_secrets(text: str) -> str:
+    """An address, or a text with addresses in it, as it may be printed.
+
+    Left out are passwords, tokens in a user's place, and queries and fragments, which may hold keys. A password may
+    itself hold `@`, `/` or `?`: rather too much is left out than too little.
+    """
+
+    def hide(match: re.Match) -> str:
+        user, colon, _ = match[1].partition(":")
+        return f"{user}:***@" if colon else "***@"
+
+    text = re.sub(r"(?<=://)([^/@\s]*:\S*|[^/?#\s]*)@", hide, text)
+    return re.sub(r"(://[^\s?#]*)[?#][^\s'\")]*", r"\1?***", text)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it says nothing, as it may be printed."""
+    line = str(error).strip().partition("\n")[0] or type(error).__name__
+    return without_secrets(line)[:200]

@@ -16,11 +16,10 @@ from mlflow.exceptions import MlflowException
 from torch import Tensor
 
 from pipelines.command import command
-from pipelines.errors import UserError, writing
+from pipelines.errors import UserError, first_line, without_secrets, writing
 from pipelines.layouts.listing import is_image
 from pipelines.params import PARAMS_FILE, RegistryParams, load_params
 from pipelines.pictures.boxes import draw
-from pipelines.settings import first_line, without_secrets
 from pipelines.tracking import registry, runs
 from ssd.checkpoint import load
 from ssd.images import decode

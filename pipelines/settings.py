@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, without_secrets
 
 ROOT = Path(__file__).resolve().parent.parent  # the project's folder
 OURS = "SSD_"
@@ -82,82 +82,98 @@ class Settings(BaseSettings):
     ray_address: Address = Field(
         "local",
         validation_alias="RAY_ADDRESS",
-        description="`http://head:8265`: stages run as jobs there; `host:port`: the stage is a driver there; "
-        "by default a local cluster of our own, never another that happens to run",
+        description="where stages run. `http://head:8265`: as jobs on that cluster. `host:port`: as drivers "
+        "that use that cluster. Default: a local cluster of their own, never another one that "
+        "happens to run",
     )
     storage_uri: str = Field(
         "",
         validation_alias="STORAGE_URI",
-        description="`s3://bucket/prefix`: shards, checkpoints and a job's outputs go there; endpoint and keys by the "
-        "AWS variables",
+        description="`s3://bucket/prefix` for shards, checkpoints and the outputs of jobs. A cluster whose "
+        "machines share no disk needs it. Endpoint and keys come from the `AWS_` variables. "
+        "Default: local disk only",
     )
     storage_patience: Seconds = Field(
         60.0,
         validation_alias="SSD_STORAGE_PATIENCE",
-        description="seconds that a stage waits for an S3 that is away when it cannot go on without; 60",
+        description="how many seconds a stage waits for an S3 server that does not answer, where it cannot go "
+        "on without it. Default: 60",
     )
     workers: Annotated[tuple[int, int] | None, NoDecode, BeforeValidator(_range)] = Field(
         None,
         validation_alias="SSD_WORKERS",
-        description="training workers; one a GPU, or one with all CPUs; `2-8`: as many as there are",
+        description="number of training workers. `2-8`: as many as the cluster has room for, at least 2. "
+        "Default: one per GPU, or one with all CPUs",
     )
     use_gpu: bool | None = Field(
-        None, validation_alias="SSD_USE_GPU", description="`0` or `1`; by default whether the cluster has GPUs"
+        None,
+        validation_alias="SSD_USE_GPU",
+        description="`1`: train and evaluate on GPUs, `0`: on CPUs. Default: GPUs if the cluster has any",
     )
     cpus_per_worker: Count | None = Field(
         None,
         validation_alias="SSD_CPUS_PER_WORKER",
-        description="an equal share of the cluster's CPUs, at most what a node has",
+        description="CPUs, and threads, of each worker. Default: an equal share of the cluster's CPUs",
     )
     loader_workers: int | None = Field(
         None,
         validation_alias="SSD_LOADER_WORKERS",
         ge=0,
-        description="processes that augment ahead; 0 on CPUs, up to 8 beside a GPU",
+        description="processes per worker that augment images ahead of training. Default: 0 on CPUs, up to 8 on a GPU",
     )
     max_failures: int = Field(
-        3, validation_alias="SSD_MAX_FAILURES", ge=0, description="how often a lost worker is replaced; 3"
+        3,
+        validation_alias="SSD_MAX_FAILURES",
+        ge=0,
+        description="how often a lost worker is replaced before the stage fails. Default: 3",
     )
     actors: Count | None = Field(
         None,
         validation_alias="SSD_ACTORS",
-        description="actors of the batch evaluation; one a GPU, or one for every four CPUs",
+        description="number of detectors that evaluate side by side. Default: one per GPU, or one per four CPUs",
     )
     home: Path | None = Field(
         None,
         validation_alias="SSD_HOME",
-        description="checkpoints, caches, default MLflow store; `runs/` beside `dvc.yaml`",
+        description="folder of checkpoints, caches and the default MLflow store. Default: `runs/` beside `dvc.yaml`",
     )
     cache_gib: float = Field(
         50.0,
         validation_alias="SSD_CACHE_GIB",
         gt=0,
         allow_inf_nan=False,
-        description="GiB that decoded images may take in `SSD_HOME`, the oldest are dropped first; 50",
+        description="GiB that the cache of decoded images in `SSD_HOME` may take; what was not used for "
+        "longest is deleted first. Default: 50",
     )
     ray_logs: bool = Field(
-        False, validation_alias="SSD_RAY_LOGS", description="`1`: show what Ray's workers print; for debugging"
+        False,
+        validation_alias="SSD_RAY_LOGS",
+        description="`1`: show what Ray's workers print, for debugging. Default: `0`",
     )
     mlflow_tracking_uri: Address = Field(
         "",
         validation_alias="MLFLOW_TRACKING_URI",
-        description="the tracking server; by default an SQLite file in `SSD_HOME`",
+        description="the MLflow tracking server. Default: an SQLite file in `SSD_HOME`",
     )
     mlflow_experiment: str = Field(
-        "ssd", validation_alias="MLFLOW_EXPERIMENT_NAME", description="the experiment of all runs; `ssd`"
+        "ssd",
+        validation_alias="MLFLOW_EXPERIMENT_NAME",
+        description="the MLflow experiment of all runs. Default: `ssd`",
     )
     s3_endpoint: WebAddress = Field(
-        "", validation_alias="AWS_ENDPOINT_URL_S3", description="as AWS_ENDPOINT_URL, for S3 alone"
+        "", validation_alias="AWS_ENDPOINT_URL_S3", description="like `AWS_ENDPOINT_URL`, for S3 alone"
     )
     aws_endpoint: WebAddress = Field(
-        "", validation_alias="AWS_ENDPOINT_URL", description="`http://host:port` of an S3 that is not Amazon's"
+        "", validation_alias="AWS_ENDPOINT_URL", description="`http://host:port` of an S3 server that is not Amazon's"
     )
     aws_region: str = Field("", validation_alias="AWS_REGION", description="region of the bucket")
     aws_default_region: str = Field(
-        "", validation_alias="AWS_DEFAULT_REGION", description="the same, where AWS_REGION is not set"
+        "", validation_alias="AWS_DEFAULT_REGION", description="region of the bucket where `AWS_REGION` is not set"
     )
     aws_max_attempts: Count = Field(
-        4, validation_alias="AWS_MAX_ATTEMPTS", description="at one request to S3, with growing pauses; 4: about 10 s"
+        4,
+        validation_alias="AWS_MAX_ATTEMPTS",
+        description="attempts at each request to S3, with growing pauses. Default: 4, about 10 seconds",
     )
     # Set by DVC for its stages, and by us for jobs: not for users.
     dvc_stage: str = Field("", validation_alias="DVC_STAGE")
@@ -221,27 +237,6 @@ def home() -> Path:
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or the SQLite file under `home()`."""
     return settings().mlflow_tracking_uri or f"sqlite:///{home() / 'mlflow.db'}"
-
-
-def without_secrets(text: str) -> str:
-    """An address, or a text with addresses in it, as it may be printed.
-
-    Left out are passwords, tokens in a user's place, and queries and fragments, which may hold keys. A password may
-    itself hold `@`, `/` or `?`: rather too much is left out than too little.
-    """
-
-    def hide(match: re.Match) -> str:
-        user, colon, _ = match[1].partition(":")
-        return f"{user}:***@" if colon else "***@"
-
-    text = re.sub(r"(?<=://)([^/@\s]*:\S*|[^/?#\s]*)@", hide, text)
-    return re.sub(r"(://[^\s?#]*)[?#][^\s'\")]*", r"\1?***", text)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type where it says nothing, as it may be printed."""
-    line = str(error).strip().partition("\n")[0] or type(error).__name__
-    return without_secrets(line)[:200]
 
 
 def set_defaults(values: Mapping[str, str]) -> None:

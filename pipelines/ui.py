@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import IO
 
 from pipelines.command import command
-from pipelines.errors import UserError
-from pipelines.settings import environment, first_line, home, settings, tracking_uri, without_secrets
+from pipelines.errors import UserError, first_line, without_secrets
+from pipelines.settings import environment, home, settings, tracking_uri
 from pipelines.tracking import runs
 
 HOST, PORT = "127.0.0.1", 5000

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
 
-from pipelines.errors import UserError
-from pipelines.settings import FOR_JOBS, environment, without_secrets
+from pipelines.errors import UserError, without_secrets
+from pipelines.settings import FOR_JOBS, environment
 from pipelines.settings import variables as settings_variables
 from pipelines.store.shards import MANIFEST
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.cluster import package
-from pipelines.errors import UserError
-from pipelines.settings import ROOT, add_to_python_path, first_line, set_defaults, settings, without_secrets
+from pipelines.errors import UserError, first_line, without_secrets
+from pipelines.settings import ROOT, add_to_python_path, set_defaults, settings
 
 # Ray reads these when it is imported or when its processes start; what the user has set stays.
 QUIET = {

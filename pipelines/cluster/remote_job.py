@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from pipelines.cluster.ray import ClusterError
-from pipelines.settings import first_line, without_secrets
+from pipelines.errors import first_line, without_secrets
 
 PATIENCE = 300.0  # seconds that the head may be away before the client gives up following
 START_PATIENCE = 120.0  # seconds that a head which has just started may refuse jobs

@@ -18,11 +18,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.entities.model_registry import ModelVersion
 
-from pipelines.errors import UserError, writing
+from pipelines.errors import UserError, first_line, without_secrets, writing
 from pipelines.evaluate.inference import detect_split
 from pipelines.evaluate.metrics import BACKGROUND, Measured, measure, truth_of_task
 from pipelines.params import Params
-from pipelines.settings import first_line, home, tracking_uri, without_secrets
+from pipelines.settings import home, tracking_uri
 from pipelines.store.shard_transfer import local_copy, upload
 from pipelines.store.shards import Manifest, digest, read_boxes, read_manifest, split_of
 from pipelines.tracking import gate, provenance, registry, runs

@@ -15,7 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from pipelines.settings import first_line
+from pipelines.errors import first_line
 from pipelines.store.s3 import PAUSES, NoSuchObject, ObjectStore, StorageError, object_store, retry_while_away
 from ssd.checkpoint import load, save
 

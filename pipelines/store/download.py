@@ -8,8 +8,7 @@ import aiohttp
 import fsspec
 from fsspec.callbacks import TqdmCallback
 
-from pipelines.errors import UserError
-from pipelines.settings import without_secrets
+from pipelines.errors import UserError, without_secrets
 
 SILENCE = 60  # seconds without a byte that end a download
 

@@ -12,8 +12,8 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipelines.errors import UserError
-from pipelines.settings import first_line, settings, without_secrets
+from pipelines.errors import UserError, first_line, without_secrets
+from pipelines.settings import settings
 
 T = TypeVar("T")
 

@@ -21,8 +21,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipelines.errors import UserError
-from pipelines.settings import ROOT, first_line, set_defaults, settings, without_secrets
+from pipelines.errors import UserError, first_line, without_secrets
+from pipelines.settings import ROOT, set_defaults, settings
 from pipelines.tracking.runs import BRIEF
 from pipelines.tracking.served_model import SIGNATURE
 from ssd.checkpoint import load

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from pipelines.errors import UserError
-from pipelines.settings import first_line, home, set_defaults, settings, tracking_uri, without_secrets
+from pipelines.errors import UserError, first_line, without_secrets
+from pipelines.settings import home, set_defaults, settings, tracking_uri
 
 if TYPE_CHECKING:  # importing MLflow takes a second: workers never do, stages while Ray starts
     from mlflow import MlflowClient

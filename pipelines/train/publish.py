@@ -12,9 +12,9 @@ import mlflow.data
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag, Metric
 
-from pipelines.errors import writing
+from pipelines.errors import first_line, without_secrets, writing
 from pipelines.params import Params
-from pipelines.settings import first_line, home, tracking_uri, without_secrets
+from pipelines.settings import home, tracking_uri
 from pipelines.store.shards import Manifest, read_records
 from pipelines.tracking import registry, runs
 from pipelines.train.pictures import draw_curves, draw_samples, draw_time_chart

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from pipelines.cluster.ray import place_workers, ray_cluster
 from pipelines.cluster.signals import end_state, run_lock
+from pipelines.errors import first_line, without_secrets
 from pipelines.params import Params
-from pipelines.settings import first_line, home, tracking_uri, without_secrets
+from pipelines.settings import home, tracking_uri
 from pipelines.store.checkpoints import checkpoints
 from pipelines.store.shard_transfer import local_copy, upload
 from pipelines.store.shards import Manifest, read_manifest

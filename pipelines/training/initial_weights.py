@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from pipelines.errors import without_secrets
 from pipelines.params import Params, ParamsError
-from pipelines.settings import home, without_secrets
+from pipelines.settings import home
 from pipelines.store.download import DownloadError, download
 from ssd.checkpoint import load
 from ssd.model import SSD, make_backbone

@@ -11,9 +11,9 @@ from typing import Any
 from pipelines.anchors.coverage import propose
 from pipelines.cluster.ray import Placement, place_workers, ray_cluster, trials_at_once, trials_have_workers
 from pipelines.cluster.signals import end_state, run_lock
-from pipelines.errors import UserError
+from pipelines.errors import UserError, first_line, without_secrets
 from pipelines.params import Params, Range, TuneParams, load_params
-from pipelines.settings import first_line, home, tracking_uri, without_secrets
+from pipelines.settings import home, tracking_uri
 from pipelines.store.s3 import object_store
 from pipelines.store.shard_transfer import local_copy, upload
 from pipelines.store.shards import Manifest, read_manifest

@@ -6,17 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.settings import (
-    ROOT,
-    SettingsError,
-    first_line,
-    home,
-    main,
-    settings,
-    tracking_uri,
-    variables,
-    without_secrets,
-)
+from pipelines.errors import first_line, without_secrets
+from pipelines.settings import ROOT, SettingsError, home, main, settings, tracking_uri, variables
 
 SECRET_ADDRESSES = {"tracking_uri", "mlflow_tracking_uri", "ray_address", "storage_uri", "s3_endpoint", "aws_endpoint"}
 PRINTS = {"print", "say", "warning", "info", "error", "exit"}
@@ -179,5 +170,5 @@ def test_the_command_prints_what_is_set_without_secrets(monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@host")
     main()
     printed = capsys.readouterr().out
-    assert "SSD_WORKERS=3\n    training workers" in printed
+    assert "SSD_WORKERS=3\n    number of training workers" in printed
     assert "MLFLOW_TRACKING_URI=http://me:***@host\n" in printed

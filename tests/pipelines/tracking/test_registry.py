@@ -15,7 +15,7 @@ import torch
 from mlflow import MlflowClient
 from PIL import Image
 
-from pipelines.settings import without_secrets
+from pipelines.errors import without_secrets
 from pipelines.tracking.registry import (
     RegistryError,
     TrainedModel,

@@ -8,7 +8,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, explain
 from pipelines.settings import set_defaults
 from pipelines.store.checkpoints import checkpoints
 from pipelines.training.loop import fit
@@ -52,9 +52,14 @@ def run_trial(config: dict[str, Any], trainings: dict[int, Training], send: Send
     try:
         (_on_workers if training.placement.count > 1 else _in_this_process)(training, report, send_on)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        named = reason if isinstance(error, UserError | FloatingPointError) else f"{type(error).__name__}: {reason}"
-        ray.tune.report({"trial": number, "error": named[:500], "final": is_final(error)})
+        ray.tune.report({"trial": number, "error": _describe(error)[:500], "final": is_final(error)})
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return explain(error)
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return reason if isinstance(error, UserError | FloatingPointError) else f"{type(error).__name__}: {reason}"
 
 
 def _in_this_process(training: Training, report: Report, send: Send) -> None:

@@ -27,7 +27,7 @@ SPACE = {
     "loss.box_weight": {"log_uniform": [0.5, 2.0]},
     "train.lr": {"choice": [0.004, 1.0e30]},  # the second blows up at once
 }
-TUNE = {"trials": 4, "epochs": EPOCHS, "grace_epochs": 1, "space": SPACE}
+TUNE = {"trials": 4, "epochs": EPOCHS, "grace_epochs": 2, "space": SPACE}  # the last trial is stopped after two
 SWEEP = TINY | {"train.clip_norm": 0.0, "tune": TUNE}
 
 

@@ -24,9 +24,8 @@ def main() -> int | None:
     parser.add_argument("--fresh", action="store_true", help="delete what the same search found before; search again")
     args = parser.parse_args()
     if jobs.requested() and load_params(args.params).tune.trials:
-        if args.fresh:
-            parser.error("--fresh is for a search that runs here, not for a job on a cluster")
-        return jobs.run("tune", {"--params": args.params, "--prepared": args.prepared}, args.out)
+        inputs = {"--params": args.params, "--prepared": args.prepared}
+        return jobs.run("tune", inputs, args.out, options=["--fresh"] * args.fresh)
     print(tune(args.params, args.prepared, args.out, args.fresh))
     jobs.upload_outputs(args.out)
     return None

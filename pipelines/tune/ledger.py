@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pipelines.store.checkpoints import checkpoints
 from pipelines.store.s3 import NoSuchObject, ObjectStore, StorageError, retry_while_away
 
 logger = logging.getLogger(__name__)
@@ -148,8 +149,11 @@ class Sweep:
 
 def forget(folder: Path, objects: ObjectStore | None) -> None:
     """Delete the records and checkpoints of a sweep, on this machine and in the store."""
-    for path in Path(folder).glob("*"):
-        if path.is_dir():  # not the lock that this process holds
-            shutil.rmtree(path)
-    for kind in ("sweeps", "runs") if objects else ():
-        objects.delete(objects.list_sizes(f"{kind}/{Path(folder).name}"))
+    folder = Path(folder)
+    trials = {path.name for path in folder.glob("trial-*")}
+    if objects:
+        trials |= {name.split("/")[2] for name in objects.list_sizes(f"runs/{folder.name}")}
+        objects.delete(objects.list_sizes(f"sweeps/{folder.name}"))
+    for trial in trials:
+        checkpoints(folder / trial).delete()
+        shutil.rmtree(folder / trial, ignore_errors=True)

@@ -71,7 +71,7 @@ def variables() -> dict[str, str]:
 
 
 def path_in_package(path: Path) -> Path:
-    """Where an input or output lies in the parcel: where it lies here, if that is below the current folder."""
+    """Where an input or output lies in the package: where it lies here, if that is below the current folder."""
     return path if not path.is_absolute() and ".." not in path.parts else Path("elsewhere", *path.resolve().parts[-2:])
 
 
@@ -105,9 +105,9 @@ def _copy(file: Path, target: Path) -> None:
     shutil.copyfile(file, target)
 
 
-def digest(parcel: Path) -> str:
-    """SHA-256 over the names and contents of a parcel's files."""
+def digest(packed: Path) -> str:
+    """SHA-256 over the names and contents of a package's files."""
     total = sha256()
-    for file in sorted(path for path in parcel.rglob("*") if path.is_file()):
-        total.update(f"{file.relative_to(parcel)}\0{sha256(file.read_bytes()).hexdigest()}\n".encode())
+    for file in sorted(path for path in packed.rglob("*") if path.is_file()):
+        total.update(f"{file.relative_to(packed)}\0{sha256(file.read_bytes()).hexdigest()}\n".encode())
     return total.hexdigest()

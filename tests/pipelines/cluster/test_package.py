@@ -45,7 +45,7 @@ def test_paths_below_the_current_folder_keep_their_place():
     assert package.path_in_package(Path("/some/where/else/prepared")) == Path("elsewhere/else/prepared")
 
 
-def test_paths_elsewhere_do_not_leave_the_parcel(monkeypatch, tmp_path):
+def test_paths_elsewhere_do_not_leave_the_package(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert package.path_in_package(Path("../prepared")) == Path("elsewhere", tmp_path.parent.name, "prepared")
 

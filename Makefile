@@ -28,7 +28,7 @@ repro: setup  ## Run the whole pipeline: generate, prepare, tune, train, evaluat
 
 test: setup  ## Run all tests: the fast ones first, then those on real Ray, DVC and MLflow
 	pytest -m "not slow" -n 2
-	pytest -m slow -n 3 --dist loadfile --no-loadscope-reorder
+	pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: setup  ## Run the fast tests, about a minute
 	pytest -m "not slow" -n 2

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipelines.cluster import package
 from pipelines.errors import UserError, first_line, without_secrets
@@ -26,6 +27,7 @@ QUIET = {
     "PYTHONWARNINGS": "ignore::FutureWarning",
 }
 
+STARTS = 3  # attempts at starting a local cluster
 NODE_CPUS = "CPUs of the largest node"  # beside Ray's own resources, CPU and GPU
 
 
@@ -78,7 +80,7 @@ def ray_cluster(state_api: bool = False) -> Iterator[dict[str, float]]:
         if address != "local" and not chosen.in_job:  # a job's workers have what the job has
             along = {"working_dir": str(package.pack(ROOT, [], Path(folder))), "env_vars": package.variables()}
         try:
-            ray.init(
+            _init(
                 address=address,
                 runtime_env=along,
                 logging_level="ERROR",
@@ -95,6 +97,20 @@ def ray_cluster(state_api: bool = False) -> Iterator[dict[str, float]]:
         yield ray.cluster_resources() | {NODE_CPUS: max(nodes, default=0)}
     finally:
         ray.shutdown()
+
+
+def _init(**options: Any) -> None:
+    """Call `ray.init`, again where a busy machine needs more than the 30 s that Ray gives its own processes."""
+    import ray
+
+    for attempts_left in reversed(range(STARTS)):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if not attempts_left or "timed out during startup" not in str(error):
+                raise
 
 
 def place_workers(resources: dict[str, float], trials: int = 0) -> Placement:

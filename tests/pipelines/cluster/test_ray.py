@@ -1,6 +1,8 @@
+import contextlib
+
 import pytest
 
-from pipelines.cluster.ray import NODE_CPUS, place_workers, trials_at_once
+from pipelines.cluster.ray import NODE_CPUS, _init, place_workers, trials_at_once
 from pipelines.errors import UserError
 
 
@@ -65,3 +67,18 @@ def test_wishes_that_cannot_be_met(monkeypatch, variables, says):
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=says):
         place_workers({"CPU": 2})
+
+
+@pytest.mark.parametrize(("failures", "starts"), [(0, 1), (2, 3), (9, 3)])
+def test_a_busy_machine_may_start_ray_again(monkeypatch, failures, starts):
+    seen = []
+
+    def init(**options):
+        seen.append(options)
+        if len(seen) <= failures:
+            raise RuntimeError("The current node timed out during startup.")  # takes a loaded machine and 30 s for real
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(RuntimeError) if failures > starts else contextlib.nullcontext():
+        _init(address="local")
+    assert seen == [{"address": "local"}] * starts

@@ -12,7 +12,7 @@ import torch
 from pipelines.evaluate import stage as stage
 from pipelines.evaluate.inference import PREDICTIONS, decode_rows, detect_rows, detect_split
 from pipelines.evaluate.stage import EvaluationError, check_classes, describe_test, evaluate, is_metric, mlflow_name
-from pipelines.store.shards import ShardError, read_manifest, read_records
+from pipelines.store.shards import ShardError, digest, read_manifest, read_records
 from pipelines.tracking import gate, registry, runs
 from ssd.checkpoint import load, model_state, save
 from ssd.model import SSD
@@ -108,7 +108,9 @@ def test_an_empty_test_split_is_said_and_does_not_crash(tiny_prepared, tiny_para
     empty = manifest.splits["test"].model_copy(update={"images": 0, "boxes": 0, "shards": []})
     prepared = tmp_path / "prepared"
     prepared.mkdir()
-    text = manifest.model_copy(update={"splits": manifest.splits | {"test": empty}}).model_dump_json()
+    splits = manifest.splits | {"test": empty}
+    changed = {"splits": splits, "digest": digest(manifest.classes, splits)}
+    text = manifest.model_copy(update=changed).model_dump_json()
     (prepared / "manifest.json").write_text(text)
     said = evaluate(tiny_params, prepared, registered[0], tmp_path / "out")
     assert "nothing to measure: 0 test images with 0 boxes" in said

@@ -9,9 +9,8 @@ from pathlib import Path
 from filelock import FileLock
 from tqdm import tqdm
 
-from pipelines.store.s3 import NoSuchObject, ObjectStore, StorageError, object_store, path_below, retry_while_away
+from pipelines.store.s3 import NoSuchObject, ObjectStore, StorageError, object_store, retry_while_away
 from pipelines.store.shards import MANIFEST, Manifest, Shard, ShardError, read_manifest
-from pipelines.store.shards import digest as content_digest
 
 STREAMS = 8  # shards on the way at a time
 
@@ -125,7 +124,7 @@ def _fetch(objects: ObjectStore, digest: str, folder: Path, splits: Iterable[str
                 "again by `python -m pipelines.prepare` with the same STORAGE_URI"
             )
         wanted = select_shards(read_manifest(folder), splits, first)
-        missing = [shard for shard in wanted if not path_below(folder, shard.path).is_file()]
+        missing = [shard for shard in wanted if not (folder / shard.path).is_file()]
         _in_parallel(
             lambda shard: objects.download(f"{source}/{shard.path}", folder / shard.path, shard.sha256),
             missing,
@@ -135,12 +134,11 @@ def _fetch(objects: ObjectStore, digest: str, folder: Path, splits: Iterable[str
 
 
 def _has_manifest(folder: Path, digest: str) -> bool:
-    """Whether the manifest in `folder` is the one of this digest, going by what it says and by what it lists."""
+    """Whether the manifest in `folder` is whole and the one of this digest."""
     try:
-        manifest = read_manifest(folder)
+        return read_manifest(folder).digest == digest
     except ShardError:
         return False
-    return manifest.digest == content_digest(manifest.classes, manifest.splits) == digest
 
 
 def _in_parallel(act: Callable[[Shard], object], shards: list[Shard], what: str, objects: ObjectStore) -> None:

@@ -105,6 +105,6 @@ def test_a_shard_cannot_lie_outside_its_folder(s3, tiny_prepared, manifest, tmp_
     objects, shard = object_store(), manifest.splits["train"].shards[0]
     objects.upload(tiny_prepared / shard.path, f"{object_prefix(manifest.digest)}/../../outside.parquet")
     replace_manifest(manifest, manifest.model_dump_json().replace(shard.path, "../../outside.parquet"))
-    with pytest.raises(StorageError, match=r"'\.\./\.\./outside\.parquet': this name, from the store, leads out of"):
+    with pytest.raises(StorageError, match="not the manifest of this digest"):
         local_copy(tmp_path / "nowhere", manifest.digest, tmp_path / "home")
     assert not list(tmp_path.rglob("outside.parquet"))

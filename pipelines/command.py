@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from pipelines.cluster.signals import Killed, raise_on_sigterm
+from pipelines.cluster.signals import Killed, raise_on_signals
 from pipelines.errors import UserError, explain
 
 
@@ -31,7 +31,7 @@ def command(name: str, after_interrupt: str) -> Callable[[Callable[..., int | No
         def run(*arguments: Any, **options: Any) -> None:
             code: int | str | None
             try:
-                raise_on_sigterm()
+                raise_on_signals()
                 code = function(*arguments, **options)
                 if sys.stdout:
                     sys.stdout.flush()  # what cannot be written is an error here, not when Python ends

@@ -16,13 +16,19 @@ class Killed(BaseException):
     """SIGTERM arrived."""
 
 
-def raise_on_sigterm() -> None:
-    """Have SIGTERM raise `Killed` in the main thread."""
+def raise_on_signals() -> None:
+    """Have SIGTERM raise `Killed`, and ctrl-C `KeyboardInterrupt`, in the main thread.
 
-    def on_sigterm(*_: Any) -> None:
-        raise Killed
+    Python does the second by itself, but asyncio takes Python's handler away while a job's output is followed, and
+    loses a ctrl-C whose cancelled task ends as if nothing had been. It leaves a handler of ours in place.
+    """
 
-    signal.signal(signal.SIGTERM, on_sigterm)
+    def on_signal(number: int, _: Any) -> None:
+        raise Killed if number == signal.SIGTERM else KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, on_signal)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell has background processes ignore it
+        signal.signal(signal.SIGINT, on_signal)
 
 
 def end_state(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 
 class Killed(BaseException):
-    """SIGTERM arrived."""
+    """SIGTERM arrived, or what a command takes for it."""
 
 
 def raise_on_signals() -> None:
@@ -24,7 +24,7 @@ def raise_on_signals() -> None:
     """
 
     def on_signal(number: int, _: Any) -> None:
-        raise Killed if number == signal.SIGTERM else KeyboardInterrupt
+        raise KeyboardInterrupt if number == signal.SIGINT else Killed
 
     signal.signal(signal.SIGTERM, on_signal)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell has background processes ignore it

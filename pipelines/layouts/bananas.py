@@ -98,4 +98,5 @@ def read_annotation(folder: Path, photo: Photo) -> Annotation:
     """Boxes of a listed image; the pixels are 0-based already."""
     file, *rows = photo.annotation
     boxes = np.array([sides for _, *sides in rows], np.float32).reshape(-1, 4)
-    return Annotation(file, tuple(name for name, *_ in rows), boxes, np.zeros(len(rows), bool))
+    none = np.zeros(len(rows), bool)
+    return Annotation(file, tuple(name for name, *_ in rows), boxes, difficult=none, iscrowd=none)

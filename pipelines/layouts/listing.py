@@ -34,8 +34,9 @@ class Photo(NamedTuple):
 
 
 class Annotation(NamedTuple):
-    """The boxes of a photograph: float32 [N, 4] xyxy in 0-based pixels, class names, `difficult` bool [N].
+    """The boxes of a photograph: float32 [N, 4] xyxy in 0-based pixels, class names, two flags bool [N].
 
+    `difficult` (VOC) objects teach and do not count. `iscrowd` (COCO) regions neither teach nor count.
     `size` is the (height, width) that the annotation claims, None if it is silent.
     """
 
@@ -43,6 +44,7 @@ class Annotation(NamedTuple):
     names: tuple[str, ...]
     boxes: np.ndarray
     difficult: np.ndarray
+    iscrowd: np.ndarray
     size: tuple[int, int] | None = None
 
 

@@ -142,6 +142,7 @@ def _parse(file: str, root: Element) -> Annotation:
         names,
         np.array(boxes, np.float32).reshape(-1, 4) - np.array([1, 1, 0, 0], np.float32),
         np.array(difficult, bool),
+        np.zeros(len(objects), bool),
         _read_size(root),
     )
 

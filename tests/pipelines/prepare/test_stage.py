@@ -138,7 +138,8 @@ def test_pixel_beyond_the_border_is_clipped(tmp_path, xmin, xmax, wanted):
 
 @given(st.lists(st.tuples(*[st.floats(-40, 80, width=32)] * 4), max_size=4))
 def test_boxes_that_pass_lie_in_the_image(boxes):
-    annotation = Annotation("a.xml", ("cat",) * len(boxes), np.array(boxes, np.float32).reshape(-1, 4), np.zeros(0))
+    none = np.zeros(len(boxes), bool)
+    annotation = Annotation("a.xml", ("cat",) * len(boxes), np.array(boxes, np.float32).reshape(-1, 4), none, none)
     try:
         found = fit(annotation, 20, 30)
     except Rejected:

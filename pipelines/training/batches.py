@@ -76,7 +76,7 @@ def sides(size: tuple[int, int]) -> Tensor:
 
 
 class TrainingSamples(Dataset):
-    """Augmented samples of a split, addressed by (epoch, index), with what `task` asks to be found in them.
+    """Augmented samples of a split, addressed by the positions of `Order`, with what `task` asks to be found in them.
 
     `mark` is called with the part of the work that is done, `read` or `augment`: see `ssd.stopwatch`.
     """
@@ -91,11 +91,11 @@ class TrainingSamples(Dataset):
     ):
         self.split, self.augmentation, self.seed, self.task, self.mark = split, augmentation, seed, task, mark
 
-    def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, str]:
+    def __getitem__(self, position: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, str]:
         """Image uint8 [3, H, W], boxes [N, 4] in unit coordinates, labels [N], image id."""
-        epoch, index = position
+        index = position[1]
         sample = self.split.samples[index]
-        seed, pixels = derive_seed(self.seed, epoch, index), self.split.image(index)
+        seed, pixels = derive_seed(self.seed, *position), self.split.image(index)
         if self.mark:
             self.mark("read")
         boxes = sample.boxes * sides(pixels.shape[-2:])

@@ -39,7 +39,7 @@ def examine(folder: Path, photo: Photo, annotation: Annotation, classes: list[st
         Rejected: the image cannot be read or decoded, or the annotation does not fit it.
     """
     try:
-        encoded = (folder / photo.image).read_bytes()
+        encoded = annotation.encoded or (folder / photo.image).read_bytes()
         height, width = check(encoded, annotation.size)
     except OSError as error:
         raise Rejected(photo.image, f"cannot be read: {error.strerror}") from None
@@ -49,7 +49,7 @@ def examine(folder: Path, photo: Photo, annotation: Annotation, classes: list[st
         claimed = f"{annotation.size[1]} × {annotation.size[0]}"
         raise Rejected(annotation.file, f"it says {claimed} pixels, the image has {width} × {height}")
     labels = number(annotation, classes)
-    boxes = fit(annotation, height, width)
+    boxes = fit(annotation.in_pixels(height, width), height, width)
     return Record(photo.image_id, photo.image, encoded, height, width, boxes, labels, annotation.difficult)
 
 

@@ -16,8 +16,8 @@ TOOLS = ("fetch", "anchors", "predict", "ui")
 FLOORS = (
     {"errors", "strict_yaml"},
     {"params", "settings"},
-    {"store", "tracking", "tuned", "pictures", "layouts", "coco"},
-    {"cluster"},
+    {"store", "tracking", "tuned", "pictures", "coco"},
+    {"cluster", "layouts"},
     {"command", "training"},
     {*STAGES, *TOOLS},
 )

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from hotcoco import mask
 
-from pipelines.layouts.listing import Annotation, DataError, as_float32
+from pipelines.layouts.listing import Annotation, DataError
 
 KEYS = ("images", "annotations", "categories")
 Id = int | str
@@ -109,9 +109,10 @@ class Instances:
     def _read_marks(self, items: list[msgspec.Raw], rows: dict[Id, int]) -> None:
         decode = msgspec.json.Decoder(Mark).decode
         labels = {category.id: number for number, category in enumerate(self.categories)}
-        row_of, label_of, boxes, crowd = array("q"), array("i"), array("d"), bytearray()
-        for number, item in enumerate(items):
-            row = None
+        row_of, label_of, boxes, crowd = array("i"), array("i"), array("f"), bytearray()
+        items.reverse()
+        for number in range(len(items)):
+            item, row = items.pop(), None  # what is read is freed
             try:
                 mark = decode(item)
                 row = rows.get(mark.image_id)
@@ -128,9 +129,12 @@ class Instances:
                 continue
             row_of.append(row)
             label_of.append(label)
-            boxes.extend((x, y, x + width, y + height))
+            boxes.extend((x, y, x + width, y + height))  # summed as float64, kept as float32
             crowd.append(mark.iscrowd)
-        self._sort(np.array(row_of), np.array(label_of, np.int32), boxes, np.frombuffer(crowd, bool))
+        boxes = np.frombuffer(boxes, np.float32).reshape(-1, 4)
+        self._sort(
+            np.frombuffer(row_of, np.int32), np.frombuffer(label_of, np.int32), boxes, np.frombuffer(crowd, bool)
+        )
 
     def _box(self, mark: Mark, item: msgspec.Raw) -> list[float]:
         """x, y, width, height of an annotation.
@@ -166,12 +170,12 @@ class Instances:
         else:
             self.problems.setdefault(row, f"{self.file}: annotations[{number}]: {reason}")
 
-    def _sort(self, rows: np.ndarray, labels: np.ndarray, boxes: array, crowd: np.ndarray) -> None:
+    def _sort(self, rows: np.ndarray, labels: np.ndarray, boxes: np.ndarray, crowd: np.ndarray) -> None:
         """Keep the annotations by image, those of an image in the order of the file."""
         order = np.argsort(rows, kind="stable")
         self.starts = np.searchsorted(rows[order], np.arange(len(self.images) + 1))
         self.labels, self.crowd = labels[order], crowd[order]
-        self.boxes = as_float32(np.frombuffer(boxes))[order]
+        self.boxes = boxes[order]
         self.used = {self.categories[label].id for label in np.unique(labels)}
 
     def annotation(self, row: int) -> Annotation:

@@ -141,9 +141,7 @@ def _note_rest(listing: Listing, files: Files, labels: dict[str, str]) -> None:
             listing.rejected.append(Rejected(file, "no image file of this name"))
     without = [photo.image for photo in listing.photos.values() if not photo.annotation[0]]
     if without:
-        listing.notes.append(
-            f"{len(without)} images have no label file: taken as without objects, {without[0]} for one"
-        )
+        listing.notes.append(f"{len(without)} images have no label file, so no objects; {without[0]} for one")
     unlisted = [image for image in files.images if image not in listing.photos]
     if unlisted:
         listing.notes.append(f"{len(unlisted)} images are in no image set and not used, {unlisted[0]} for one")

@@ -24,10 +24,10 @@ def main() -> None:
     args = parser.parse_args()
     start = time.monotonic()
     params = load_params(args.params)
-    manifest, rejected = prepare(args.data, args.out, params.prepare, params.seed)
+    manifest, entries = prepare(args.data, args.out, params.prepare, params.seed)
     upload(args.out, manifest)
-    if rejected:
-        print(describe(rejected, args.out / REPORT))
+    if entries:
+        print(describe(entries, args.out / REPORT))
     counts = ", ".join(f"{name} {split.images}" for name, split in manifest.splits.items())
     shards = sum(len(split.shards) for split in manifest.splits.values())
     print(

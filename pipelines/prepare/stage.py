@@ -21,7 +21,7 @@ from pipelines.errors import UserError, writing
 from pipelines.layouts import bananas, voc
 from pipelines.layouts.listing import Annotation, Listing, Photo, Rejected
 from pipelines.params import PrepareParams
-from pipelines.prepare.quarantine import REPORT, check_share, write_report
+from pipelines.prepare.quarantine import REPORT, Entry, check_share, count_rejected, rejection, write_report
 from pipelines.prepare.records import Record, examine
 from pipelines.prepare.shard_writer import write_split
 from pipelines.prepare.splits import divide, shuffle
@@ -103,11 +103,11 @@ def find_classes(folder: Path, listing: Listing, splits: dict[str, list[str]], p
     return sorted(names)
 
 
-def prepare(data: Path, out: Path, params: PrepareParams, seed: int) -> tuple[Manifest, list[Rejected]]:
+def prepare(data: Path, out: Path, params: PrepareParams, seed: int) -> tuple[Manifest, list[Entry]]:
     """Write `data` as shards to `out`, with manifest.json and quarantine.csv; what was in `out` is replaced.
 
     Returns:
-        The manifest, and what was quarantined.
+        The manifest, and the entries of quarantine.csv.
 
     Raises:
         DataError: there is no data, or nothing of it is left to train on.
@@ -123,21 +123,22 @@ def prepare(data: Path, out: Path, params: PrepareParams, seed: int) -> tuple[Ma
     out.parent.mkdir(parents=True, exist_ok=True)
     with _locked(out), _removed_on_failure(partial), writing(out):
         shutil.rmtree(out, ignore_errors=True)
-        classes, written, rejected = _write_splits(data, partial, listing, splits, params, seed)
-        rejected += listing.rejected
+        classes, written, entries = _write_splits(data, partial, listing, splits, params, seed)
+        entries += map(rejection, listing.rejected)
+        quarantined = count_rejected(entries)
         try:
             records = sum(len(ids) for ids in splits.values()) + len(listing.rejected)
-            check_share(len(rejected), records, params.quarantine_limit, out / REPORT)
-            if "train" not in written or not written["train"].images or not classes:
+            check_share(quarantined, records, params.quarantine_limit, out / REPORT)
+            if "train" not in written or not written["train"].boxes:
                 raise DataError(f"{data}: nothing is left to train on; see {out / REPORT}")
         except UserError:
-            write_report(out, rejected)
+            write_report(out, entries)
             raise
-        write_report(partial, rejected)
-        manifest = _describe(listing.layout, classes, written, len(rejected))
+        write_report(partial, entries)
+        manifest = _describe(listing.layout, classes, written, quarantined)
         (partial / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         partial.rename(out)
-    return manifest, rejected
+    return manifest, entries
 
 
 def _describe(layout: str, classes: list[str], splits: dict[str, Split], quarantined: int) -> Manifest:
@@ -174,28 +175,31 @@ def _locked(out: Path) -> Iterator[None]:
 
 def _write_splits(
     data: Path, partial: Path, listing: Listing, splits: dict[str, list[str]], params: PrepareParams, seed: int
-) -> tuple[list[str], dict[str, Split], list[Rejected]]:
-    """Check and write every split; returns the classes, the splits' parts of the manifest, and what was rejected."""
-    rejected: list[Rejected] = []
+) -> tuple[list[str], dict[str, Split], list[Entry]]:
+    """Check and write every split; returns the classes, the splits' parts of the manifest, and what was wrong."""
+    entries: list[Entry] = []
     written = {}
     with ThreadPoolExecutor(THREADS) as pool:
         classes = params.classes or find_classes(data, listing, splits, pool)
 
-        def check(image_id: str) -> Record:
+        def check(image_id: str) -> tuple[Record | None, list[Entry]]:
             photo = listing.photos[image_id]
-            return examine(data, photo, read_annotation(data, listing.layout, photo), classes)
+            try:
+                annotation = read_annotation(data, listing.layout, photo)
+                return examine(data, photo, annotation, classes, params.bad_boxes)
+            except Rejected as rejected:
+                return None, [rejection(rejected, photo.image)]
 
         for split, ids in splits.items():
             results = tqdm(map_in_order(check, shuffle(ids, seed), pool), f"prepare {split}", len(ids), mininterval=1)
-            records = _sift(results, rejected)
+            records = _sift(results, entries)
             written[split] = write_split(partial, split, records, classes, int(params.shard_mib * (1 << 20)))
-    return classes, written, rejected
+    return classes, written, entries
 
 
-def _sift(results: Iterable[Record | Rejected], rejected: list[Rejected]) -> Iterator[Record]:
-    """Let records through and put the rest aside."""
-    for result in results:
-        if isinstance(result, Rejected):
-            rejected.append(result)
-        else:
-            yield result
+def _sift(results: Iterable[tuple[Record | None, list[Entry]]], entries: list[Entry]) -> Iterator[Record]:
+    """Let records through and put aside what was wrong."""
+    for record, found in results:
+        entries += found
+        if record:
+            yield record

@@ -22,7 +22,6 @@ TURNS = {  # what brings the stored pixels upright, by EXIF orientation; 1 is up
     8: Image.Transpose.ROTATE_90,
 }
 INVERSE = {6: 8, 8: 6}  # the others are their own
-PREVIEW = 32  # pixels, at least, of the shorter side of a JPEG's preview
 
 
 class Preview(NamedTuple):
@@ -30,7 +29,7 @@ class Preview(NamedTuple):
 
     Attributes:
         size: (height, width) of what `decode` returns.
-        pixels: uint8 [h, w, 3], as `decode` turns them; of JPEGs as few as an eighth of each side.
+        pixels: uint8 [h, w, 3], turned as by `decode`; of JPEGs they may be fewer than there are.
         orientation: of EXIF, 1 to 8; 1 is upright.
     """
 
@@ -59,27 +58,27 @@ def decode(encoded: bytes, size: tuple[int, int] | None = None) -> Tensor:
     return torch.from_numpy(_read(encoded, size).pixels).permute(2, 0, 1).contiguous()
 
 
-def preview(encoded: bytes, size: tuple[int, int] | None = None) -> Preview:
-    """What `decode` returns for the same arguments, in few pixels, after reading the image to its last bit.
+def preview(encoded: bytes, size: tuple[int, int] | None = None, least: int = 32) -> Preview:
+    """What `decode` returns for the same arguments, in fewer pixels, after reading the image to its last bit.
 
-    Faster than `decode` for JPEGs: all of the file is read and its Huffman codes are followed, but only an eighth of
-    each side is computed.
+    Faster than `decode` for JPEGs: all of the file is read and its Huffman codes are followed, but only a half, a
+    quarter or an eighth of each side is computed, as long as each keeps `least` pixels.
 
     Raises:
         ValueError: `decode` would fail.
     """
-    return _read(encoded, size, draft=True)
+    return _read(encoded, size, least)
 
 
-def _read(encoded: bytes, claimed: tuple[int, int] | None, draft: bool = False) -> Preview:
-    """All pixels of an image; of JPEGs an eighth of each side if `draft`."""
+def _read(encoded: bytes, claimed: tuple[int, int] | None, least: int = 0) -> Preview:
+    """All pixels of an image; of JPEGs fewer, but `least` of each side, if that is not 0."""
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             size = image.height, image.width
             if image.width * image.height > LARGEST:
                 raise ValueError(f"{image.width}×{image.height} pixels, more than {LARGEST} (decompression bomb?)")
-            if draft:
-                image.draft(None, (PREVIEW, PREVIEW))  # JPEGs only
+            if least:
+                image.draft(None, (least, least))  # JPEGs only
             turned, size, orientation = _turn(image, size, claimed)
             return Preview(size, _to_rgb(turned), orientation)
     except Exception as error:  # Pillow raises whatever its decoders raise: SyntaxError, struct.error, OSError …

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 from scipy.fft import dctn
 
@@ -64,13 +66,21 @@ class Thumbnails:
     """Small grey copies of photographs, in the order they came, in a file that is gone when the process ends."""
 
     def __init__(self, folder: Path) -> None:
-        self.count = 0
-        self._file = tempfile.TemporaryFile(dir=folder, prefix=".thumbnails.")
+        self.count = self.turned = 0
+        self._file = tempfile.TemporaryFile(dir=folder, prefix=".thumbnails.")  # noqa: SIM115 - closed on exit
 
-    def add(self, thumbnail: np.ndarray) -> None:
-        """Append uint8 [SIDE, SIDE]."""
+    def __enter__(self) -> Thumbnails:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):  # of a full disk, what was buffered
+            self._file.close()
+
+    def add(self, thumbnail: np.ndarray, turned: bool) -> None:
+        """Append uint8 [SIDE, SIDE] of a photograph, which EXIF says is stored turned or not."""
         self._file.write(thumbnail.tobytes())
         self.count += 1
+        self.turned += turned
 
     def read(self) -> np.ndarray:
         """All of them, uint8 [N, SIDE, SIDE], on disk."""
@@ -124,7 +134,7 @@ def find_duplicates(thumbnails: np.ndarray) -> list[Pair]:
         first, second, distance = near(hashes, turn_hash(hashes, view))
         correlation = correlate(thumbnails, first, second, view)
         alike = correlation >= CORRELATION
-        columns = (first[alike], second[alike], distance[alike], correlation[alike].round(3))
+        columns = (first[alike], second[alike], distance[alike], correlation[alike].astype(np.float64).round(3))
         for i, j, bits, c in zip(*(column.tolist() for column in columns)):
             if (i, j) not in best or c > best[i, j].correlation:
                 best[i, j] = Pair(i, j, view, bits, c)
@@ -187,14 +197,14 @@ def correlate(thumbnails: np.ndarray, first: np.ndarray, second: np.ndarray, vie
         result[part] = (_normalise(one) * _normalise(other)).sum((1, 2))
     for i in np.flatnonzero((result >= WORTH_ALIGNING) & (result < CORRELATION)):
         one, other = thumbnails[first[i : i + 1]], turn(thumbnails[second[i : i + 1]], view)
-        result[i] = max(result[i], _align(one[:1], other[:1]), _align(other[:1], one[:1]))
+        result[i] = max(result[i], _align(one, other), _align(other, one))
     return result
 
 
 def _align(one: np.ndarray, other: np.ndarray) -> float:
     """The best correlation of crops of `one` with `other`."""
-    grid = CROP_MATRICES
-    crops = np.einsum("aij,jk,blk->abil", grid, one[0].astype(np.float32), grid).reshape(-1, SIDE, SIDE)
+    rows = CROP_MATRICES @ one[0].astype(np.float32)
+    crops = (rows[:, None] @ CROP_MATRICES.swapaxes(1, 2)[None]).reshape(-1, SIDE, SIDE)
     return float((_normalise(crops) * _normalise(other)).sum((1, 2)).max())
 
 
@@ -211,3 +221,40 @@ def _crop_matrix(low: float, high: float) -> np.ndarray:
 
 
 CROP_MATRICES = np.stack([_crop_matrix(low, high) for low, high in ((0.0, 1.0), *CROPS)])
+
+
+class Match(NamedTuple):
+    """A row of duplicates.csv: two photographs that show the same, by split and id."""
+
+    split: str
+    image: str
+    other_split: str
+    other_image: str
+    view: str
+    distance: int
+    correlation: float
+
+
+def name_pairs(pairs: list[Pair], ids: dict[str, pa.Array]) -> list[Match]:
+    """Pairs of positions in all splits together, by name; those across splits first, then the most alike."""
+    splits = list(ids)
+    starts = np.cumsum([0, *map(len, ids.values())])
+
+    def locate(position: int) -> tuple[str, str]:
+        index = int(np.searchsorted(starts, position, "right")) - 1
+        return splits[index], ids[splits[index]][position - int(starts[index])].as_py()
+
+    matches = [Match(*locate(p.first), *locate(p.second), p.view, p.distance, p.correlation) for p in pairs]
+    return sorted(matches, key=lambda m: (m.split == m.other_split, -m.correlation, m.distance, m))
+
+
+def leaks(matches: list[Match]) -> dict[str, dict[str, int]]:
+    """How many photographs of a split (val, test) have a near-duplicate in one before it: {"test": {"train": 3}}."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for match in matches:
+        if match.split != match.other_split:
+            found.setdefault((match.other_split, match.split), set()).add(match.other_image)
+    result: dict[str, dict[str, int]] = {}
+    for (split, source), images in sorted(found.items()):
+        result.setdefault(split, {})[source] = len(images)
+    return result

@@ -1,7 +1,8 @@
 """Photographs that occur twice: resized, compressed anew, brightened, cropped a little, mirrored or turned.
 
 Candidates have perceptual hashes that differ in few bits (pHash: signs of the lowest frequencies of a discrete cosine
-transform; Zauner 2010). Those whose small grey copies also correlate are near-duplicates.
+transform; Zauner 2010). Those are near-duplicates whose small grey copies also agree in detail: two pictures of
+something before a bright sky share the lowest frequencies, and no more.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 from scipy.fft import dctn
+from scipy.ndimage import uniform_filter
 
 SIDE = 32  # pixels of a thumbnail
 FREQUENCIES = 8  # of each direction: 63 bits without the mean
 DISTANCE = 11  # bits
 BANDS = 4  # of 16 bits: where 11 bits differ, at most 2 differ in one of the bands
 MANY = 50_000  # photographs from which on only bands that differ in at most 1 bit are searched: 9 in 10 are found
-CORRELATION = 0.9
-WORTH_ALIGNING = 0.5  # correlation from which on a cropped copy is looked for
+BLUR = 9  # pixels of a thumbnail: what is smaller is detail
+CORRELATION = 0.8  # of detail: copies have 0.9 and more, others 0.65 and less on VOC
+WORTH_ALIGNING = 0.3  # correlation from which on a cropped copy is looked for
 NEIGHBOURS = 20  # kept of a photograph and of a view: of a still camera, all photographs are alike
 BUCKET = 1000  # hashes alike in a band that a hash is compared with
 CHUNK = 1 << 22  # comparisons at once
@@ -52,7 +55,7 @@ class Pair(NamedTuple):
         first, second: positions, first < second.
         view: key of VIEWS: how the one has to be turned to show the other.
         distance: bits that differ in the hashes.
-        correlation: of the thumbnails, at most 1.
+        correlation: of the thumbnails' detail, at most 1.
     """
 
     first: int
@@ -189,7 +192,7 @@ def _members(
 
 
 def correlate(thumbnails: np.ndarray, first: np.ndarray, second: np.ndarray, view: str) -> np.ndarray:
-    """Correlation [P] of pairs of thumbnails, the second seen as `view`; of crops of one with the other if higher."""
+    """Correlation [P] of the detail of pairs of thumbnails, the second seen as `view`; or of a crop with the other."""
     result = np.zeros(len(first), np.float32)
     for start in range(0, len(first), 4096):
         part = slice(start, start + 4096)
@@ -209,9 +212,11 @@ def _align(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _normalise(thumbnails: np.ndarray) -> np.ndarray:
-    """Thumbnails with mean 0 and length 1; of one colour: 0."""
-    centred = thumbnails - thumbnails.mean((1, 2), keepdims=True, dtype=np.float32)
-    return centred / np.maximum(np.sqrt((centred**2).sum((1, 2), keepdims=True)), 1e-3)
+    """The detail of thumbnails [N, SIDE, SIDE], with mean 0 and length 1; 0 where they are of one colour."""
+    detail = thumbnails.astype(np.float32)
+    detail -= uniform_filter(detail, (0, BLUR, BLUR))
+    detail -= detail.mean((1, 2), keepdims=True)
+    return detail / np.maximum(np.sqrt((detail**2).sum((1, 2), keepdims=True)), 1.0)
 
 
 def _crop_matrix(low: float, high: float) -> np.ndarray:

@@ -22,7 +22,7 @@ from pipelines.prepare.finding import Finding
 from pipelines.prepare.quarantine import REPORT, Entry
 from pipelines.prepare.samples import choose_samples, draw_pictures
 from pipelines.prepare.statistics import Truth, describe, read_truth
-from pipelines.prepare.suspicions import find_suspicious, leak_lines, margin_of
+from pipelines.prepare.suspicions import FEW_BOXES, find_suspicious, leak_lines, margin_of
 from pipelines.store.shards import Manifest
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -167,6 +167,7 @@ def _contents(
         "ranked": [(classes[i], colour(i)) for i in ranked[:CLASSES]],
         "more_classes": len(ranked) - len(ranked[:CLASSES]),
         "classes": [(name, colour(i)) for i, name in enumerate(classes)],
+        "few": FEW_BOXES,
         "findings": findings,
         "statistics": describe(truths, classes),
         "maps": maps,

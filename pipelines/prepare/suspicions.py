@@ -53,7 +53,7 @@ def _duplicates(matches: Sequence[Match], truths: dict[str, Truth]) -> Iterator[
             "bad",
             "Leakage: " + "; ".join(leak_lines(matches, {split: len(truth.ids) for split, truth in truths.items()})),
             "What is measured on them is too good. Look at the pairs below; keep copies of one photograph, and frames "
-            "of one video, in one split (prepare.group_by), or remove the copies. All pairs are in duplicates.csv.",
+            "of one video, in one split (`prepare.group_by`), or remove the copies. All pairs are in duplicates.csv.",
             across,
         )
     within = {(m.other_split, m.other_image): m.image for m in matches if m.split == m.other_split}
@@ -106,14 +106,17 @@ def _classes(manifest: Manifest) -> Iterator[Finding]:
                 "prepare.test_share).",
                 missing,
             )
-    few = [f"{name}: {totals['train'][name]}" for name in manifest.classes if 0 < totals["train"][name] < FEW_BOXES]
-    if few:
-        yield with_examples(
-            "warn",
-            f"{count(len(few), 'class')} with fewer than {FEW_BOXES} boxes in train",
-            "So few do not teach a class. Label more, merge it with a kindred class, or leave it out.",
-            few,
-        )
+    for split, counts in totals.items():
+        few = [f"{name}: {counts[name]}" for name in manifest.classes if 0 < counts[name] < FEW_BOXES]
+        if few:
+            yield with_examples(
+                "note" if split == "val" else "warn",
+                f"{count(len(few), 'class')} with fewer than {FEW_BOXES} boxes in {split}",
+                "So few do not teach a class. Label more, merge it with a kindred class, or leave it out."
+                if split == "train"
+                else "Its average precision is left to chance, and the mean counts it like any other class.",
+                few,
+            )
     alike: dict[str, list[str]] = {}
     for name in manifest.classes:
         alike.setdefault("".join(filter(str.isalnum, name.casefold())) or name, []).append(name)

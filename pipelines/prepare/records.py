@@ -67,7 +67,7 @@ def examine(
         Rejected: the image cannot be read or decoded, or the annotation does not fit it.
     """
     try:
-        encoded = (folder / photo.image).read_bytes()
+        encoded = annotation.encoded or (folder / photo.image).read_bytes()
         seen = preview(encoded, annotation.size)
     except OSError as error:
         raise Rejected(photo.image, f"cannot be read: {error.strerror}") from None
@@ -78,7 +78,7 @@ def examine(
         claimed = f"{annotation.size[1]} × {annotation.size[0]}"
         raise Rejected(annotation.file, f"it says {claimed} pixels, the image has {width} × {height}")
     labels = number(annotation, classes)
-    boxes, iscrowd, kept, entries = fit(annotation, height, width, bad_boxes)
+    boxes, iscrowd, kept, entries = fit(annotation.in_pixels(height, width), height, width, bad_boxes)
     columns = (column[kept] for column in (boxes, labels, annotation.difficult, iscrowd))
     for_report = (seen.orientation, shrink(seen.pixels))
     record = Record(photo.image_id, photo.image, encoded, height, width, *columns, *for_report)

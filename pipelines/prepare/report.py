@@ -43,7 +43,7 @@ class Prepared:
     Attributes:
         data: the folder of raw data. out: of the shards.
         manifest: of the shards.
-        entries: of quarantine.csv.
+        entries: of quarantine.csv. notes: what the layout did with the data.
         thumbnails: uint8 [N, side, side] of all photographs, in the order of the splits and their shards.
         turned: how many photographs have an EXIF orientation.
     """
@@ -52,6 +52,7 @@ class Prepared:
     out: Path
     manifest: Manifest
     entries: Sequence[Entry]
+    notes: Sequence[str]
     thumbnails: np.ndarray
     turned: int
 
@@ -161,6 +162,7 @@ def _contents(
         maps += [(name, colour(i), charts.heat_map(truths, i + 1)) for i, name in enumerate(classes)]
     return {
         "manifest": manifest,
+        "notes": prepared.notes,
         "splits": splits,
         "split_colours": {split: charts.split_colour(split) for split in splits},
         "totals": totals,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,8 +18,9 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from pipelines.errors import UserError, writing
-from pipelines.layouts import bananas, voc
-from pipelines.layouts.listing import Annotation, Listing, Photo, Rejected
+from pipelines.layouts import advice, bananas, coco, parquet, voc, yolo
+from pipelines.layouts.files import Files
+from pipelines.layouts.listing import Annotation, DataError, Listing, Photo, Rejected
 from pipelines.params import PrepareParams
 from pipelines.prepare.duplicates import Thumbnails
 from pipelines.prepare.quarantine import REPORT, Entry, check_share, count_rejected, rejection, write_report
@@ -30,38 +31,43 @@ from pipelines.prepare.splits import divide, shuffle
 from pipelines.store.shards import MANIFEST, VERSION, Manifest, Split, digest
 
 THREADS = os.cpu_count() or 1
+LAYOUTS = {"bananas": bananas, "coco": coco, "parquet": parquet, "voc": voc, "yolo": yolo}
 AHEAD = 4  # photographs read ahead by each thread
-
-
-class DataError(UserError):
-    """The data folder holds nothing that can be prepared."""
 
 
 def list_photos(folder: Path, params: PrepareParams) -> Listing:
     """List the photographs of the data folder, whichever layout it has.
 
     Raises:
-        DataError: there is no data, or it has another layout than params.yaml says.
+        DataError: there is no data, it has another layout than params.yaml says, or several that fit.
     """
     if folder.is_file():
         raise DataError(f"{folder}: a file, a folder is due; unpack archives with `python -m pipelines.fetch`")
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; run `dvc repro`, or `dvc pull` if the data has a remote")
-    if params.layout in ("auto", "bananas"):
-        listing = bananas.list_photos(folder, params.classes)
-        if listing.photos or listing.rejected:
-            return listing
-    if params.layout in ("auto", "voc"):
-        listing = voc.list_photos(folder)
-        if listing.photos or listing.rejected:
-            return listing
-    layouts = {
-        "bananas": "bananas_train/label.csv",
-        "voc": "Annotations/*.xml with JPEGImages/, or photographs with their XML beside them",
-    }
-    looked_for = [text for layout, text in layouts.items() if params.layout in ("auto", layout)]
-    raise DataError(
-        f"{folder}: no data found; looked for {' and for '.join(looked_for)} (prepare.layout in params.yaml)"
+    files = Files(folder)
+    candidates = LAYOUTS if params.layout == "auto" else {params.layout: LAYOUTS[params.layout]}
+    found = {name: evidence for name, layout in candidates.items() if (evidence := layout.find(files))}
+    if not found and params.classes and yolo.pairs(files) and "yolo" in candidates:
+        found = {"yolo": []}  # whose class names params.yaml has
+    if len(found) > 1:
+        each = " and ".join(f"{name} ({evidence[0]})" for name, evidence in found.items())
+        raise DataError(f"{folder}: several layouts fit: {each}; choose one by prepare.layout in params.yaml")
+    if not found:
+        raise DataError(_say_what_is_missing(files, params.layout))
+    (name,) = found
+    listing = LAYOUTS[name].list_photos(files, params.classes)
+    listing.rejected.extend(files.rejected)
+    return listing
+
+
+def _say_what_is_missing(files: Files, layout: str) -> str:
+    looked_for = "; ".join(f"{name}: {due}" for name, due in advice.DUE.items() if layout in ("auto", name))
+    unreadable = "".join(f"; {item.file} {item.reason}" for item in files.rejected[:3])
+    suggestion = advice.suggest(files)
+    return (
+        f"{files.root}: no data found (prepare.layout: {layout}); there are {advice.describe(files)}{unreadable}"
+        f"{f'; {suggestion}' if suggestion else ''}\n  looked for {looked_for}"
     )
 
 
@@ -72,8 +78,9 @@ def read_annotation(folder: Path, layout: str, photo: Photo) -> Annotation:
         Rejected: it, or the photograph, cannot be used.
     """
     if photo.problem:
-        raise Rejected(photo.image or str(photo.annotation) or photo.image_id, photo.problem)
-    return (bananas if layout == "bananas" else voc).read_annotation(folder, photo)
+        file = photo.image or (photo.annotation if isinstance(photo.annotation, str) else "") or photo.image_id
+        raise Rejected(file, photo.problem)
+    return LAYOUTS[layout].read_annotation(folder, photo)
 
 
 def map_in_order(work: Callable, items: Iterable, pool: ThreadPoolExecutor) -> Iterator:
@@ -149,10 +156,12 @@ def prepare(
         manifest = _describe(listing.layout, classes, written, quarantined)
         (partial / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         partial.rename(out)
+        lines = list(listing.notes)
         if report_folder:
-            prepared = Prepared(data, out, manifest, entries, thumbnails.read(), thumbnails.turned)
-            for line in report(report_folder, prepared):
-                print(f"prepare: {line}")
+            prepared = Prepared(data, out, manifest, entries, listing.notes, thumbnails.read(), thumbnails.turned)
+            lines += report(report_folder, prepared)
+    for line in lines:
+        print(f"prepare: {line}")
     return manifest, entries
 
 
@@ -201,20 +210,24 @@ def _write_splits(
     entries: list[Entry] = []
     written = {}
     with ThreadPoolExecutor(THREADS) as pool:
-        classes = params.classes or find_classes(data, listing, splits, pool)
+        classes = params.classes or listing.classes or find_classes(data, listing, splits, pool)
+        became: list[str] = []
 
         def check(image_id: str) -> tuple[Record | None, list[Entry]]:
             photo = listing.photos[image_id]
             try:
                 annotation = read_annotation(data, listing.layout, photo)
-                return examine(data, photo, annotation, classes, params.bad_boxes)
+                record, found = examine(data, photo, annotation, classes, params.bad_boxes)
             except Rejected as rejected:
                 return None, [rejection(rejected, photo.image)]
+            became.extend(annotation.notes)
+            return record, found
 
         for split, ids in splits.items():
             results = tqdm(map_in_order(check, shuffle(ids, seed), pool), f"prepare {split}", len(ids), mininterval=1)
             records = _sift(results, entries, thumbnails)
             written[split] = write_split(partial, split, records, classes, int(params.shard_mib * (1 << 20)))
+    listing.notes.extend(f"{count} times a {note}" for note, count in Counter(became).items())
     return classes, written, entries
 
 

@@ -324,7 +324,7 @@ def test_missing_empty_or_packed_data_says_what_to_do(tmp_path):
     with pytest.raises(DataError, match=r"unpack .* pipelines\.fetch"):
         prepare(tmp_path / "data", tmp_path / "out", PrepareParams(), 0)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"looked for bananas_train/label\.csv and for Annotations"):
+    with pytest.raises(DataError, match=r"there are no files\n  looked for bananas: .*label\.csv .* voc: XML"):
         prepare(tmp_path / "empty", tmp_path / "out", PrepareParams(), 0)
     write_voc(tmp_path / "voc", good(3))
     with pytest.raises(DataError, match="bananas"):

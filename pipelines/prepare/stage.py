@@ -22,8 +22,10 @@ from pipelines.layouts import advice, bananas, coco, parquet, voc, yolo
 from pipelines.layouts.files import Files
 from pipelines.layouts.listing import Annotation, DataError, Listing, Photo, Rejected
 from pipelines.params import PrepareParams
+from pipelines.prepare.duplicates import Thumbnails
 from pipelines.prepare.quarantine import REPORT, Entry, check_share, count_rejected, rejection, write_report
 from pipelines.prepare.records import Record, examine
+from pipelines.prepare.report import Prepared, clear, report, report_failure
 from pipelines.prepare.shard_writer import write_split
 from pipelines.prepare.splits import divide, shuffle
 from pipelines.store.shards import MANIFEST, VERSION, Manifest, Split, digest
@@ -110,8 +112,13 @@ def find_classes(folder: Path, listing: Listing, splits: dict[str, list[str]], p
     return sorted(names)
 
 
-def prepare(data: Path, out: Path, params: PrepareParams, seed: int) -> tuple[Manifest, list[Entry]]:
+def prepare(
+    data: Path, out: Path, params: PrepareParams, seed: int, report_folder: Path | None = None
+) -> tuple[Manifest, list[Entry]]:
     """Write `data` as shards to `out`, with manifest.json and quarantine.csv; what was in `out` is replaced.
+
+    Where there is a `report_folder`, the report on the data goes there, also if too many records are bad; what spoils
+    results is printed.
 
     Returns:
         The manifest, and the entries of quarantine.csv.
@@ -128,9 +135,11 @@ def prepare(data: Path, out: Path, params: PrepareParams, seed: int) -> tuple[Ma
     splits = divide(listing.sets, sorted(listing.photos), params, seed)
     partial = out.with_name(f".{out.name}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(out), _removed_on_failure(partial), writing(out):
+    with _locked(out), _removed_on_failure(partial), writing(out), Thumbnails(out.parent) as thumbnails:
         shutil.rmtree(out, ignore_errors=True)
-        classes, written, entries = _write_splits(data, partial, listing, splits, params, seed)
+        if report_folder:
+            clear(report_folder)
+        classes, written, entries = _write_splits(data, partial, listing, splits, params, seed, thumbnails)
         entries += map(rejection, listing.rejected)
         quarantined = count_rejected(entries)
         try:
@@ -138,15 +147,21 @@ def prepare(data: Path, out: Path, params: PrepareParams, seed: int) -> tuple[Ma
             check_share(quarantined, records, params.quarantine_limit, out / REPORT)
             if "train" not in written or not written["train"].boxes:
                 raise DataError(f"{data}: nothing is left to train on; see {out / REPORT}")
-        except UserError:
+        except UserError as error:
             write_report(out, entries)
+            if report_folder:
+                report_failure(report_folder, data, entries, str(error))
             raise
         write_report(partial, entries)
         manifest = _describe(listing.layout, classes, written, quarantined)
         (partial / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         partial.rename(out)
-    for note in listing.notes:
-        print(f"prepare: {note}")
+        lines = list(listing.notes)
+        if report_folder:
+            prepared = Prepared(data, out, manifest, entries, listing.notes, thumbnails.read(), thumbnails.turned)
+            lines += report(report_folder, prepared)
+    for line in lines:
+        print(f"prepare: {line}")
     return manifest, entries
 
 
@@ -183,7 +198,13 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def _write_splits(
-    data: Path, partial: Path, listing: Listing, splits: dict[str, list[str]], params: PrepareParams, seed: int
+    data: Path,
+    partial: Path,
+    listing: Listing,
+    splits: dict[str, list[str]],
+    params: PrepareParams,
+    seed: int,
+    thumbnails: Thumbnails,
 ) -> tuple[list[str], dict[str, Split], list[Entry]]:
     """Check and write every split; returns the classes, the splits' parts of the manifest, and what was wrong."""
     entries: list[Entry] = []
@@ -204,15 +225,18 @@ def _write_splits(
 
         for split, ids in splits.items():
             results = tqdm(map_in_order(check, shuffle(ids, seed), pool), f"prepare {split}", len(ids), mininterval=1)
-            records = _sift(results, entries)
+            records = _sift(results, entries, thumbnails)
             written[split] = write_split(partial, split, records, classes, int(params.shard_mib * (1 << 20)))
     listing.notes.extend(f"{count} times a {note}" for note, count in Counter(became).items())
     return classes, written, entries
 
 
-def _sift(results: Iterable[tuple[Record | None, list[Entry]]], entries: list[Entry]) -> Iterator[Record]:
-    """Let records through and put aside what was wrong."""
+def _sift(
+    results: Iterable[tuple[Record | None, list[Entry]]], entries: list[Entry], thumbnails: Thumbnails
+) -> Iterator[Record]:
+    """Let records through and put aside what was wrong, and what the report wants to know."""
     for record, found in results:
         entries += found
         if record:
+            thumbnails.add(record.thumbnail, record.orientation > 1)
             yield record

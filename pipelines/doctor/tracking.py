@@ -142,9 +142,8 @@ def files(client: MlflowClient, run_id: str) -> Finding:
     with tempfile.TemporaryDirectory() as folder:
         path = download_artifacts(f"{uri}/doctor.txt", dst_path=folder, tracking_uri=tracking_uri())
         if Path(path).read_text() != TEXT:
-            return error(
-                "MLflow files", f"{without_secrets(uri)}: gives back something else than was written", "see it"
-            )
+            said = f"{without_secrets(uri)}: gives back something else than was written"
+            return error("MLflow files", said, "see the artifact store, and proxies before it")
     try:
         get_artifact_repository(uri, tracking_uri=tracking_uri()).delete_artifacts()
     except Exception as problem:  # what a run leaves is never deleted by us

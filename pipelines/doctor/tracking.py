@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import platform
 import re
 import sqlite3
@@ -10,7 +11,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -167,3 +168,9 @@ def forget(client: MlflowClient, experiment: str) -> None:
     for run in client.search_runs([experiment]):
         client.delete_run(run.info.run_id)
     client.delete_experiment(experiment)
+    if tracking_uri().startswith("sqlite:///"):  # MLflow's command takes the store, not a server
+        from mlflow.cli import gc
+
+        words = ["--experiment-ids", experiment, "--backend-store-uri", tracking_uri()]
+        with redirect_stdout(io.StringIO()):
+            gc.main([*words, "--tracking-uri", tracking_uri()], standalone_mode=False)

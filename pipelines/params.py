@@ -50,13 +50,14 @@ class GenerateParams(Section):
 class PrepareParams(Section):
     """How raw data becomes shards."""
 
-    layout: Literal["auto", "bananas", "voc"] = "auto"
+    layout: Literal["auto", "bananas", "coco", "parquet", "voc", "yolo"] = "auto"
     classes: list[str] = []
     train: list[str] = []
     val: list[str] = []
     val_share: Share = 0.1
     test: list[str] = []
     test_share: Share = 0.2
+    bad_boxes: Literal["reject", "clip", "ignore"] = "clip"
     quarantine_limit: Annotated[float, Field(ge=0, le=1)] = 0.02
     shard_mib: Annotated[float, Field(gt=0)] = 16
 

@@ -59,7 +59,7 @@ class DecodedSplit:
     def image(self, index: int) -> Tensor:
         """Pixels uint8 [3, H, W] of one image, a copy."""
         array, row = self.positions[index]
-        return torch.from_numpy(self.arrays[array][row].copy())
+        return torch.from_numpy(self.arrays[array][row].copy(order="K"))
 
 
 def to_sample(row: dict[str, Any]) -> Sample:

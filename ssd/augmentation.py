@@ -78,26 +78,50 @@ class Augmentation:
     def __call__(self, image: Tensor, boxes: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
         """Transform one sample; the same seed gives the same result, and no other generator is touched.
 
+        Regions to ignore move with the pixels, and that is all: no crop is chosen or refused for their sake, and what
+        is visible of one stays, wherever its centre is. They travel as points, which `RandomIoUCrop` does not look at.
+
         Args:
-            image: uint8 [3, H, W]. boxes: float32 [N, 4] xyxy in pixels of this image. labels: int64 [N].
+            image: uint8 [3, H, W]. boxes: float32 [N, 4] xyxy in pixels of this image. labels: int64 [N]; those of
+                regions to ignore are negative.
             seed: any 63-bit integer.
 
         Returns:
-            image uint8 [3, H, W] of the same height and width; boxes and labels of what is still visible.
+            image uint8 [3, H, W] of the same height and width; boxes and labels of what is still visible, regions to
+            ignore last.
         """
         if not self.steps:
             return image, boxes, labels
         height, width = image.shape[-2:]
+        ignored = labels < 0
         sample = {
             "image": tv_tensors.Image(image),
-            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
-            "labels": labels,
+            "boxes": tv_tensors.BoundingBoxes(boxes[~ignored], format="XYXY", canvas_size=(height, width)),
+            "labels": labels[~ignored],
         }
+        if ignored.any():
+            sample["ignored"] = tv_tensors.KeyPoints(_corners(boxes[ignored]), canvas_size=(height, width))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed formats tracebacks
             for step in self.steps:
                 sample = step(sample)
+            if "ignored" in sample:
+                regions = _around(sample.pop("ignored").as_subclass(Tensor))
+                sample["boxes"] = tv_tensors.wrap(torch.cat([sample["boxes"], regions]), like=sample["boxes"])
+                sample["labels"] = torch.cat([sample["labels"], labels[ignored]])
             if sample["image"].shape[-2:] != (height, width):
                 sample = v2.Resize((height, width), antialias=True)(sample)
         boxes = v2.functional.clamp_bounding_boxes(sample["boxes"])  # rounding may lead past the border
-        return sample["image"].as_subclass(Tensor), boxes.as_subclass(Tensor), sample["labels"]
+        image, boxes, labels = sample["image"].as_subclass(Tensor), boxes.as_subclass(Tensor), sample["labels"]
+        visible = (labels > 0) | (boxes[:, :2] < boxes[:, 2:]).all(dim=1)
+        return image, boxes[visible], labels[visible]
+
+
+def _corners(boxes: Tensor) -> Tensor:
+    """The four corners [N, 4, 2] of boxes [N, 4] xyxy; points count from the centre of the first pixel."""
+    return boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].view(-1, 4, 2) - 0.5
+
+
+def _around(corners: Tensor) -> Tensor:
+    """The upright boxes [N, 4] xyxy around corners [N, 4, 2]."""
+    return torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1) + 0.5

@@ -30,14 +30,14 @@ def draw_samples(params: Params, manifest: Manifest, prepared: Path, path: Path)
         scale = torch.tensor([width / row["width"], height / row["height"]] * 2)
         boxes = torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4) * scale
         image = resize(decode(row["image"]["bytes"], (row["height"], row["width"])), (height, width))
-        image, boxes, labels = augmentation(
-            image, boxes, torch.tensor(row["labels"]), derive_seed(params.seed, 0, index)
-        )
-        boxes, labels, _ = truths(params.model.task, boxes, labels, labels == 0, (height, width))
+        labels = torch.tensor(row["labels"], dtype=torch.int64)
+        labels = labels.where(~torch.tensor(row["iscrowd"], dtype=torch.bool), -labels)
+        image, boxes, labels = augmentation(image, boxes, labels, derive_seed(params.seed, 0, index))
+        columns = truths(params.model.task, boxes, labels.abs(), labels == 0, labels < 0, (height, width))
         canvas = Image.fromarray(image.permute(1, 2, 0).numpy())
         pen = ImageDraw.Draw(canvas)
-        for box, label in zip(boxes.tolist(), labels.tolist()):
-            pen.rectangle(box, outline=colour(label - 1), width=max(1, width // 150))
+        for box, label, _, ignored in zip(*(column.tolist() for column in columns)):
+            pen.rectangle(box, outline="grey" if ignored else colour(label - 1), width=max(1, width // 150))
         sheet.paste(canvas, (index % SHEET * width, index // SHEET * height))
     sheet.thumbnail((1280, 1280))
     sheet.save(path, "JPEG", quality=88)

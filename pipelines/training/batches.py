@@ -22,7 +22,7 @@ from ssd.trainer import Batch
 
 @dataclass(frozen=True)
 class Sample:
-    """One image's annotation: boxes float32 [N, 4] xyxy in unit coordinates, labels int64 [N], difficult bool [N]."""
+    """One image's annotation: boxes float32 [N, 4] xyxy in unit coordinates, labels int64 [N], two flags bool [N]."""
 
     image_id: str
     height: int
@@ -30,6 +30,7 @@ class Sample:
     boxes: Tensor
     labels: Tensor
     difficult: Tensor
+    iscrowd: Tensor
 
 
 class DecodedSplit:
@@ -56,8 +57,8 @@ def to_sample(row: dict[str, Any]) -> Sample:
     sides = torch.tensor([row["width"], row["height"]] * 2, dtype=torch.float32)
     boxes = torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4) / sides
     labels = torch.tensor(row["labels"], dtype=torch.int64)
-    difficult = torch.tensor(row["difficult"], dtype=torch.bool)
-    return Sample(row["image_id"], row["height"], row["width"], boxes, labels, difficult)
+    flags = (torch.tensor(row[name], dtype=torch.bool) for name in ("difficult", "iscrowd"))
+    return Sample(row["image_id"], row["height"], row["width"], boxes, labels, *flags)
 
 
 class TrainingSamples(Dataset):
@@ -76,8 +77,8 @@ class TrainingSamples(Dataset):
     ):
         self.split, self.augmentation, self.seed, self.task, self.mark = split, augmentation, seed, task, mark
 
-    def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, str]:
-        """Image uint8 [3, H, W], boxes [N, 4] in unit coordinates, labels [N], image id."""
+    def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, str, Tensor]:
+        """Image uint8 [3, H, W], boxes [N, 4] in unit coordinates, labels [N], image id, regions to ignore [K, 4]."""
         epoch, index = position
         sample = self.split.samples[index]
         height, width = self.split.size
@@ -85,20 +86,23 @@ class TrainingSamples(Dataset):
         seed, pixels = derive_seed(self.seed, epoch, index), self.split.image(index)
         if self.mark:
             self.mark("read")
-        image, boxes, labels = self.augmentation(pixels, sample.boxes * sides, sample.labels, seed)
-        boxes, labels, _ = truths(self.task, boxes / sides, labels, torch.zeros_like(labels, dtype=torch.bool))
+        labels = sample.labels.where(~sample.iscrowd, -sample.labels)
+        image, boxes, labels = self.augmentation(pixels, sample.boxes * sides, labels, seed)
+        boxes, labels, _, iscrowd = truths(self.task, boxes / sides, labels.abs(), labels == 0, labels < 0)
         if self.mark:
             self.mark("augment")
-        return image, boxes, labels, sample.image_id
+        return image, boxes[~iscrowd], labels[~iscrowd], sample.image_id, boxes[iscrowd]
 
 
-def collate(samples: list[tuple[Tensor, Tensor, Tensor, str]], size: tuple[int, int]) -> Batch:
+def collate(samples: list[tuple[Tensor, Tensor, Tensor, str, Tensor]], size: tuple[int, int]) -> Batch:
     """Stack samples of `size` (height, width), padding boxes with zeros and labels with 0 to the most that one has."""
     if not samples:  # a step with fewer images than workers
         return Batch(torch.zeros(0, 3, *size, dtype=torch.uint8), torch.zeros(0, 0, 4), torch.zeros(0, 0).long())
-    images, boxes, labels, ids = zip(*samples)
-    pad = torch.nn.utils.rnn.pad_sequence
-    return Batch(torch.stack(images), pad(boxes, batch_first=True), pad(labels, batch_first=True), tuple(ids))
+    images, boxes, labels, ids, ignored = zip(*samples)
+    pad = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
+    return Batch(
+        torch.stack(images), pad(boxes), pad(labels), tuple(ids), pad(ignored) if any(map(len, ignored)) else None
+    )
 
 
 def training_batches(

@@ -103,7 +103,7 @@ class Run:
             return {}
         boxes, labels, scores = zip(*(found[i] for i in range(len(self.val))))
         task = self.params.model.task
-        truth = [truths(task, s.boxes, s.labels, s.difficult) for s in self.val.samples]
+        truth = [truths(task, s.boxes, s.labels, s.difficult, s.iscrowd) for s in self.val.samples]
         found, truth = flatten_found(boxes, labels, scores), flatten_truths(*zip(*truth))
         precision = evaluate(found, truth, len(self.classes), (0.5,), "voc10")
         coco_ap = average_precision(found, truth, len(self.val), self.classes)

@@ -5,10 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.params import PrepareParams
+from pipelines.prepare.stage import prepare
 from pipelines.store.shards import read_manifest
 from pipelines.training.batches import DecodedSplit, TrainingSamples, collate, training_batches
 from pipelines.training.order import Order, StepSampler, derive_seed, steps_an_epoch
 from ssd.augmentation import Augmentation, AugmentConfig
+from tests.pipelines.layouts.trees import voc_xml, write_voc
 
 
 @settings(max_examples=60)
@@ -93,3 +96,32 @@ def test_batches_do_not_depend_on_who_makes_them(tiny_prepared, tmp_path, loader
         assert mine.image_ids == theirs.image_ids
         for a, b in zip(mine[:3], theirs[:3]):
             assert torch.equal(a, b)
+
+
+def test_crowds_become_regions_to_ignore(tmp_path):
+    """Of 30 × 20 pixels, flipped: a cat and a reversed dog, a dog, and a reversed dog alone."""
+    photos = {"a": voc_xml(("cat", 1, 1, 15, 10), ("dog", 30, 11, 16, 20)), "b": voc_xml(("dog", 1, 1, 15, 10))}
+    photos["c"] = voc_xml(("dog", 30, 11, 16, 20))
+    write_voc(tmp_path / "raw", photos)
+    manifest, _ = prepare(tmp_path / "raw", tmp_path / "prepared", PrepareParams(val_share=0.0, test_share=0.0), 0)
+    split = DecodedSplit(tmp_path / "prepared", manifest, "train", (40, 60), tmp_path / "cache")
+    flip = Augmentation(AugmentConfig(horizontal_flip=1.0))
+    ids = [sample.image_id for sample in split.samples]
+    order = [ids.index(name) for name in "abc"]
+
+    def batch_of(task, chosen):
+        samples = TrainingSamples(split, flip, seed=0, task=task)
+        return collate([samples[(0, i)] for i in chosen], split.size)
+
+    batch = batch_of("detection", order)
+    assert batch.labels.tolist() == [[1], [2], [0]]
+    torch.testing.assert_close(batch.boxes, torch.tensor([[[0.5, 0, 1, 0.5]], [[0.5, 0, 1, 0.5]], [[0.0, 0, 0, 0]]]))
+    region = [1 / 30, 10 / 20, 14 / 30, 1]  # 16 … 29 across and 10 … 20 down, before the flip
+    torch.testing.assert_close(batch.ignored, torch.tensor([[region], [[0.0, 0, 0, 0]], [region]]))
+    assert batch_of("detection", order[1:2]).ignored is None
+    largest = batch_of("largest_object", order)
+    assert largest.labels.tolist() == [[1], [2], [0]]
+    assert torch.equal(largest.ignored, batch.ignored)
+    classes = batch_of("multi_label", order)
+    assert classes.labels.tolist() == [[1, 2], [2, 0], [2, 0]]  # a crowd shows its class
+    assert classes.ignored is None

@@ -85,7 +85,9 @@ class Run:
         samples = TrainingSamples(self.train, Augmentation(self.params.augment, model.mean), seed, model.task, mark)
         factors = None
         if train.sampling == "repeat_factor":
-            factors = repeat_factors([s.labels.tolist() for s in self.train.samples], train.repeat_threshold)
+            factors = repeat_factors(
+                [s.labels[~s.iscrowd].tolist() for s in self.train.samples], train.repeat_threshold
+            )
         order = Order(len(self.train), train.batch_size, train.epochs, seed, factors)
         sampler = StepSampler(order, self.trainer.steps, self.rank, self.workers)
         return training_batches(samples, sampler, self.job.loader_workers, self.device.type == "cuda")
@@ -106,7 +108,7 @@ class Run:
             return {}
         boxes, labels, scores = zip(*(found[i] for i in range(len(self.val))))
         task = self.params.model.task
-        truth = [truths(task, s.boxes, s.labels, s.difficult) for s in self.val.samples]
+        truth = [truths(task, s.boxes, s.labels, s.difficult, s.iscrowd) for s in self.val.samples]
         found, truth = flatten_found(boxes, labels, scores), flatten_truths(*zip(*truth))
         precision = evaluate(found, truth, len(self.classes), (0.5,), "voc10")
         coco_ap = average_precision(found, truth, len(self.val), self.classes)

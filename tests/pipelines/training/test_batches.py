@@ -2,10 +2,13 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.params import PrepareParams
+from pipelines.prepare.stage import prepare
 from pipelines.store.shards import read_manifest
 from pipelines.training.batches import DecodedSplit, TrainingSamples, collate, training_batches
 from pipelines.training.order import Order, StepSampler
 from ssd.augmentation import Augmentation, AugmentConfig
+from tests.pipelines.layouts.trees import voc_xml, write_voc
 
 
 def test_no_images_make_a_batch(tiny_prepared, tmp_path):
@@ -79,3 +82,32 @@ def test_an_image_that_is_seen_again_in_an_epoch_is_augmented_anew(tiny_prepared
     seen = [samples[position][0] for position in order.epoch(0) if position[1] == 2]
     assert len(seen) >= len(split) - 1
     assert len({image.numpy().tobytes() for image in seen}) == len(seen)
+
+
+def test_crowds_become_regions_to_ignore(tmp_path):
+    """Of 30 × 20 pixels, flipped: a cat and a reversed dog, a dog, and a reversed dog alone."""
+    photos = {"a": voc_xml(("cat", 1, 1, 15, 10), ("dog", 30, 11, 16, 20)), "b": voc_xml(("dog", 1, 1, 15, 10))}
+    photos["c"] = voc_xml(("dog", 30, 11, 16, 20))
+    write_voc(tmp_path / "raw", photos)
+    manifest, _ = prepare(tmp_path / "raw", tmp_path / "prepared", PrepareParams(val_share=0.0, test_share=0.0), 0)
+    split = DecodedSplit(tmp_path / "prepared", manifest, "train", (40, 60), tmp_path / "cache")
+    flip = Augmentation(AugmentConfig(horizontal_flip=1.0))
+    ids = [sample.image_id for sample in split.samples]
+    order = [ids.index(name) for name in "abc"]
+
+    def batch_of(task, chosen):
+        samples = TrainingSamples(split, flip, seed=0, task=task)
+        return collate([samples[(0, i)] for i in chosen], split.size)
+
+    batch = batch_of("detection", order)
+    assert batch.labels.tolist() == [[1], [2], [0]]
+    torch.testing.assert_close(batch.boxes, torch.tensor([[[0.5, 0, 1, 0.5]], [[0.5, 0, 1, 0.5]], [[0.0, 0, 0, 0]]]))
+    region = [1 / 30, 10 / 20, 14 / 30, 1]  # 16 … 29 across and 10 … 20 down, before the flip
+    torch.testing.assert_close(batch.ignored, torch.tensor([[region], [[0.0, 0, 0, 0]], [region]]))
+    assert batch_of("detection", order[1:2]).ignored is None
+    largest = batch_of("largest_object", order)
+    assert largest.labels.tolist() == [[1], [2], [0]]
+    assert torch.equal(largest.ignored, batch.ignored)
+    classes = batch_of("multi_label", order)
+    assert classes.labels.tolist() == [[1, 2], [2, 0], [2, 0]]  # a crowd shows its class
+    assert classes.ignored is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -31,6 +32,10 @@ class LossConfig:
         focal_alpha: weight of a positive in the focal losses, 1 - focal_alpha of a negative.
         focal_gamma: 0 makes the focal losses cross-entropies.
         box_loss: `smooth_l1` with its β, or `l1` (d2l.ai 14.7).
+        class_balance: weighs an anchor's class by how many boxes of it the training split has: `effective_number`
+            (Cui et al. 2019, "Class-balanced loss", Sec. 3.2), `inverse_sqrt` of their number, or `none`. Their mean
+            over boxes is 1, and background has 1.
+        balance_beta: β of `effective_number`: 0 weighs all alike, and towards 1 it is their number's inverse.
         class_weight, box_weight: weights of the two parts in their sum (SSD, eq. 1: 1 and α = 1).
         iou_threshold: overlap above which an anchor is positive.
     """
@@ -42,6 +47,8 @@ class LossConfig:
     focal_gamma: float = 2.0
     box_loss: Literal["smooth_l1", "l1"] = "smooth_l1"
     beta: float = 1.0
+    class_balance: Literal["none", "effective_number", "inverse_sqrt"] = "none"
+    balance_beta: float = 0.999
     class_weight: float = 1.0
     box_weight: float = 1.0
     iou_threshold: float = 0.5
@@ -55,6 +62,8 @@ class LossConfig:
         for name in ("iou_threshold", "focal_alpha"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"loss: {name} is not in (0, 1]: {getattr(self, name)}")
+        if not 0 <= self.balance_beta < 1:
+            raise ValueError(f"loss: balance_beta is not in [0, 1): {self.balance_beta}")
         if self.beta <= 0:
             raise ValueError(f"loss: beta is not positive: {self.beta} (use box_loss: l1)")
 
@@ -62,6 +71,18 @@ class LossConfig:
     def scores(self) -> str:
         """What the logits must mean for this loss: `softmax` or `sigmoid`, as in `ModelConfig.scores`."""
         return "sigmoid" if self.class_loss in SIGMOID_LOSSES else "softmax"
+
+
+def class_weights(boxes: Sequence[int], config: LossConfig) -> Tensor | None:
+    """Weights float32 [C] of the classes by their numbers of boxes, see `class_balance`; None where all are alike."""
+    if config.class_balance == "none" or not any(boxes):
+        return None
+    counts = torch.tensor(boxes, dtype=torch.float64)
+    if config.class_balance == "inverse_sqrt":
+        weights = counts.clamp(min=1).rsqrt()
+    else:
+        weights = (1 - config.balance_beta) / (1 - config.balance_beta ** counts.clamp(min=1))
+    return (weights * counts.sum() / (weights * counts).sum()).float()
 
 
 class LossSums(NamedTuple):
@@ -123,7 +144,12 @@ def hard_negative_mask(loss: Tensor, classes: Tensor, per_positive: float = 3.0,
 
 
 def detection_loss(
-    logits: Tensor, offsets: Tensor, classes: Tensor, offset_targets: Tensor, config: LossConfig
+    logits: Tensor,
+    offsets: Tensor,
+    classes: Tensor,
+    offset_targets: Tensor,
+    config: LossConfig,
+    weights: Tensor | None = None,
 ) -> LossSums:
     """Class and box loss of a batch, as sums.
 
@@ -132,6 +158,8 @@ def detection_loss(
         classes: int64 [B, A], 0 is background, -1 is ignored; for the losses over sigmoids also bool [B, A, C], several
             at once.
         offset_targets: [B, A, 4].
+        weights: float32 [C] of `class_weights`. Over a softmax an anchor's loss is multiplied by its class's, over
+            sigmoids the term of that class alone.
 
     Returns:
         LossSums in float32, whatever the precision of the logits; zero and differentiable without any positive.
@@ -141,9 +169,9 @@ def detection_loss(
     logits, offsets = logits.float(), offsets.float()
     positive = classes > 0 if classes.ndim == 2 else classes.any(dim=-1)
     if config.class_loss in SIGMOID_LOSSES:
-        class_sum = _sigmoid_loss(logits, classes, config)
+        class_sum = _sigmoid_loss(logits, classes, config, weights)
     else:
-        class_sum = _softmax_loss(logits, classes, positive, config)
+        class_sum = _softmax_loss(logits, classes, positive, config, weights)
     return LossSums(class_sum, _box_loss(offsets, offset_targets, positive, config), positive.sum())
 
 
@@ -164,11 +192,15 @@ def _chosen(mask: Tensor, *tensors: Tensor) -> list[Tensor]:
     return [tensor.flatten(0, 1).index_select(0, index) for tensor in tensors]
 
 
-def _softmax_loss(logits: Tensor, classes: Tensor, positive: Tensor, config: LossConfig) -> Tensor:
+def _softmax_loss(
+    logits: Tensor, classes: Tensor, positive: Tensor, config: LossConfig, weights: Tensor | None
+) -> Tensor:
+    if weights is not None:
+        weights = torch.cat([weights.new_ones(1), weights])  # background's first
     if config.class_loss == "softmax_mining" and sync.is_free(logits):
         loss = _background_loss(logits.detach())
         taken = positive | hard_negative_mask(loss, classes, config.negatives_per_positive, config.least_negatives)
-        return F.cross_entropy(*_chosen(taken, logits, classes), reduction="sum")  # a gradient for few
+        return F.cross_entropy(*_chosen(taken, logits, classes), weights, reduction="sum")  # a gradient for few
     loss = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), ignore_index=-1, reduction="none").view_as(classes)
     if config.class_loss == "softmax_mining":
         mined = hard_negative_mask(loss, classes, config.negatives_per_positive, config.least_negatives)
@@ -176,7 +208,7 @@ def _softmax_loss(logits: Tensor, classes: Tensor, positive: Tensor, config: Los
     elif config.class_loss == "softmax_focal":
         alpha = torch.where(positive, config.focal_alpha, 1 - config.focal_alpha)
         loss = alpha * (1 - torch.exp(-loss)) ** config.focal_gamma * loss  # exp(-loss) is the true class's probability
-    return loss.sum()
+    return (loss if weights is None else loss * weights[classes.clamp(min=0)]).sum()
 
 
 def _background_loss(logits: Tensor) -> Tensor:
@@ -187,7 +219,7 @@ def _background_loss(logits: Tensor) -> Tensor:
     return torch.cat([-part.log_softmax(dim=-1)[..., 0] for part in parts])
 
 
-def _sigmoid_loss(logits: Tensor, classes: Tensor, config: LossConfig) -> Tensor:
+def _sigmoid_loss(logits: Tensor, classes: Tensor, config: LossConfig, weights: Tensor | None) -> Tensor:
     taught = torch.ones_like(classes, dtype=torch.bool)
     if classes.ndim == 2:
         taught = (classes >= 0)[..., None]
@@ -196,4 +228,6 @@ def _sigmoid_loss(logits: Tensor, classes: Tensor, config: LossConfig) -> Tensor
         loss = F.binary_cross_entropy_with_logits(logits, classes.float(), reduction="none")
     else:
         loss = sigmoid_focal_loss(logits, classes.float(), config.focal_alpha, config.focal_gamma)
+    if weights is not None:
+        loss = loss * weights.where(classes.bool(), 1)
     return loss.where(taught, 0).sum()

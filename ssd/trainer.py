@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ssd import sync
-from ssd.losses import LossConfig, LossSums, detection_loss, targets
+from ssd.losses import LossConfig, LossSums, class_weights, detection_loss, targets
 from ssd.matching import match
 from ssd.model import SSD
 from ssd.optimizer import TrainConfig, frozen_depths, lr_factor, make_optimizer, update_average
@@ -66,8 +67,17 @@ class Trainer:
     """
 
     def __init__(
-        self, model: SSD, config: TrainConfig, loss: LossConfig, total_steps: int, device: torch.device | str = "cpu"
+        self,
+        model: SSD,
+        config: TrainConfig,
+        loss: LossConfig,
+        total_steps: int,
+        device: torch.device | str = "cpu",
+        boxes_per_class: Sequence[int] = (),
     ):
+        """Make the optimizer; `boxes_per_class` of the training split are what `loss.class_balance` goes by."""
+        if loss.class_balance != "none" and len(boxes_per_class) != model.num_classes:
+            raise ValueError(f"class_balance {loss.class_balance} needs boxes_per_class of {model.num_classes} classes")
         if loss.scores != model.config.scores:
             raise ValueError(
                 f"class_loss {loss.class_loss} needs model.scores {loss.scores}, not {model.config.scores}"
@@ -80,6 +90,8 @@ class Trainer:
         self.frozen: tuple[bool, bool] | None = None
         self.optimizer = make_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
+        weights = class_weights(boxes_per_class, loss)
+        self.class_weights = None if weights is None else weights.to(self.device)
         self.steps = 0
         self.stopwatch = Stopwatch(self.device)
         self.sums = torch.zeros(len(SUMS), dtype=torch.float64, device=self.device)
@@ -111,7 +123,7 @@ class Trainer:
         classes, offset_targets = targets(self.model.coder, batch.boxes, batch.labels, matched)
         if self.model.config.task == "multi_label":
             classes = present_classes(batch.labels, self.model.num_classes).expand_as(logits)
-        sums = detection_loss(logits, offsets, classes, offset_targets, self.loss)
+        sums = detection_loss(logits, offsets, classes, offset_targets, self.loss, self.class_weights)
         total = self.loss.class_weight * sums.class_sum + self.loss.box_weight * sums.box_sum
         self.stopwatch.mark("loss")
         normaliser = self._normaliser(sums.positives, total, batch.image_ids)

@@ -72,7 +72,8 @@ class Run:
         if job.weights is not None:
             load_weights(model, load(job.weights))
         total = self.steps * self.params.train.epochs
-        self.trainer = Trainer(model, self.params.train, self.params.loss, total, device)
+        boxes = [manifest.splits["train"].boxes_per_class[name] for name in self.classes]
+        self.trainer = Trainer(model, self.params.train, self.params.loss, total, device, boxes)
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None
 

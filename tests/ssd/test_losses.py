@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from ssd import sync
-from ssd.losses import LossConfig, detection_loss, hard_negative_mask
+from ssd.losses import LossConfig, class_weights, detection_loss, hard_negative_mask
 
 
 def test_hard_negatives_by_hand():
@@ -205,3 +205,52 @@ def test_the_few_anchors_of_a_mined_loss_give_the_gradient_of_all(num_classes):
     torch.testing.assert_close(sums.class_sum, every.where(taken, 0).sum())
     torch.testing.assert_close(mine, expected)
     assert 0 < taken.sum() < taken.numel()
+
+
+def test_class_weights_by_hand():
+    """Inverse roots of 100 and 4 boxes are ⅒ and ½; over the 104 boxes they sum to 12. A class without boxes has 1."""
+    found = class_weights([100, 4, 0], LossConfig(class_balance="inverse_sqrt"))
+    torch.testing.assert_close(found, torch.tensor([0.1, 0.5, 1.0]) * 104 / 12)
+    # β = ½: effective numbers (1 - ½ⁿ) / ½ are 1 and 1.75, their inverses 1 and 4/7; over 1 + 3 boxes 19/7
+    found = class_weights([1, 3], LossConfig(class_balance="effective_number", balance_beta=0.5))
+    torch.testing.assert_close(found, torch.tensor([1.0, 4 / 7]) * 4 * 7 / 19)
+    even = class_weights([7, 90], LossConfig(class_balance="effective_number", balance_beta=0.0))
+    torch.testing.assert_close(even, torch.ones(2))
+    assert class_weights([7, 90], LossConfig()) is None
+    assert class_weights([0, 0], LossConfig(class_balance="inverse_sqrt")) is None
+
+
+@pytest.mark.parametrize("class_loss", ["softmax_mining", "softmax", "softmax_focal", "bce", "focal"])
+@pytest.mark.parametrize("is_free", [True, False])
+def test_weights_multiply_what_anchors_of_their_class_cost(monkeypatch, class_loss, is_free):
+    """The loss is linear in the weights: what doubles with a class's weight is what its anchors alone cost."""
+    monkeypatch.setattr(sync, "is_free", lambda _: is_free)
+    config = LossConfig(class_loss=class_loss, negatives_per_positive=100)
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.tensor([[0, 1, 2, 0, 2, -1]])
+    logits = torch.randn(1, 6, 2 + (config.scores == "softmax"), generator=generator)
+    offsets = torch.zeros(1, 6, 4)
+
+    def cost(weights):
+        return detection_loss(logits, offsets, classes, offsets, config, weights).class_sum
+
+    plain = cost(None)
+    torch.testing.assert_close(cost(torch.ones(2)), plain)
+    for label in (1, 2):
+        more = cost(torch.ones(2).index_fill(0, torch.tensor([label - 1]), 2.0)) - plain
+        if config.scores == "softmax":
+            loss = F.cross_entropy(logits[0], classes[0].clamp(min=0), reduction="none")
+            if class_loss == "softmax_focal":
+                loss = 0.25 * (1 - torch.exp(-loss)) ** 2 * loss
+        else:
+            chance = logits[0, :, label - 1].sigmoid()
+            loss = -chance.log() * (0.25 * (1 - chance) ** 2 if class_loss == "focal" else 1)
+        torch.testing.assert_close(more, loss[classes[0] == label].sum())
+
+
+def test_weights_of_several_classes_at_once():
+    logits, classes = torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[True, True]]])
+    offsets = torch.zeros(1, 1, 4)
+    config = LossConfig(class_loss="bce")
+    found = detection_loss(logits, offsets, classes, offsets, config, torch.tensor([3.0, 0.5])).class_sum
+    assert found.item() == pytest.approx(3 * math.log(2) + 0.5 * math.log(1 + math.exp(-1)))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ssd import sync
 from ssd.anchors import AnchorConfig, make_anchors
 from ssd.boxes import OffsetCoder, TanhCoder
-from ssd.losses import LossConfig, detection_loss, hard_negative_mask, targets
+from ssd.losses import LossConfig, class_weights, detection_loss, hard_negative_mask, targets
 from ssd.matching import IGNORED, match
 from ssd.model import SSD, ModelConfig
 from ssd.trainer import Batch, NonFiniteLoss, TrainConfig, Trainer
@@ -93,7 +93,9 @@ def test_the_hardest_negatives_are_the_same(seed, images, least):
 @settings(max_examples=8)
 @batches
 def test_losses_and_gradients_are_the_same(class_loss, box_loss, num_classes, seed, images, most):
-    config = LossConfig(class_loss=class_loss, box_loss=box_loss, least_negatives=seed % 3)
+    balance = ["none", "effective_number", "inverse_sqrt"][seed % 3]
+    config = LossConfig(class_loss=class_loss, box_loss=box_loss, least_negatives=seed % 3, class_balance=balance)
+    weights = class_weights([90, 4, 1000][:num_classes], config)
     boxes, labels, generator = random_batch(seed, images, most, num_classes)
     matched = match(ANCHORS, boxes, labels, 0.4, random_regions(images, generator))
     classes, wanted = targets(OffsetCoder(ANCHORS), boxes, labels, matched)
@@ -102,7 +104,7 @@ def test_losses_and_gradients_are_the_same(class_loss, box_loss, num_classes, se
     offsets = torch.randn(images, len(ANCHORS), 4, generator=generator, requires_grad=True)
 
     def loss():
-        sums = detection_loss(logits, offsets, classes, wanted, config)
+        sums = detection_loss(logits, offsets, classes, wanted, config, weights)
         return sums, torch.autograd.grad(sums.class_sum + 2 * sums.box_sum, (logits, offsets))
 
     free, waiting = both_ways(loss)

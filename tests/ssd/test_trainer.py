@@ -248,3 +248,10 @@ def test_two_workers_make_the_step_that_one_makes(tmp_path, size):
     one, two = (torch.load(tmp_path / f"{world}.pt") for world in (1, 2))
     torch.testing.assert_close(two["grads"], one["grads"], rtol=1e-4, atol=1e-5)
     assert one["grads"].abs().max() > 0.01
+
+
+def test_class_balance_needs_the_number_of_boxes_of_each_class():
+    loss = LossConfig(class_balance="inverse_sqrt")
+    with pytest.raises(ValueError, match="class_balance inverse_sqrt needs boxes_per_class of 2 classes"):
+        Trainer(SSD(CONFIG, 2), TrainConfig(), loss, 20)
+    assert Trainer(SSD(CONFIG, 2), TrainConfig(), loss, 20, boxes_per_class=[1, 1]).class_weights.tolist() == [1, 1]

@@ -71,6 +71,7 @@ def test_the_best_model_is_that_of_the_best_epoch_whatever_comes_after(job, monk
 RARE_FROM_ORIGINALS = {
     "train.sampling": "repeat_factor",
     "train.repeat_threshold": 1.0,
+    "loss.class_balance": "effective_number",
     "augment": {"source": "original", "iou_crop": True, "zoom_out": 0.5},
 }
 

@@ -26,6 +26,7 @@ LONGEST_SOCKET = 107  # characters of a Unix socket's path
 SOCKET = "/ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store.1"
 FEWEST_FILES = 4096  # open files; Ray takes some hundred for each of its processes
 NVIDIA = Path("/dev/nvidiactl")  # there is a GPU that training will take
+# Without, a step of tiny_fine in bf16 took 2.8 times that in fp32 with AVX-512, and with AVX2 far more.
 NATIVE_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is ARM's
 
 
@@ -61,7 +62,7 @@ def processor(flags: set[str] | None, precision: str, machine: str = platform.ma
     if machine == "x86_64" and "avx2" not in flags:
         return warning("processor", "no AVX2: PyTorch takes slow paths", "choose a machine of 2014 or later")
     if precision == "bf16" and not flags & NATIVE_BF16:
-        said = "train.precision is bf16, which this processor computes only by way of float32"
+        said = "train.precision is bf16, which this processor computes by way of fp32 and slower than that"
         return warning("processor", said, "write train.precision: fp32 in params.yaml, unless a GPU trains")
     known = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16") if name in flags]
     return ok("processor", f"{machine} with {', '.join(known) or 'no extensions that matter'}")

@@ -10,12 +10,13 @@ import json
 import mmap
 import re
 from array import array
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 import numpy as np
-from hotcoco import mask
 
+from pipelines.layouts.coco_masks import box_of_mask
 from pipelines.layouts.listing import Annotation, DataError
 
 KEYS = ("images", "annotations", "categories")
@@ -56,6 +57,12 @@ class Mark(msgspec.Struct):
     segmentation: msgspec.Raw = msgspec.Raw(b"null")
     iscrowd: int | bool = 0
     attributes: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class Owner(msgspec.Struct):
+    """Of an annotation whose rest cannot be read: the image that it belongs to."""
+
+    image_id: Id
 
 
 class Attributes(msgspec.Struct):
@@ -161,10 +168,8 @@ class Instances:
     def _reject(self, number: int, item: msgspec.Raw, row: int | None, rows: dict, reason: str) -> None:
         """Note an annotation that cannot be used at its image, if that is known."""
         if row is None:
-            try:
-                row = rows.get(msgspec.json.decode(item, type=dict).get("image_id"))
-            except (msgspec.MsgspecError, TypeError, RecursionError, UnicodeDecodeError):
-                row = None
+            with suppress(msgspec.MsgspecError, RecursionError, ValueError):
+                row = rows.get(msgspec.json.decode(item, type=Owner).image_id)
         if row is None:
             self.rejected.append((f"annotations[{number}]", reason))
         else:
@@ -214,33 +219,6 @@ def read(root: Path, file: str) -> Instances:
         raise DataError(f"{path}: not COCO: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path}: {_explain_syntax(content, error)}") from None
-
-
-def box_of_mask(segmentation: msgspec.Raw) -> list[float]:
-    """x, y, width, height of a mask: polygons, or run lengths as COCO has them.
-
-    Raises:
-        ValueError: it is no mask, or empty.
-    """
-    found = msgspec.json.decode(segmentation)
-    if isinstance(found, dict):
-        return _box_of_runs(found)
-    if not found:
-        raise ValueError("neither bbox nor segmentation")
-    corners = [number for polygon in msgspec.convert(found, list[list[float]]) for number in polygon]
-    if not corners or len(corners) % 2:
-        raise ValueError("segmentation: polygons of pairs of numbers are due")
-    x, y = min(corners[::2]), min(corners[1::2])
-    return [x, y, max(corners[::2]) - x, max(corners[1::2]) - y]
-
-
-def _box_of_runs(runs: dict) -> list[float]:
-    try:
-        height, width = runs["size"]
-        compressed = runs if isinstance(runs["counts"], str) else mask.fr_py_objects(runs, height, width)
-        return [float(side) for side in mask.to_bbox(compressed)]
-    except Exception as error:  # hotcoco raises what Rust hands over
-        raise ValueError(f"segmentation: not run lengths of COCO: {error!r:.120}") from None
 
 
 def _refuse_rotated(attributes: msgspec.Raw) -> None:

@@ -57,6 +57,7 @@ class PrepareParams(Section):
     val_share: Share = 0.1
     test: list[str] = []
     test_share: Share = 0.2
+    bad_boxes: Literal["reject", "clip", "ignore"] = "clip"
     quarantine_limit: Annotated[float, Field(ge=0, le=1)] = 0.02
     shard_mib: Annotated[float, Field(gt=0)] = 16
 

@@ -17,7 +17,7 @@ from pipelines.store.shards import Shard, Split, schema
 
 GROUP_BYTES = 2 << 20  # of encoded images in a row group, about: what a streaming reader holds
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-NUMBERS = ("boxes.list.element.list.element", "labels.list.element", "difficult.list.element")
+NUMBERS = ("boxes.list.element.list.element", *(f"{name}.list.element" for name in ("labels", "difficult", "iscrowd")))
 COMPRESSED = ("image_id", "image.path", "height", "width", *NUMBERS)  # the images' bytes are already
 
 
@@ -93,7 +93,7 @@ def _write_shard(folder: Path, name: str, groups: list[pa.Table], content: str) 
 
 def fingerprint(record: Record) -> bytes:
     """SHA-256 of a record's content, whatever file format holds it."""
-    numbers = (record.boxes.astype("<f4"), record.labels.astype("<i8"), record.difficult)
+    numbers = (record.boxes.astype("<f4"), record.labels.astype("<i8"), record.difficult, record.iscrowd)
     parts = (record.image_id.encode(), record.encoded, *(column.tobytes() for column in numbers))
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()
 
@@ -106,6 +106,9 @@ def to_table(records: list[Record], table_schema: pa.Schema) -> pa.Table:
     def as_lists(values: pa.Array) -> pa.ListArray:
         return pa.ListArray.from_arrays(offsets, values)
 
+    def joined(name: str, kind: pa.DataType) -> pa.ListArray:
+        return as_lists(pa.array(np.concatenate([getattr(record, name) for record in records]), kind))
+
     encoded = pa.array([record.encoded for record in records], pa.binary())
     paths = pa.array([record.path for record in records], pa.string())
     columns = {
@@ -114,8 +117,9 @@ def to_table(records: list[Record], table_schema: pa.Schema) -> pa.Table:
         "height": pa.array([record.height for record in records], pa.int32()),
         "width": pa.array([record.width for record in records], pa.int32()),
         "boxes": as_lists(pa.FixedSizeListArray.from_arrays(corners, 4)),
-        "labels": as_lists(pa.array(np.concatenate([record.labels for record in records]), pa.int64())),
-        "difficult": as_lists(pa.array(np.concatenate([record.difficult for record in records]), pa.bool_())),
+        "labels": joined("labels", pa.int64()),
+        "difficult": joined("difficult", pa.bool_()),
+        "iscrowd": joined("iscrowd", pa.bool_()),
     }
     return pa.Table.from_arrays([columns[name] for name in table_schema.names], schema=table_schema)
 
@@ -125,18 +129,20 @@ class Statistics:
 
     def __init__(self, classes: list[str]) -> None:
         self.classes = classes
-        self.images = self.empty = self.difficult = 0
+        self.images = self.empty = self.difficult = self.crowds = 0
         self.labels: Counter[int] = Counter()
         self.pixels, self.unit = array("f"), array("f")
 
     def add(self, record: Record) -> None:
         """Count a record."""
-        sides = record.boxes[:, 2:] - record.boxes[:, :2]
+        counted = ~record.iscrowd
+        sides = (record.boxes[:, 2:] - record.boxes[:, :2])[counted]
         areas = sides[:, 0] * sides[:, 1]
         self.images += 1
         self.empty += not len(areas)
-        self.difficult += int(record.difficult.sum())
-        self.labels.update(record.labels.tolist())
+        self.difficult += int(record.difficult[counted].sum())
+        self.crowds += int(record.iscrowd.sum())
+        self.labels.update(record.labels[counted].tolist())
         self.pixels.extend(np.sqrt(areas).tolist())
         self.unit.extend(np.sqrt(areas / (record.height * record.width)).tolist())
 
@@ -148,6 +154,7 @@ class Statistics:
             boxes_per_class={name: self.labels[label] for label, name in enumerate(self.classes, 1)},
             images_without_boxes=self.empty,
             difficult=self.difficult,
+            crowds=self.crowds,
             box_sizes_pixels=_quantiles(self.pixels, 2),
             box_sizes_unit=_quantiles(self.unit, 4),
             shards=shards,

@@ -22,8 +22,10 @@ from pipelines.layouts import advice, bananas, coco, parquet, voc, yolo
 from pipelines.layouts.files import Files
 from pipelines.layouts.listing import Annotation, DataError, Listing, Photo, Rejected
 from pipelines.params import PrepareParams
-from pipelines.prepare.quarantine import REPORT, check_share, write_report
+from pipelines.prepare.duplicates import Thumbnails
+from pipelines.prepare.quarantine import REPORT, Entry, check_share, count_rejected, rejection, write_report
 from pipelines.prepare.records import Record, examine
+from pipelines.prepare.report import Prepared, clear, report, report_failure
 from pipelines.prepare.shard_writer import write_split
 from pipelines.prepare.splits import divide, shuffle
 from pipelines.store.shards import MANIFEST, VERSION, Manifest, Split, digest
@@ -110,11 +112,16 @@ def find_classes(folder: Path, listing: Listing, splits: dict[str, list[str]], p
     return sorted(names)
 
 
-def prepare(data: Path, out: Path, params: PrepareParams, seed: int) -> tuple[Manifest, list[Rejected]]:
+def prepare(
+    data: Path, out: Path, params: PrepareParams, seed: int, report_folder: Path | None = None
+) -> tuple[Manifest, list[Entry]]:
     """Write `data` as shards to `out`, with manifest.json and quarantine.csv; what was in `out` is replaced.
 
+    Where there is a `report_folder`, the report on the data goes there, also if too many records are bad; what spoils
+    results is printed.
+
     Returns:
-        The manifest, and what was quarantined.
+        The manifest, and the entries of quarantine.csv.
 
     Raises:
         DataError: there is no data, or nothing of it is left to train on.
@@ -128,25 +135,34 @@ def prepare(data: Path, out: Path, params: PrepareParams, seed: int) -> tuple[Ma
     splits = divide(listing.sets, sorted(listing.photos), params, seed)
     partial = out.with_name(f".{out.name}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(out), _removed_on_failure(partial), writing(out):
+    with _locked(out), _removed_on_failure(partial), writing(out), Thumbnails(out.parent) as thumbnails:
         shutil.rmtree(out, ignore_errors=True)
-        classes, written, rejected = _write_splits(data, partial, listing, splits, params, seed)
-        rejected += listing.rejected
+        if report_folder:
+            clear(report_folder)
+        classes, written, entries = _write_splits(data, partial, listing, splits, params, seed, thumbnails)
+        entries += map(rejection, listing.rejected)
+        quarantined = count_rejected(entries)
         try:
             records = sum(len(ids) for ids in splits.values()) + len(listing.rejected)
-            check_share(len(rejected), records, params.quarantine_limit, out / REPORT)
-            if "train" not in written or not written["train"].images or not classes:
+            check_share(quarantined, records, params.quarantine_limit, out / REPORT)
+            if "train" not in written or not written["train"].boxes:
                 raise DataError(f"{data}: nothing is left to train on; see {out / REPORT}")
-        except UserError:
-            write_report(out, rejected)
+        except UserError as error:
+            write_report(out, entries)
+            if report_folder:
+                report_failure(report_folder, data, entries, str(error))
             raise
-        write_report(partial, rejected)
-        manifest = _describe(listing.layout, classes, written, len(rejected))
+        write_report(partial, entries)
+        manifest = _describe(listing.layout, classes, written, quarantined)
         (partial / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         partial.rename(out)
-    for note in listing.notes:
-        print(f"prepare: {note}")
-    return manifest, rejected
+        lines = list(listing.notes)
+        if report_folder:
+            prepared = Prepared(data, out, manifest, entries, listing.notes, thumbnails.read(), thumbnails.turned)
+            lines += report(report_folder, prepared)
+    for line in lines:
+        print(f"prepare: {line}")
+    return manifest, entries
 
 
 def _describe(layout: str, classes: list[str], splits: dict[str, Split], quarantined: int) -> Manifest:
@@ -182,34 +198,45 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def _write_splits(
-    data: Path, partial: Path, listing: Listing, splits: dict[str, list[str]], params: PrepareParams, seed: int
-) -> tuple[list[str], dict[str, Split], list[Rejected]]:
-    """Check and write every split; returns the classes, the splits' parts of the manifest, and what was rejected."""
-    rejected: list[Rejected] = []
+    data: Path,
+    partial: Path,
+    listing: Listing,
+    splits: dict[str, list[str]],
+    params: PrepareParams,
+    seed: int,
+    thumbnails: Thumbnails,
+) -> tuple[list[str], dict[str, Split], list[Entry]]:
+    """Check and write every split; returns the classes, the splits' parts of the manifest, and what was wrong."""
+    entries: list[Entry] = []
     written = {}
     with ThreadPoolExecutor(THREADS) as pool:
         classes = params.classes or listing.classes or find_classes(data, listing, splits, pool)
         became: list[str] = []
 
-        def check(image_id: str) -> Record:
+        def check(image_id: str) -> tuple[Record | None, list[Entry]]:
             photo = listing.photos[image_id]
-            annotation = read_annotation(data, listing.layout, photo)
-            record = examine(data, photo, annotation, classes)
+            try:
+                annotation = read_annotation(data, listing.layout, photo)
+                record, found = examine(data, photo, annotation, classes, params.bad_boxes)
+            except Rejected as rejected:
+                return None, [rejection(rejected, photo.image)]
             became.extend(annotation.notes)
-            return record
+            return record, found
 
         for split, ids in splits.items():
             results = tqdm(map_in_order(check, shuffle(ids, seed), pool), f"prepare {split}", len(ids), mininterval=1)
-            records = _sift(results, rejected)
+            records = _sift(results, entries, thumbnails)
             written[split] = write_split(partial, split, records, classes, int(params.shard_mib * (1 << 20)))
     listing.notes.extend(f"{count} times a {note}" for note, count in Counter(became).items())
-    return classes, written, rejected
+    return classes, written, entries
 
 
-def _sift(results: Iterable[Record | Rejected], rejected: list[Rejected]) -> Iterator[Record]:
-    """Let records through and put the rest aside."""
-    for result in results:
-        if isinstance(result, Rejected):
-            rejected.append(result)
-        else:
-            yield result
+def _sift(
+    results: Iterable[tuple[Record | None, list[Entry]]], entries: list[Entry], thumbnails: Thumbnails
+) -> Iterator[Record]:
+    """Let records through and put aside what was wrong, and what the report wants to know."""
+    for record, found in results:
+        entries += found
+        if record:
+            thumbnails.add(record.thumbnail, record.orientation > 1)
+            yield record

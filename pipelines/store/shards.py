@@ -1,14 +1,16 @@
 """Prepared data: Parquet shards, and the manifest that lists them. This is its schema and its reading side.
 
-`difficult`, `labels` and `boxes` are of equal length; boxes are xyxy in 0-based pixels, labels 1..C. The image column
-and the schema metadata are those of Hugging Face `datasets`; pandas, Ray Data and any Parquet reader open them too.
+`boxes`, `labels`, `difficult` and `iscrowd` are of equal length; boxes are xyxy in 0-based pixels, labels 1..C. Crowds
+are regions that neither teach nor count. The image column and the schema metadata are those of Hugging Face `datasets`;
+pandas, Ray Data and any Parquet reader open them too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
@@ -20,8 +22,8 @@ from pipelines.errors import UserError
 
 PREPARED = Path("artifacts/prepared")  # where the stage `prepare` writes
 MANIFEST = "manifest.json"
-VERSION = 1
-BOXES = ("image_id", "height", "width", "boxes", "labels", "difficult")  # the columns without image bytes
+VERSION = 2
+BOXES = ("image_id", "height", "width", "boxes", "labels", "difficult", "iscrowd")  # the columns without image bytes
 
 
 class ShardError(UserError):
@@ -52,8 +54,9 @@ class Shard(Part):
 class Split(Part):
     """A split's shards and what is in them.
 
-    Box sizes are quantiles, "0.00" to "1.00", of the root of a box's area: in pixels, and as a share of the root of
-    the image's area; empty where there are no boxes.
+    `crowds` are counted there alone: an image with nothing else is one without boxes. Box sizes are quantiles, "0.00"
+    to "1.00", of the root of a box's area: in pixels, and as a share of the root of the image's area; empty where there
+    are no boxes.
     """
 
     images: int
@@ -61,6 +64,7 @@ class Split(Part):
     boxes_per_class: dict[str, int]
     images_without_boxes: int
     difficult: int
+    crowds: int
     box_sizes_pixels: dict[str, float]
     box_sizes_unit: dict[str, float]
     shards: list[Shard]
@@ -69,7 +73,7 @@ class Split(Part):
 class Manifest(Part):
     """All that was prepared; `digest` is the SHA-256 of the classes and the shards of every split."""
 
-    version: Literal[1]
+    version: Literal[2]
     layout: str
     classes: list[str]
     digest: str
@@ -105,6 +109,7 @@ def schema(classes: Sequence[str]) -> pa.Schema:
         "boxes": list_of(list_of(value("float32"), length=4)),
         "labels": list_of(value("int64")),
         "difficult": list_of(value("bool")),
+        "iscrowd": list_of(value("bool")),
     }
     fields = {
         "image_id": pa.string(),
@@ -114,6 +119,7 @@ def schema(classes: Sequence[str]) -> pa.Schema:
         "boxes": pa.list_(pa.list_(pa.float32(), 4)),
         "labels": pa.list_(pa.int64()),
         "difficult": pa.list_(pa.bool_()),
+        "iscrowd": pa.list_(pa.bool_()),
     }
     metadata = {
         "classes": json.dumps(list(classes), ensure_ascii=False),
@@ -133,8 +139,11 @@ def read_manifest(folder: Path | str) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
-        problem = f"{where}: {error.errors()[0]['msg']}"
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        if where == "version" and isinstance(first["input"], int):
+            raise ShardError(f"{path}: written by another version of this code; run `dvc repro prepare`") from None
+        problem = f"{where}: {first['msg']}"
         raise ShardError(f"{path}: {problem}; run `dvc repro -f prepare` to write it anew") from None
     if manifest.digest != digest(manifest.classes, manifest.splits):
         raise ShardError(
@@ -197,16 +206,44 @@ def read_records(
     for shard in split_of(manifest, split).shards:
         if check:
             verify(folder, shard)
-        path = Path(folder) / shard.path
-        _require_file(path)
-        try:
-            with pq.ParquetFile(path) as file:
-                yield from file.iter_batches(64, columns=None if columns is None else list(columns))
-        except (pa.ArrowException, OSError) as error:
-            raise ShardError(f"{path}: not a whole Parquet file ({error}); run `dvc repro -f prepare`") from None
+        with _opened(Path(folder) / shard.path) as file:
+            yield from file.iter_batches(64, columns=None if columns is None else list(columns))
 
 
 def read_boxes(folder: Path | str, manifest: Manifest, split: str) -> list[dict]:
     """Ground truth of a split without its images: dicts of BOXES, in the order of the shards."""
     batches = read_records(folder, manifest, split, BOXES)
     return [row for batch in batches for row in batch.to_pylist()]
+
+
+def read_images(folder: Path | str, manifest: Manifest, split: str, rows: Iterable[int]) -> dict[int, bytes]:
+    """Encoded images of a split by their positions in it; only the row groups that hold them are read.
+
+    Raises:
+        ShardError: the split or a shard is missing, or a shard is damaged.
+    """
+    wanted, images, start = sorted(set(rows)), {}, 0
+    for shard in split_of(manifest, split).shards:
+        here = [row for row in wanted if start <= row < start + shard.rows]
+        if here:
+            with _opened(Path(folder) / shard.path) as file:
+                for group in range(file.num_row_groups):
+                    end = start + file.metadata.row_group(group).num_rows
+                    mine = [row for row in here if start <= row < end]
+                    if mine:
+                        encoded = file.read_row_group(group, columns=["image.bytes"]).column("image")
+                        images |= {row: encoded[row - start]["bytes"].as_py() for row in mine}
+                    start = end
+        else:
+            start += shard.rows
+    return images
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    _require_file(path)
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        raise ShardError(f"{path}: not a whole Parquet file ({error}); run `dvc repro -f prepare`") from None

@@ -10,16 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from pipelines.layouts.listing import Annotation, Rejected
 from pipelines.params import PrepareParams
 from pipelines.prepare import stage as stage
 from pipelines.prepare.__main__ import main
 from pipelines.prepare.quarantine import QuarantineError
-from pipelines.prepare.records import fit
 from pipelines.prepare.stage import DataError, prepare
 from pipelines.store.shards import read_boxes, read_manifest, read_records
 from tests.conftest import BCCD, ROOT, needs_bccd
@@ -30,8 +26,8 @@ from tests.small_disk import run_on_small_disk
 def quarantined(out: Path) -> dict[str, str]:
     with open(out / "quarantine.csv", newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
-    assert header == ["file", "reason"]
-    return dict(rows)
+    assert header == ["file", "image", "box", "action", "reason"]
+    return {row[0]: row[-1] for row in rows}
 
 
 def rows_of(out: Path) -> dict[str, dict]:
@@ -103,17 +99,74 @@ def test_bad_record_is_quarantined_and_the_rest_goes_on(tmp_path, xml, spoil, fi
     year = write_voc(tmp_path / "data", {**good(4), "bad": xml})
     if spoil:
         spoil(year)
-    _, rejected = prepare(tmp_path / "data", tmp_path / "out", lenient(classes=["cat"]), 0)
+    _, rejected = prepare(tmp_path / "data", tmp_path / "out", lenient(classes=["cat"], bad_boxes="reject"), 0)
     assert len(rejected) == 1
     assert reason in quarantined(tmp_path / "out")[file]
     assert set(rows_of(tmp_path / "out")) == set(good(4))
 
 
-def test_one_bad_box_takes_its_photograph_along(tmp_path):
-    write_voc(tmp_path / "data", {**good(4), "bad": voc_xml(("cat", 2, 3, 11, 8), ("cat", 11, 3, 2, 8))})
-    prepare(tmp_path / "data", tmp_path / "out", lenient(), 0)
-    assert "box 2 is reversed" in quarantined(tmp_path / "out")["Annotations/bad.xml"]
-    assert "bad" not in rows_of(tmp_path / "out")
+BAD_BOXES = {
+    **good(4),
+    "two": voc_xml(("cat", 2, 3, 11, 8), ("cat", 11, 3, 2, 8)),  # the second is reversed
+    "out": voc_xml(("cat", 16, 3, 40, 8)),  # 15 of its 25 columns are in the image
+    "far": voc_xml(("cat", 40, 3, 50, 8), ("cat", 2, 3, 11, 8)),
+}
+
+
+@pytest.mark.parametrize(
+    ("bad_boxes", "two", "out", "far", "actions"),
+    [
+        ("reject", None, None, None, [("", "rejected")] * 3),
+        (
+            "clip",
+            [([1, 2, 11, 8], False), ([2, 2, 10, 8], True)],
+            [([15, 2, 30, 8], False)],
+            [([1, 2, 11, 8], False)],
+            [("1", "dropped"), ("1", "clipped"), ("2", "ignored")],
+        ),
+        (
+            "ignore",
+            [([1, 2, 11, 8], False), ([2, 2, 10, 8], True)],
+            [([15, 2, 30, 8], True)],
+            [([1, 2, 11, 8], False)],
+            [("1", "dropped"), ("1", "ignored"), ("2", "ignored")],
+        ),
+    ],
+)
+def test_a_bad_box_from_folder_to_shard_and_report(tmp_path, bad_boxes, two, out, far, actions):
+    write_voc(tmp_path / "data", BAD_BOXES)
+    manifest, entries = prepare(tmp_path / "data", tmp_path / "out", lenient(bad_boxes=bad_boxes), 0)
+    rows = rows_of(tmp_path / "out")
+    for image_id, wanted in (("two", two), ("out", out), ("far", far)):
+        if wanted is None:
+            assert image_id not in rows
+        else:
+            assert list(zip(rows[image_id]["boxes"], rows[image_id]["iscrowd"])) == wanted
+            assert len(rows[image_id]["labels"]) == len(rows[image_id]["difficult"]) == len(wanted)
+    with open(tmp_path / "out" / "quarantine.csv", newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["box"], line["action"]) for line in lines] == actions
+    assert [line["file"] for line in lines] == [f"Annotations/{name}.xml" for name in ("far", "out", "two")]
+    assert [line["image"] for line in lines] == [f"JPEGImages/{name}.png" for name in ("far", "out", "two")]
+    assert lines[2]["reason"].endswith("is reversed: [10, 2, 2, 8] (0-based) in 30 × 20 pixels")
+    assert [str(entry.box or "") for entry in sorted(entries)] == [box for box, _ in actions]
+    crowds = sum(split.crowds for split in manifest.splits.values())
+    assert crowds == sum(action == "ignored" for _, action in actions)
+    assert manifest.quarantined == (3 if bad_boxes == "reject" else 0)
+
+
+def test_bad_boxes_are_no_bad_records(tmp_path):
+    write_voc(tmp_path / "data", BAD_BOXES)
+    prepare(tmp_path / "data", tmp_path / "out", PrepareParams(quarantine_limit=0.0), 0)
+    with pytest.raises(QuarantineError, match="3 of 7 records"):
+        prepare(tmp_path / "data", tmp_path / "out", PrepareParams(quarantine_limit=0.4, bad_boxes="reject"), 0)
+
+
+def test_nothing_but_ignored_boxes_is_nothing_to_train_on(tmp_path):
+    write_voc(tmp_path / "data", {f"p{n}": voc_xml(("cat", 11, 3, 2, 8)) for n in range(4)})
+    with pytest.raises(DataError, match="nothing is left to train on"):
+        prepare(tmp_path / "data", tmp_path / "out", PrepareParams(), 0)
+    assert "is reversed" in quarantined(tmp_path / "out")["Annotations/p0.xml"]
 
 
 def test_file_names_that_are_no_text(tmp_path):
@@ -129,25 +182,11 @@ def test_file_names_that_are_no_text(tmp_path):
 @pytest.mark.parametrize(("xmin", "xmax", "wanted"), [(0, 31, [0, 30]), (1, 30, [0, 30]), (0, 0, None)])
 def test_pixel_beyond_the_border_is_clipped(tmp_path, xmin, xmax, wanted):
     write_voc(tmp_path / "data", {**good(4), "edge": voc_xml(("cat", xmin, 3, xmax, 8))})
-    prepare(tmp_path / "data", tmp_path / "out", lenient(), 0)
+    prepare(tmp_path / "data", tmp_path / "out", lenient(bad_boxes="reject"), 0)
     if wanted:
         assert rows_of(tmp_path / "out")["edge"]["boxes"] == [[wanted[0], 2, wanted[1], 8]]
     else:
         assert "outside the image" in quarantined(tmp_path / "out")["Annotations/edge.xml"]
-
-
-@given(st.lists(st.tuples(*[st.floats(-40, 80, width=32)] * 4), max_size=4))
-def test_boxes_that_pass_lie_in_the_image(boxes):
-    none = np.zeros(len(boxes), bool)
-    annotation = Annotation("a.xml", ("cat",) * len(boxes), np.array(boxes, np.float32).reshape(-1, 4), none, none)
-    try:
-        found = fit(annotation, 20, 30)
-    except Rejected:
-        return
-    assert (found[:, :2] >= 0).all()
-    assert (found[:, 2:] <= (30, 20)).all()
-    assert (found[:, :2] < found[:, 2:]).all()
-    assert np.abs(found - annotation.boxes).max(initial=0) <= 1
 
 
 @pytest.mark.parametrize(
@@ -302,7 +341,7 @@ def test_command_ends_with_one_line_and_errors_with_another(tmp_path, monkeypatc
     write_voc(tmp_path / "data", {**good(3), "bad": "<broken"})
     text = (Path(__file__).parents[3] / "params.yaml").read_text()
     params = tmp_path / "params.yaml"
-    command = ["prepare", *(f"--{name}={tmp_path / name}" for name in ("data", "out")), f"--params={params}"]
+    command = ["prepare", *(f"--{name}={tmp_path / name}" for name in ("data", "out", "report")), f"--params={params}"]
     monkeypatch.setattr("sys.argv", command)
     params.write_text(text)
     with pytest.raises(SystemExit, match=r"prepare: 1 of 4 records \(25.0%\) are bad"):
@@ -310,8 +349,9 @@ def test_command_ends_with_one_line_and_errors_with_another(tmp_path, monkeypatc
     params.write_text(text.replace("quarantine_limit: 0.02", "quarantine_limit: 0.5"))
     main()
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "quarantined 1:"
-    assert lines[1].startswith("  Annotations/bad.xml: not a VOC annotation")
+    assert lines[0].endswith(f"suspicious: {tmp_path}/report/report.html")
+    assert lines[1] == "quarantined 1:"
+    assert lines[2].startswith("  Annotations/bad.xml: not a VOC annotation")
     assert "1 quarantined, in" in lines[-1]
 
 
@@ -319,7 +359,8 @@ def test_a_file_where_the_folder_is_due_is_one_line(tmp_path, monkeypatch):
     write_voc(tmp_path / "data", good(3))
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        arguments = [f"--data={tmp_path / 'data'}", f"--out={out}", f"--params={ROOT / 'params.yaml'}"]
+        folders = [f"--data={tmp_path / 'data'}", f"--out={out}", f"--report={tmp_path / 'report'}"]
+        arguments = [*folders, f"--params={ROOT / 'params.yaml'}"]
         monkeypatch.setattr("sys.argv", ["prepare", *arguments])
         with pytest.raises(SystemExit, match=r"prepare: .*file.*a file is where a folder is due; move it away"):
             main()
@@ -336,7 +377,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
         with open(image, "ab") as file:
             file.write(bytes(20_000))  # PNGs end before their file does
     (tmp_path / "disk").mkdir()
-    arguments = [f"--data={tmp_path}/data", f"--out={tmp_path}/disk/out", f"--params={ROOT / 'params.yaml'}"]
+    folders = [f"--data={tmp_path}/data", f"--out={tmp_path}/disk/out", f"--report={tmp_path}/disk/report"]
+    arguments = [*folders, f"--params={ROOT / 'params.yaml'}"]
     command = [sys.executable, "-m", "pipelines.prepare", *arguments]
     done = run_on_small_disk(tmp_path / "disk", "300k", command)
     assert done.returncode == 1

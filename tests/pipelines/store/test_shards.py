@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from pipelines.prepare import shard_writer
+from pipelines.prepare.duplicates import SIDE
 from pipelines.prepare.records import Record
 from pipelines.prepare.shard_writer import write_split
 from pipelines.store.shards import (
@@ -27,7 +28,7 @@ from tests.pipelines.layouts.trees import encode
 CLASSES = ["cat", "dög"]
 
 
-def record(number: int, boxes: list, labels: list, difficult: list) -> Record:
+def record(number: int, boxes: list, labels: list, difficult: list, iscrowd: list | None = None) -> Record:
     return Record(
         f"id{number}",
         f"images/id{number}.png",
@@ -37,20 +38,24 @@ def record(number: int, boxes: list, labels: list, difficult: list) -> Record:
         np.array(boxes, np.float32).reshape(-1, 4),
         np.array(labels, np.int64),
         np.array(difficult, bool),
+        np.array(iscrowd or [False] * len(labels), bool),
+        1,
+        np.zeros((SIDE, SIDE), np.uint8),
     )
 
 
 RECORDS = [
     record(0, [[1, 2, 10, 6], [0, 0, 30, 20]], [1, 2], [False, True]),
     record(1, [], [], []),
-    record(2, [[4.5, 6, 5, 7]], [2], [False]),
+    record(2, [[4.5, 6, 5, 7], [0, 0, 20, 10]], [2, 2], [False, True], [False, True]),
+    record(3, [[3, 3, 9, 9]], [1], [False], [True]),
 ]
 
 
 def write(folder, records=RECORDS, shard_bytes: int = 1 << 20) -> Manifest:
     splits = {"train": write_split(folder, "train", iter(records), CLASSES, shard_bytes)}
     manifest = Manifest(
-        version=1, layout="voc", classes=CLASSES, digest=digest(CLASSES, splits), quarantined=0, splits=splits
+        version=2, layout="voc", classes=CLASSES, digest=digest(CLASSES, splits), quarantined=0, splits=splits
     )
     (folder / MANIFEST).write_text(manifest.model_dump_json())
     return manifest
@@ -66,6 +71,7 @@ def test_what_is_written_is_read(tmp_path):
         assert row["boxes"] == wanted.boxes.tolist()
         assert row["labels"] == wanted.labels.tolist()
         assert row["difficult"] == wanted.difficult.tolist()
+        assert row["iscrowd"] == wanted.iscrowd.tolist()
 
 
 def test_split_of_images_without_boxes(tmp_path):
@@ -77,7 +83,9 @@ def test_split_of_images_without_boxes(tmp_path):
 
 def test_statistics_by_hand(tmp_path):
     found = write(tmp_path).splits["train"]
-    assert (found.images, found.boxes, found.images_without_boxes, found.difficult) == (3, 3, 1, 1)
+    # the crowds are in no number but their own; an image with a crowd alone has no boxes
+    assert (found.images, found.boxes, found.images_without_boxes) == (4, 3, 2)
+    assert (found.difficult, found.crowds) == (1, 2)
     assert found.boxes_per_class == {"cat": 1, "dög": 2}
     # areas 9·4 = 36, 30·20 = 600 and 0.5·1 = 0.5; roots 6, 24.49, 0.71; the image's root is 24.49
     assert found.box_sizes_pixels["0.00"] == pytest.approx(0.71)
@@ -106,13 +114,13 @@ def test_row_groups_bound_what_a_reader_holds(tmp_path, monkeypatch):
     monkeypatch.setattr(shard_writer, "GROUP_BYTES", 1)
     manifest = write(tmp_path)
     (shard,) = manifest.splits["train"].shards
-    assert pq.ParquetFile(tmp_path / shard.path).num_row_groups == 3
+    assert pq.ParquetFile(tmp_path / shard.path).num_row_groups == 4
 
 
 def test_schema_says_classes_digest_and_types(tmp_path):
     (shard,) = write(tmp_path).splits["train"].shards
     own = pq.read_schema(tmp_path / shard.path)
-    assert own.names == ["image_id", "image", "height", "width", "boxes", "labels", "difficult"]
+    assert own.names == ["image_id", "image", "height", "width", "boxes", "labels", "difficult", "iscrowd"]
     assert own.field("boxes").type == pa.list_(pa.list_(pa.float32(), 4))
     assert own.field("image").type == pa.struct({"bytes": pa.binary(), "path": pa.string()})
     assert json.loads(own.metadata[b"classes"]) == CLASSES
@@ -128,8 +136,12 @@ def test_same_records_same_bytes_other_records_other_digest(tmp_path):
     one, again = write(tmp_path / "a"), write(tmp_path / "b")
     assert one == again
     moved = RECORDS[2]._replace(boxes=RECORDS[2].boxes + np.float32(0.5))
-    other = write(tmp_path / "c", [*RECORDS[:2], moved])
+    other = write(tmp_path / "c", [*RECORDS[:2], moved, RECORDS[3]])
     assert other.digest != one.digest
+    (tmp_path / "d").mkdir()
+    crowded = RECORDS[0]._replace(iscrowd=np.array([True, False]))
+    assert write(tmp_path / "d", [crowded, *RECORDS[1:]]).digest != one.digest
+    assert shard_writer.fingerprint(crowded) != shard_writer.fingerprint(RECORDS[0])
     assert len(one.short_digest) <= 36
     assert digest(["dög", "cat"], one.splits) != one.digest
 

@@ -55,7 +55,6 @@ class Case(NamedTuple):
     quarantined: str = ""
     refused: str = ""
     boxes: list | None = None  # of `bad`, where it is read
-    others: tuple = (CAT,)  # boxes of each of the others
 
 
 def write(file: str, content: str | bytes) -> Callable[[Path], object]:

@@ -1,7 +1,7 @@
 """A COCO file as arrays: a JSON of any size, of which a box takes about twenty bytes.
 
-The file is mapped into memory and cut into its images and annotations (`msgspec.Raw`); each is then read alone and by
-its type, so that one with a mistake costs its photograph and not the file.
+The file is mapped into memory and cut into its images and annotations, block by block; each is read alone and by its
+type, so that one with a mistake costs its photograph and not the file.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import mmap
 import re
 from array import array
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from pipelines.layouts.coco_masks import box_of_mask
 from pipelines.layouts.listing import Annotation, DataError
 
 KEYS = ("images", "annotations", "categories")
+BLOCK, TAIL = 1 << 24, 1 << 16  # bytes that are read at once; and of those in which to look for their end
+SEAM = re.compile(rb"\}\s*,\s*\{")
 Id = int | str
 
 
@@ -32,10 +35,10 @@ class Category(msgspec.Struct):
 
 
 class Document(msgspec.Struct):
-    """A COCO file, not yet read further."""
+    """A COCO file, its two long lists not yet read."""
 
-    images: list[msgspec.Raw]
-    annotations: list[msgspec.Raw]
+    images: msgspec.Raw
+    annotations: msgspec.Raw
     categories: list[Category]
 
 
@@ -91,11 +94,10 @@ class Instances:
         self.rejected: list[tuple[str, str]] = []
         self.masks = 0
         self.images: list[Image] = []
-        rows = self._read_images(document.images)
-        document.images = []
-        self._read_marks(document.annotations, rows)
+        rows = self._read_images(elements(document.images, "images"))
+        self._read_marks(elements(document.annotations, "annotations"), rows)
 
-    def _read_images(self, items: list[msgspec.Raw]) -> dict[Id, int]:
+    def _read_images(self, items: Iterator[msgspec.Raw]) -> dict[Id, int]:
         """Read the images; returns the row of each id."""
         decode = msgspec.json.Decoder(Image).decode
         rows: dict[Id, int] = {}
@@ -113,13 +115,12 @@ class Instances:
             self.images.append(image)
         return rows
 
-    def _read_marks(self, items: list[msgspec.Raw], rows: dict[Id, int]) -> None:
+    def _read_marks(self, items: Iterator[msgspec.Raw], rows: dict[Id, int]) -> None:
         decode = msgspec.json.Decoder(Mark).decode
         labels = {category.id: number for number, category in enumerate(self.categories)}
         row_of, label_of, boxes, crowd = array("i"), array("i"), array("f"), bytearray()
-        items.reverse()
-        for number in range(len(items)):
-            item, row = items.pop(), None  # what is read is freed
+        for number, item in enumerate(items):
+            row = None
             try:
                 mark = decode(item)
                 row = rows.get(mark.image_id)
@@ -219,6 +220,32 @@ def read(root: Path, file: str) -> Instances:
         raise DataError(f"{path}: not COCO: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path}: {_explain_syntax(content, error)}") from None
+
+
+def elements(array: msgspec.Raw, key: str) -> Iterator[msgspec.Raw]:
+    """Cut a JSON array into its elements, a block at a time.
+
+    A block ends between two objects. If those belong to an element, or to a text, then the block is no JSON, and the
+    seam before is tried.
+
+    Raises:
+        msgspec.ValidationError: it is no array.
+    """
+    content = memoryview(array)
+    if content[:1] != b"[":
+        raise msgspec.ValidationError(f"Expected `array` - at `$.{key}`")
+    decode = msgspec.json.Decoder(list[msgspec.Raw]).decode
+    start, stop, size = 1, len(content) - 1, BLOCK
+    while start + size < stop:
+        block = bytes(content[start : start + size])
+        for seam in reversed([*SEAM.finditer(block, max(size - TAIL, 0))]):
+            with suppress(msgspec.DecodeError):
+                yield from decode(b"[%b]" % block[: seam.start() + 1])
+                start, size = start + seam.end() - 1, BLOCK  # a seam ends with the next element's brace
+                break
+        else:
+            size *= 2
+    yield from decode(b"[%b]" % bytes(content[start:stop]))
 
 
 def _refuse_rotated(attributes: msgspec.Raw) -> None:

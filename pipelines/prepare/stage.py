@@ -145,7 +145,8 @@ def prepare(
         try:
             records = sum(len(ids) for ids in splits.values()) + len(listing.rejected)
             check_share(quarantined, records, params.quarantine_limit, out / REPORT)
-            if "train" not in written or not written["train"].boxes:
+            train = written.get("train")
+            if not train or not train.images or not classes or (train.crowds and not train.boxes):
                 raise DataError(f"{data}: nothing is left to train on; see {out / REPORT}")
         except UserError as error:
             write_report(out, entries)

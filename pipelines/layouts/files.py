@@ -54,9 +54,13 @@ class Files:
             linked.add(here)
         for entry in entries:
             path = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.is_file():
+            try:
+                is_file, is_folder = entry.is_file(), entry.is_dir()
+            except OSError:  # a link to itself: as good as one to nothing
+                continue
+            if is_file:
                 yield path
-            elif entry.is_dir():
+            elif is_folder:
                 yield from self._walk(path, linked, [*above, here], by_link or entry.is_symlink())
 
     @cached_property

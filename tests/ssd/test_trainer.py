@@ -103,6 +103,13 @@ def test_a_region_to_ignore_teaches_nothing(loss):
     assert trainer.take_sums()["positives"] > 0
 
 
+def test_padding_is_no_region_to_ignore():
+    plain, padded = make_trainer(), make_trainer()
+    plain.step(batch())
+    padded.step(batch()._replace(ignored=torch.zeros(4, 2, 4)))
+    assert torch.equal(weights(plain), weights(padded))
+
+
 def test_a_batch_goes_to_a_device_as_a_whole():
     moved = batch()._replace(ignored=torch.zeros(4, 1, 4)).to(torch.device("meta"))
     assert {part.device.type for part in (*moved[:3], moved.ignored)} == {"meta"}

@@ -1,10 +1,13 @@
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pipelines.layouts import coco
+from pipelines.layouts import coco, coco_json
 from pipelines.layouts.files import Files
 from pipelines.layouts.listing import DataError
 from pipelines.params import PrepareParams
@@ -183,6 +186,22 @@ def test_images_of_no_file_are_said(tmp_path):
     write_coco(tmp_path, "x.json", coco_document({"a.png": CAT}))
     write_images(tmp_path, ["more/b.png"])
     assert listed(tmp_path).notes == ["1 images are in no annotation file and not used, more/b.png for one"]
+
+
+JSON = st.recursive(
+    st.none() | st.integers() | st.text('ab{},[]"\\ \n'),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text('a{}, "', max_size=3), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(st.lists(JSON, max_size=20), st.integers(1, 200), st.integers(1, 100), st.sampled_from([None, 1]))
+def test_an_array_cut_into_blocks_is_the_same_array(values, block, tail, indent):
+    raw = msgspec.json.decode(json.dumps(values, indent=indent), type=msgspec.Raw)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(coco_json, "BLOCK", block)
+        patch.setattr(coco_json, "TAIL", tail)
+        assert [msgspec.json.decode(item) for item in coco_json.elements(raw, "x")] == values
 
 
 @needs_coco_tiny

@@ -119,7 +119,7 @@ class Listing:
         if self.sets and rest and "train" not in self.sets:
             self.sets["train"] = rest
         elif self.sets and rest:
-            self.notes.append(f"{len(rest)} photographs lie in no split's folder and are not used, {rest[0]} for one")
+            self.notes.append(f"{len(rest)} photographs lie in no split's folder and are not used, {rest[0]!r} for one")
 
 
 def is_image(name: str) -> bool:

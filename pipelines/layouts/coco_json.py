@@ -23,6 +23,7 @@ from pipelines.layouts.listing import Annotation, DataError
 KEYS = ("images", "annotations", "categories")
 BLOCK, TAIL = 1 << 24, 1 << 16  # bytes that are read at once; and of those in which to look for their end
 SEAM = re.compile(rb"\}\s*,\s*\{")
+ONCE = (b'"bbox"', b'"image_id"', b'"category_id"')  # keys of an annotation
 Id = int | str
 
 
@@ -151,9 +152,9 @@ class Instances:
             ValueError: there is none, it has not four numbers, it is rotated, or it is there twice.
         """
         content = bytes(item)
-        for key in ("bbox", "image_id", "category_id"):
-            if content.count(f'"{key}"'.encode()) > 1 and _is_key_twice(content, key):
-                raise ValueError(f"the key {key} is there twice")
+        for key in ONCE:
+            if content.count(key) > 1 and _is_key_twice(content, key.decode().strip('"')):
+                raise ValueError(f"the key {key.decode()} is there twice")
         if content.find(b'"rotation"') >= 0:
             _refuse_rotated(mark.attributes)
         if mark.bbox:

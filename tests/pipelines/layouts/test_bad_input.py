@@ -234,7 +234,7 @@ CASES = [
     Case("coco", "width 0", mark(bbox=[1, 2, 0, 6]), "is empty"),
     Case("coco", "outside", mark(bbox=[100, 2, 10, 6]), "outside the image"),
     Case("coco", "a box twice", replace('"bbox": [1, 2, 10, 6], "iscrowd": 0}], "cat',
-         '"bbox": [1, 2, 10, 6], "bbox": [5, 5, 1, 1], "iscrowd": 0}], "cat'), "the key bbox is there twice"),
+         '"bbox": [1, 2, 10, 6], "bbox": [5, 5, 1, 1], "iscrowd": 0}], "cat'), 'the key "bbox" is there twice'),
     Case("coco", "iscrowd is 2", mark(iscrowd=2), "iscrowd is 2"),
     Case("coco", "iscrowd is a text", mark(iscrowd="0"), "iscrowd"),
     Case("coco", "iscrowd is true", mark(iscrowd=True), boxes=CAT),

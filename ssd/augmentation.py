@@ -111,13 +111,17 @@ class Augmentation:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Transform one sample; the same seed gives the same result, and no other generator is touched.
 
+        Regions to ignore move with the pixels, and that is all: no crop is chosen or refused for their sake, and what
+        is visible of one stays, wherever its centre is. They travel as points, which `RandomIoUCrop` does not look at.
+
         Args:
-            image: uint8 [3, H, W]. boxes: float32 [N, 4] xyxy in pixels of this image. labels: int64 [N].
+            image: uint8 [3, H, W]. boxes: float32 [N, 4] xyxy in pixels of this image. labels: int64 [N]; those of
+                regions to ignore are negative.
             seed: any 63-bit integer.
             size: (height, width) of the result; None: that of the image, as it is where `source` is 1.
 
         Returns:
-            image uint8 [3, *size]; boxes, in its pixels, and labels of what is still visible.
+            image uint8 [3, *size]; boxes, in its pixels, and labels of what is still visible, regions to ignore last.
         """
         size = size or tuple(image.shape[-2:])
         if not self.steps and tuple(image.shape[-2:]) == size:
@@ -126,17 +130,26 @@ class Augmentation:
             torch.default_generator.manual_seed(seed)  # torch.manual_seed formats tracebacks
             if self.config.source != 1:
                 image, boxes, labels = self._cut(image, boxes, labels, size)
+            ignored, frame = labels < 0, tuple(image.shape[-2:])
             sample = {
                 "image": tv_tensors.Image(image),
-                "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=image.shape[-2:]),
-                "labels": labels,
+                "boxes": tv_tensors.BoundingBoxes(boxes[~ignored], format="XYXY", canvas_size=frame),
+                "labels": labels[~ignored],
             }
+            if ignored.any():
+                sample["ignored"] = tv_tensors.KeyPoints(_corners(boxes[ignored]), canvas_size=frame)
             for step in self.steps:
                 sample = step(sample)
+            if "ignored" in sample:
+                regions = _around(sample.pop("ignored").as_subclass(Tensor))
+                sample["boxes"] = tv_tensors.wrap(torch.cat([sample["boxes"], regions]), like=sample["boxes"])
+                sample["labels"] = torch.cat([sample["labels"], labels[ignored]])
             if sample["image"].shape[-2:] != size:
                 sample = v2.Resize(size, antialias=True)(sample)
         boxes = v2.functional.clamp_bounding_boxes(sample["boxes"])  # rounding may lead past the border
-        return sample["image"].as_subclass(Tensor), boxes.as_subclass(Tensor), sample["labels"]
+        image, boxes, labels = sample["image"].as_subclass(Tensor), boxes.as_subclass(Tensor), sample["labels"]
+        visible = (labels > 0) | (boxes[:, :2] < boxes[:, 2:]).all(dim=1)
+        return image, boxes[visible], labels[visible]
 
     def _cut(
         self, image: Tensor, boxes: Tensor, labels: Tensor, size: tuple[int, int]
@@ -146,7 +159,18 @@ class Augmentation:
         if self.config.zoom_out and torch.rand(()) < self.config.zoom_out:
             window = draw_canvas(boxes, (height, width), self.config.zoom_out_most)
         if self.config.iou_crop:
-            window, kept = draw_crop(boxes, window, (width / height) / (size[1] / size[0]))
+            objects, kept = labels > 0, labels < 0
+            window, kept[objects] = draw_crop(boxes[objects], window, (width / height) / (size[1] / size[0]))
             boxes, labels = boxes[kept], labels[kept]
         image, boxes = cut(image, boxes, window, size, self.fill)
         return image, boxes, labels
+
+
+def _corners(boxes: Tensor) -> Tensor:
+    """The four corners [N, 4, 2] of boxes [N, 4] xyxy; points count from the centre of the first pixel."""
+    return boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].view(-1, 4, 2) - 0.5
+
+
+def _around(corners: Tensor) -> Tensor:
+    """The upright boxes [N, 4] xyxy around corners [N, 4, 2]."""
+    return torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1) + 0.5

@@ -79,7 +79,7 @@ def cut(
     low, high, to_low, to_high = torch.tensor(spans).T.repeat(1, 2)
     boxes = (boxes.clamp(low, high) - low) / (high - low) * (to_high - to_low) + to_low
     if tuple(target) == size:
-        return seen, boxes
+        return seen.contiguous(), boxes
     canvas = torch.tensor(fill, dtype=torch.uint8).view(3, 1, 1).repeat(1, *size)
     canvas[:, to_top:to_bottom, to_left:to_right] = seen
     return canvas, boxes

@@ -85,8 +85,10 @@ def thorough(root: Path, params: Params | None, manifest: Manifest | None) -> li
     """What takes longer, side by side."""
 
     def of_gpu() -> Iterable[Finding]:
-        step = estimates.step_bytes(params, len(manifest.classes)) if params and manifest else 0
-        return gpu.examine(gpu.gather(), settings().use_gpu, params.train.precision if params else "fp32", step)
+        facts = gpu.gather()
+        workers = max(settings().workers or (len(facts.devices), 1))
+        step = estimates.step_bytes(params, len(manifest.classes), workers) if params and manifest else 0
+        return gpu.examine(facts, settings().use_gpu, params.train.precision if params else "fp32", step)
 
     checks: dict[str, Callable[[], Iterable[Finding]]] = {
         "git": lambda: repository.check_further(root),

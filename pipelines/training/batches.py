@@ -22,7 +22,7 @@ from ssd.trainer import Batch
 
 @dataclass(frozen=True)
 class Sample:
-    """One image's annotation: boxes float32 [N, 4] xyxy in unit coordinates, labels int64 [N], difficult bool [N]."""
+    """One image's annotation: boxes float32 [N, 4] xyxy in unit coordinates, labels int64 [N], two flags bool [N]."""
 
     image_id: str
     height: int
@@ -30,6 +30,12 @@ class Sample:
     boxes: Tensor
     labels: Tensor
     difficult: Tensor
+    iscrowd: Tensor
+
+    @property
+    def taught(self) -> Tensor:
+        """Labels, negative where a region is to be ignored, as `ssd.augmentation` takes them."""
+        return self.labels.where(~self.iscrowd, -self.labels)
 
 
 class DecodedSplit:
@@ -59,15 +65,15 @@ class DecodedSplit:
     def image(self, index: int) -> Tensor:
         """Pixels uint8 [3, H, W] of one image, a copy."""
         array, row = self.positions[index]
-        return torch.from_numpy(self.arrays[array][row].copy())
+        return torch.from_numpy(self.arrays[array][row].copy(order="K"))
 
 
 def to_sample(row: dict[str, Any]) -> Sample:
     """The annotation in a row of the shards."""
     boxes = torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4) / sides((row["height"], row["width"]))
     labels = torch.tensor(row["labels"], dtype=torch.int64)
-    difficult = torch.tensor(row["difficult"], dtype=torch.bool)
-    return Sample(row["image_id"], row["height"], row["width"], boxes, labels, difficult)
+    flags = (torch.tensor(row[name], dtype=torch.bool) for name in ("difficult", "iscrowd"))
+    return Sample(row["image_id"], row["height"], row["width"], boxes, labels, *flags)
 
 
 def sides(size: tuple[int, int]) -> Tensor:
@@ -76,7 +82,7 @@ def sides(size: tuple[int, int]) -> Tensor:
 
 
 class TrainingSamples(Dataset):
-    """Augmented samples of a split, addressed by (epoch, index), with what `task` asks to be found in them.
+    """Augmented samples of a split, addressed by the positions of `Order`, with what `task` asks to be found in them.
 
     `mark` is called with the part of the work that is done, `read` or `augment`: see `ssd.stopwatch`.
     """
@@ -91,29 +97,31 @@ class TrainingSamples(Dataset):
     ):
         self.split, self.augmentation, self.seed, self.task, self.mark = split, augmentation, seed, task, mark
 
-    def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, str]:
-        """Image uint8 [3, H, W], boxes [N, 4] in unit coordinates, labels [N], image id."""
-        epoch, index = position
+    def __getitem__(self, position: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, str, Tensor]:
+        """Image uint8 [3, H, W], boxes [N, 4] in unit coordinates, labels [N], image id, regions to ignore [K, 4]."""
+        index = position[1]
         sample = self.split.samples[index]
-        seed, pixels = derive_seed(self.seed, epoch, index), self.split.image(index)
+        seed, pixels = derive_seed(self.seed, *position), self.split.image(index)
         if self.mark:
             self.mark("read")
         boxes = sample.boxes * sides(pixels.shape[-2:])
-        image, boxes, labels = self.augmentation(pixels, boxes, sample.labels, seed, self.split.size)
+        image, boxes, labels = self.augmentation(pixels, boxes, sample.taught, seed, self.split.size)
         boxes = boxes / sides(self.split.size)
-        boxes, labels, _ = truths(self.task, boxes, labels, torch.zeros_like(labels, dtype=torch.bool))
+        boxes, labels, _, iscrowd = truths(self.task, boxes, labels.abs(), labels == 0, labels < 0)
         if self.mark:
             self.mark("augment")
-        return image, boxes, labels, sample.image_id
+        return image, boxes[~iscrowd], labels[~iscrowd], sample.image_id, boxes[iscrowd]
 
 
-def collate(samples: list[tuple[Tensor, Tensor, Tensor, str]], size: tuple[int, int]) -> Batch:
+def collate(samples: list[tuple[Tensor, Tensor, Tensor, str, Tensor]], size: tuple[int, int]) -> Batch:
     """Stack samples of `size` (height, width), padding boxes with zeros and labels with 0 to the most that one has."""
     if not samples:  # a step with fewer images than workers
         return Batch(torch.zeros(0, 3, *size, dtype=torch.uint8), torch.zeros(0, 0, 4), torch.zeros(0, 0).long())
-    images, boxes, labels, ids = zip(*samples)
-    pad = torch.nn.utils.rnn.pad_sequence
-    return Batch(torch.stack(images), pad(boxes, batch_first=True), pad(labels, batch_first=True), tuple(ids))
+    images, boxes, labels, ids, ignored = zip(*samples)
+    pad = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
+    return Batch(
+        torch.stack(images), pad(boxes), pad(labels), tuple(ids), pad(ignored) if any(map(len, ignored)) else None
+    )
 
 
 def training_batches(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import accumulate
@@ -30,7 +30,6 @@ from ssd.augmentation import AugmentConfig
 from ssd.images import decode, resize
 
 COLUMNS = ["image", "height", "width"]
-SizeOf = Callable[[tuple[int, int]], tuple[int, int]]  # (height, width) of what is kept of a photograph of that size
 
 
 class DiskFull(UserError):  # noqa: N818  named after what happened
@@ -38,10 +37,10 @@ class DiskFull(UserError):  # noqa: N818  named after what happened
 
 
 class DecodedShard(Sequence):
-    """The images of a shard, each uint8 [3, height, width], read-only."""
+    """The images of a shard, each uint8 [3, height, width]; channels lie last where they are to be resized."""
 
-    def __init__(self, content: np.ndarray, rows: int):
-        self.content = content
+    def __init__(self, content: np.ndarray, rows: int, channels_last: bool):
+        self.content, self.channels_last = content, channels_last
         self.sizes = content[: 8 * rows].view(np.int32).reshape(rows, 2).tolist()
         self.ends = list(accumulate((3 * height * width for height, width in self.sizes), initial=8 * rows))
 
@@ -49,7 +48,10 @@ class DecodedShard(Sequence):
         return len(self.sizes)
 
     def __getitem__(self, row: int) -> np.ndarray:
-        return self.content[self.ends[row] : self.ends[row + 1]].reshape(3, *self.sizes[row])
+        pixels = self.content[self.ends[row] : self.ends[row + 1]]
+        if self.channels_last:  # torch resizes them in half the time
+            return pixels.reshape(*self.sizes[row], 3).transpose(2, 0, 1)
+        return pixels.reshape(3, *self.sizes[row])
 
 
 def decoded_shards(
@@ -78,11 +80,7 @@ def decoded_shards(
         sizes += f"x{augment.source:g}"
     files = [folder / f"{shard.sha256[:16]}-{sizes}-{_decoder()}.npy" for shard in shards]
     folder.mkdir(parents=True, exist_ok=True)
-
-    def size_of(photograph: tuple[int, int]) -> tuple[int, int]:
-        return augment.source_size(photograph, size)
-
-    return [_open(prepared, shard, size_of, file, files) for shard, file in zip(shards, files)]
+    return [_open(prepared, shard, size, augment, file, files) for shard, file in zip(shards, files)]
 
 
 @cache
@@ -93,30 +91,32 @@ def _decoder() -> str:
     return hashlib.sha256(b"\n".join([*code, *versions])).hexdigest()[:8]
 
 
-def _open(prepared: Path, shard: Shard, size_of: SizeOf, file: Path, needed: Collection[Path]) -> DecodedShard:
+def _open(
+    prepared: Path, shard: Shard, size: tuple[int, int], augment: AugmentConfig, file: Path, needed: Collection[Path]
+) -> DecodedShard:
     while True:
         try:
             os.utime(file)  # the time of its last use
-            return DecodedShard(np.load(file, mmap_mode="r"), shard.rows)
+            return DecodedShard(np.load(file, mmap_mode="r"), shard.rows, augment.source != 1)
         except FileNotFoundError:  # never decoded, or removed by another process to make room
             with FileLock(file.with_name(".lock")):  # decoding takes all cores: one process at a time
                 if not file.exists():
                     verify(prepared, shard)
-                    _decode(prepared / shard.path, size_of, file, needed)
+                    _decode(prepared / shard.path, size, augment, file, needed)
 
 
-def _decode(source: Path, size_of: SizeOf, file: Path, needed: Collection[Path]) -> None:
+def _decode(source: Path, size: tuple[int, int], augment: AugmentConfig, file: Path, needed: Collection[Path]) -> None:
     for left_over in file.parent.glob("*.partial"):  # of a process that was killed: we hold the lock
         left_over.unlink()
-    columns = pq.read_table(source, columns=["height", "width"])
-    sizes = np.array([size_of(size) for size in zip(*columns.to_pydict().values())], np.int32).reshape(-1, 2)
+    photographs = zip(*pq.read_table(source, columns=["height", "width"]).to_pydict().values())
+    sizes = np.array([augment.source_size(photograph, size) for photograph in photographs], np.int32).reshape(-1, 2)
     length = sizes.nbytes + 3 * int(sizes.astype(np.int64).prod(axis=1).sum())
     _make_room(file.parent, length, needed)
     partial = file.with_suffix(".partial")
     try:
         content = _allocate(partial, length)
         content[: sizes.nbytes] = sizes.reshape(-1).view(np.uint8)
-        images = DecodedShard(content, len(sizes))
+        images = DecodedShard(content, len(sizes), augment.source != 1)
 
         def decode_row(row: int, record: dict) -> None:
             image = decode(record["image"]["bytes"], (record["height"], record["width"]))

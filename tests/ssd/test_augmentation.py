@@ -158,3 +158,51 @@ def test_without_cuts_the_photograph_is_resized_as_in_evaluation():
 def test_impossible_settings_are_refused(arguments, says):
     with pytest.raises(ValueError, match=says):
         AugmentConfig(**arguments)
+
+
+def test_a_region_to_ignore_moves_with_the_pixels():
+    boxes, labels = torch.tensor([[10.0, 5.0, 30.0, 25.0], [40.0, 30.0, 60.0, 50.0]]), torch.tensor([3, -2])
+    both = AugmentConfig(horizontal_flip=1.0, vertical_flip=1.0)
+    _, moved, kept = Augmentation(both)(painted(boxes), boxes, labels, 0)
+    assert moved.tolist() == [[50, 35, 70, 55], [20, 10, 40, 30]]  # of 80 × 60
+    assert kept.tolist() == [3, -2]
+    alone = Augmentation(both)(painted(boxes), boxes[1:], labels[1:], 0)
+    assert (alone[1].tolist(), alone[2].tolist()) == ([[20, 10, 40, 30]], [-2])
+
+
+@pytest.mark.parametrize("source", [1.0, 2.0])
+def test_what_is_visible_of_a_region_stays_and_no_crop_is_chosen_for_it(source):
+    """Painted 200 on black: the moved region is what is seen of it, though its centre was cut off."""
+    augmentation = Augmentation(replace(SSD_SET, photometric=0.0, vertical_flip=0.5, source=source))
+    objects, labels = torch.tensor([[5.0, 5.0, 15.0, 15.0]]), torch.tensor([1])
+    region = torch.tensor([[40.0, 30.0, 75.0, 55.0]])
+    image = torch.zeros(3, 60, 80, dtype=torch.uint8)
+    image[:, 30:55, 40:75] = 200
+    whole, cut, gone = 0, 0, 0
+    for seed in range(60):
+        seen, alone, kept = augmentation(image, objects, labels, seed)
+        again, boxes, all_kept = augmentation(image, torch.cat([objects, region]), torch.tensor([1, -4]), seed)
+        assert torch.equal(seen, again)  # the crop is the same
+        assert torch.equal(boxes[all_kept > 0], alone)
+        assert torch.equal(all_kept[all_kept > 0], kept)
+        rows, columns = seen[0].gt(100).nonzero(as_tuple=True)
+        if not len(rows):
+            gone += 1
+            continue
+        assert all_kept[-1] == -4
+        around = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).float()
+        torch.testing.assert_close(boxes[-1], around, atol=2, rtol=0)
+        on_border = (boxes[-1] == torch.tensor([0, 0, 80, 60])).any()
+        whole, cut = whole + int(not on_border), cut + int(on_border)
+    assert whole > 5
+    assert cut > 5
+    assert gone > 0
+
+
+def test_a_turned_region_is_upright_around_the_turned_pixels():
+    boxes = torch.tensor([[30.0, 20.0, 50.0, 40.0]])
+    turn = Augmentation(AugmentConfig(rotation=30.0))
+    for seed in range(10):
+        _, as_object, _ = turn(painted(boxes), boxes, torch.tensor([1]), seed)
+        _, as_region, _ = turn(painted(boxes), boxes, torch.tensor([-1]), seed)
+        torch.testing.assert_close(as_region, as_object, atol=0.5, rtol=0)

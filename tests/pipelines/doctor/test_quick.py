@@ -11,10 +11,11 @@ import pytest
 from pipelines.doctor.__main__ import examine
 from pipelines.preflight import machine, packages
 from pipelines.preflight.findings import guarded
-from tests.pipelines.doctor.projects import Project, wrong
+from tests.pipelines.doctor.projects import DATA, Project, wrong
 
 GIB = 1 << 30
 AVX2, BF16 = {"avx2", "avx512f"}, {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}
+LARGE = {"deps": [{"path": "s3://b/a"}], "outs": [{"path": "data", "md5": DATA, "size": 102.4 * GIB}]}
 Usage = namedtuple("Usage", "total used free")
 
 
@@ -178,6 +179,9 @@ BROKEN = {  # name: (what breaks it, check, state, what the message and its fix 
         both(without("data"), lambda project: (project.folder / "data.dvc").unlink()),
         "data", "error", "neither data/ nor data.dvc"),
     "a merge conflict": (merge("dvc.lock"), "DVC", "error", "dvc.lock: a merge conflict; resolve it, or `git checkout"),
+    "a disk that holds the data, but no copy in DVC's cache": (
+        both(without("data"), lambda project: project.write_yaml("data.dvc", LARGE)),
+        "DVC's disk", "error", "50.0 GiB free, data need about 204.8 with DVC's cache; .*dvc cache dir"),
     "no DVC repository": (without(".dvc"), "DVC", "error", "no DVC repository; run from the project's folder"),
     "a damaged tracking store": (damaged_store, "MLflow", "error", "mlflow.db: damaged .*move it away"),
     "no tracking store but a text": (

@@ -46,7 +46,7 @@ class Annotation(NamedTuple):
     `difficult` (VOC) objects teach and do not count. `iscrowd` (COCO) regions neither teach nor count.
     `size` is the (height, width) that the annotation claims, None if it is silent. `unit`: the boxes are float64
     shares of the upright image's sides, see `in_pixels`. `encoded` is the image where the layout itself holds it.
-    `notes` say what became something else, "polygon became its box", once for each.
+    `notes` say what became something else, "polygons became their boxes", once for each.
     """
 
     file: str

@@ -91,12 +91,12 @@ def list_photos(files: Files, classes: list[str]) -> Listing:
 
 
 def _add(listing: Listing, sets: dict, image: str, split: str, labels: dict, reading: Reading) -> None:
-    if sets.get(image, split) != split:
-        photo = listing.photos[image]
-        listing.photos[image] = photo._replace(problem=f"the image is in {sets[image]} and in {split}; leave one")
-    elif image not in listing.photos:
+    """Add an image of an image set, and to `sets` that it is of this one."""
+    if image not in sets:
         listing.add(Photo(image, image, (labels.get(image, ""), reading)))
         sets[image] = split
+    elif sets[image] != split and (photo := listing.photos.get(image)):
+        listing.photos[image] = photo._replace(problem=f"the image is in {sets[image]} and in {split}; leave one")
 
 
 def _resolve(files: Files, index: Index, listing: Listing, split: str, entry: str) -> list[str]:
@@ -207,7 +207,7 @@ def read_annotation(folder: Path, photo: Photo) -> Annotation:
         except ValueError as error:
             raise Rejected(f"{file}:{number}", str(error)) from None
         if len(values) not in (5, reading.numbers):
-            notes.append("polygon became its box")
+            notes.append("polygons became their boxes")
     none = np.zeros(len(names), bool)
     corners = np.array(boxes, np.float64).reshape(-1, 4)
     return Annotation(file or photo.image, tuple(names), corners, none, none, unit=True, notes=tuple(notes))

@@ -181,6 +181,7 @@ CASES = [
     Case("coco", "a list twice", replace('"categories":', '"annotations": [], "categories":'),
          refused="the key annotations is there twice"),
     Case("coco", "the JSON is a pipe", pipe("labels.json"), refused="no data found"),
+    Case("coco", "zeros", write("instances_x.json", bytes(5000)), refused="not JSON in line 1, at byte 0"),
     # COCO: images
     Case("coco", "image id twice", image(id=1), "is there twice"),
     Case("coco", "an image under two ids", image(file_name="p000.png"), "under two ids"),
@@ -209,6 +210,8 @@ CASES = [
     Case("coco", "size is a text", image(height="20"), "not an image of COCO"),
     Case("coco", "size is 0", image(height=0), boxes=CAT),
     Case("coco", "size is null", image(height=None), boxes=CAT),
+    Case("coco", "image id of 5000 digits", replace('"id": 5, "file', f'"id": {"9" * 5000}, "file'),
+         "out of range"),
     Case("coco", "size is beyond all", image(height=1e300), "it says 30 × 1"),
     # COCO: annotations
     Case("coco", "no image of it", mark(image_id=77), "image_id 77 is in no image", boxes=[]),
@@ -328,6 +331,11 @@ CASES = [
          "".join(f"images/{name}.png\n" for name in [*NAMES, "../../etc/passwd"]))), "no such image", boxes=CAT),
     Case("yolo", "a list in Latin-1", both(index("names: [cat, dog]\ntrain: train.txt"),
          write("train.txt", "é".encode("latin-1"))), refused="train.txt: not UTF-8"),
+    Case("yolo", "a name that is no text, in two sets", both(
+         index("names: [cat, dog]\ntrain: images\nval: [images/more]"),
+         copy("images/bad.png", "images/more/\udce9.png")), "its name is not UTF-8", boxes=CAT),
+    Case("yolo", "key points without end", index("names: [cat, dog]\nkpt_shape: [99999999999999999999, 3]"), boxes=CAT),
+    Case("yolo", "a line without end", line("0 " + "0.1 " * 100_001), "is empty|even|numbers"),
     Case("yolo", "an empty list", both(index("names: [cat, dog]\ntrain: train.txt"), write("train.txt", "")),
          refused="'train.txt': no such folder or list, or no image"),
     # Parquet of ours

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.layouts import coco, coco_json
+from pipelines.layouts import coco, json_blocks
 from pipelines.layouts.files import Files
 from pipelines.layouts.listing import DataError
 from pipelines.params import PrepareParams
@@ -202,9 +202,9 @@ JSON = st.recursive(
 def test_an_array_cut_into_blocks_is_the_same_array(values, block, tail, indent):
     raw = msgspec.json.decode(json.dumps(values, indent=indent), type=msgspec.Raw)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coco_json, "BLOCK", block)
-        patch.setattr(coco_json, "TAIL", tail)
-        assert [msgspec.json.decode(item) for item in coco_json.elements(raw, "x")] == values
+        patch.setattr(json_blocks, "BLOCK", block)
+        patch.setattr(json_blocks, "TAIL", tail)
+        assert [msgspec.json.decode(item) for item in json_blocks.elements(raw, "x")] == values
 
 
 @needs_coco_tiny

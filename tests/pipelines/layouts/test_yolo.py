@@ -158,7 +158,7 @@ def test_polygons_and_poses_become_their_boxes(tmp_path, line, keys, box):
     write_yolo(tmp_path, {"images/a.png": line}, yaml_of(train="images", **keys))
     found = read(listed(tmp_path), "images/a.png")
     assert (found.boxes.tolist(), found.names) == ([box], ("dog",))
-    assert found.notes == (() if "kpt_shape" in keys else ("polygon became its box",))
+    assert found.notes == (() if "kpt_shape" in keys else ("polygons became their boxes",))
 
 
 ROTATED = "0 0.1 0.2 0.3 0.1 0.4 0.4 0.2 0.5\n"

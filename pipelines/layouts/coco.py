@@ -63,7 +63,7 @@ def list_photos(files: Files, classes: list[str]) -> Listing:
     listing.divide(sets)
     unlisted = [image for image in files.images if image not in listing.photos]
     if unlisted:
-        listing.notes.append(f"{len(unlisted)} images are in no annotation file and not used, {unlisted[0]} for one")
+        listing.notes.append(f"{len(unlisted)} images are in no annotation file and not used, {unlisted[0]!r} for one")
     return listing
 
 
@@ -129,16 +129,15 @@ def _list_images(listing: Listing, source: Instances, files: Files, sets: dict[s
     near = [*beside, folder] if PurePosixPath(folder).name.lower() == "annotations" else [folder, *beside]
     for row, image in enumerate(source.images):
         found = files.find_image(image.file_name, near, split)
-        problem = source.problems.get(row, "")
-        if not found:
-            problem = f"no such image; named in {source.file}"
-        elif len(found) > 1:
-            problem = f"{source.file}: {image.file_name!r} may be {' or '.join(found[:3])}"
-        path = found[0] if len(found) == 1 else image.file_name
+        if len(found) != 1:
+            which = f"it may be {' or '.join(found[:3])}" if found else "no such image"
+            listing.rejected.append(Rejected(image.file_name or source.file, f"{which}; named in {source.file}"))
+            continue
+        (path,) = found
         if path in listing.photos:
             _note_twice(listing, path, source.file)
             continue
-        listing.add(Photo(path, path, (source, row), problem))
+        listing.add(Photo(path, path, (source, row), source.problems.get(row, "")))
         sets[path] = split or split_of(path)
 
 

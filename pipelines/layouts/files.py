@@ -6,7 +6,7 @@ import os
 import re
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -48,7 +48,10 @@ class Files:
             self.rejected.append(Rejected(folder or str(self.root), f"cannot be read: {error.strerror}"))
             return
         here = (state.st_dev, state.st_ino)
-        if here in above or len(above) > DEEPEST or (by_link and here in linked):
+        if len(above) > DEEPEST:
+            self.rejected.append(Rejected(folder, f"more than {DEEPEST} folders deep"))
+            return
+        if here in above or (by_link and here in linked):
             return
         if by_link:
             linked.add(here)
@@ -78,7 +81,7 @@ class Files:
     @cached_property
     def folders(self) -> list[str]:
         """Folders with files in them or below, without the data folder itself; sorted."""
-        return sorted({str(folder) for path in self.paths for folder in PurePosixPath(path).parents} - {"."})
+        return sorted(_folders_of(self.paths) - {"."})
 
     def below(self, folder: str) -> list[str]:
         """Paths in a folder and its folders."""
@@ -93,7 +96,7 @@ class Files:
     @cached_property
     def image_folders(self) -> set[str]:
         """Folders with images in them or below; "." is the data folder."""
-        return {str(folder) for path in self.images for folder in PurePosixPath(path).parents}
+        return _folders_of(self.images)
 
     @cached_property
     def _images_by_name(self) -> dict[str, list[str]]:
@@ -144,6 +147,12 @@ class Files:
 def _may_drop(part: str, foreign: bool) -> bool:
     """Whether a path's first folder may be of another machine; never one that names a split."""
     return (foreign or part == "data") and not split_named(part)
+
+
+def _folders_of(paths: Iterable[str]) -> set[str]:
+    """The folders of paths, and those above; "." is the first."""
+    nearest = {path.rpartition("/")[0] for path in paths}
+    return {str(above) for folder in nearest for above in (PurePosixPath(folder), *PurePosixPath(folder).parents)}
 
 
 def _parts(name: str) -> tuple[list[str], bool]:

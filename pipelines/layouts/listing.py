@@ -46,7 +46,7 @@ class Annotation(NamedTuple):
     `difficult` (VOC) objects teach and do not count. `iscrowd` (COCO) regions neither teach nor count.
     `size` is the (height, width) that the annotation claims, None if it is silent. `unit`: the boxes are float64
     shares of the upright image's sides, see `in_pixels`. `encoded` is the image where the layout itself holds it.
-    `notes` say what became something else, "polygon became its box", once for each.
+    `notes` say what became something else, "polygons became their boxes", once for each.
     """
 
     file: str
@@ -119,7 +119,7 @@ class Listing:
         if self.sets and rest and "train" not in self.sets:
             self.sets["train"] = rest
         elif self.sets and rest:
-            self.notes.append(f"{len(rest)} photographs lie in no split's folder and are not used, {rest[0]} for one")
+            self.notes.append(f"{len(rest)} photographs lie in no split's folder and are not used, {rest[0]!r} for one")
 
 
 def is_image(name: str) -> bool:

@@ -21,7 +21,7 @@ COLUMNS = ("image_id", "image.path")
 def find(files: Files) -> list[str]:
     """The manifest, in the data folder or one below."""
     parquet = files.having(".parquet")
-    return [f for f in files.having(".json") if f.rpartition("/")[2] == MANIFEST and f.count("/") <= 1 and parquet][:1]
+    return [f for f in files.having(".json") if f.rpartition("/")[2] == MANIFEST and f.count("/") <= 1 and parquet]
 
 
 class Rows:
@@ -52,7 +52,12 @@ def list_photos(files: Files, classes: list[str]) -> Listing:
     Raises:
         DataError: the manifest or a shard is not what `prepare` wrote.
     """
-    folder = files.root / Path(find(files)[0]).parent
+    manifests = find(files)
+    if len(manifests) > 1:
+        raise DataError(
+            f"{files.root}: several prepared data sets: {', '.join(manifests)}; import one of their folders"
+        )
+    folder = files.root / Path(manifests[0]).parent
     listing = Listing("parquet")
     try:
         manifest = read_manifest(folder)

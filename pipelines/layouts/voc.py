@@ -89,7 +89,7 @@ def _list_year(listing: Listing, files: Files, annotations: str, images: str) ->
 
 
 def _id(file: str, folder: str) -> str:
-    return str(PurePosixPath(file).relative_to(folder).with_suffix(""))
+    return file[len(folder) + 1 if folder else 0 :].rpartition(".")[0]
 
 
 def _list_beside(listing: Listing, files: Files) -> None:

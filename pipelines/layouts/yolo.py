@@ -15,7 +15,7 @@ import numpy as np
 
 from pipelines.layouts import yolo_index
 from pipelines.layouts.files import Files, split_of
-from pipelines.layouts.listing import Annotation, DataError, Listing, Photo, Rejected
+from pipelines.layouts.listing import Annotation, DataError, Listing, Photo, Rejected, is_image
 from pipelines.layouts.yolo_index import Index
 
 IMAGE_FOLDERS = ("images", "jpegimages")
@@ -91,19 +91,19 @@ def list_photos(files: Files, classes: list[str]) -> Listing:
 
 
 def _add(listing: Listing, sets: dict, image: str, split: str, labels: dict, reading: Reading) -> None:
-    if sets.get(image, split) != split:
-        photo = listing.photos[image]
-        listing.photos[image] = photo._replace(problem=f"the image is in {sets[image]} and in {split}; leave one")
-    elif image not in listing.photos:
+    """Add an image of an image set, and to `sets` that it is of this one."""
+    if image not in sets:
         listing.add(Photo(image, image, (labels.get(image, ""), reading)))
         sets[image] = split
+    elif sets[image] != split and (photo := listing.photos.get(image)):
+        listing.photos[image] = photo._replace(problem=f"the image is in {sets[image]} and in {split}; leave one")
 
 
 def _resolve(files: Files, index: Index, listing: Listing, split: str, entry: str) -> list[str]:
     """Images of an entry of an image set: a folder, or a list of images."""
     folder = files.find_folder(entry, index.folders)
     if folder is not None:
-        return [image for image in files.images if folder == "." or image.startswith(f"{folder}/")]
+        return [*files.images] if folder == "." else list(filter(is_image, files.below(folder)))
     if entry.lower().endswith(".txt"):
         candidates = [os.path.normpath(f"{base}/{entry}" if base else entry) for base in index.folders]
         candidates += [PurePosixPath(entry).name, str(PurePosixPath(index.file).parent / PurePosixPath(entry).name)]
@@ -142,10 +142,10 @@ def _note_rest(listing: Listing, files: Files, labels: dict[str, str]) -> None:
             listing.rejected.append(Rejected(file, "no image file of this name"))
     without = [photo.image for photo in listing.photos.values() if not photo.annotation[0]]
     if without:
-        listing.notes.append(f"{len(without)} images have no label file, so no objects; {without[0]} for one")
+        listing.notes.append(f"{len(without)} images have no label file, so no objects; {without[0]!r} for one")
     unlisted = [image for image in files.images if image not in listing.photos]
     if unlisted:
-        listing.notes.append(f"{len(unlisted)} images are in no image set and not used, {unlisted[0]} for one")
+        listing.notes.append(f"{len(unlisted)} images are in no image set and not used, {unlisted[0]!r} for one")
 
 
 def _is_label(path: Path) -> bool:
@@ -207,7 +207,7 @@ def read_annotation(folder: Path, photo: Photo) -> Annotation:
         except ValueError as error:
             raise Rejected(f"{file}:{number}", str(error)) from None
         if len(values) not in (5, reading.numbers):
-            notes.append("polygon became its box")
+            notes.append("polygons became their boxes")
     none = np.zeros(len(names), bool)
     corners = np.array(boxes, np.float64).reshape(-1, 4)
     return Annotation(file or photo.image, tuple(names), corners, none, none, unit=True, notes=tuple(notes))

@@ -7,12 +7,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
 
 from pipelines.layouts.files import SPLITS, Files
 from pipelines.layouts.listing import DataError
 
 MAX_BYTES = 64 << 20  # of a list of images
-NAMES = ("obj.names", "classes.txt")
+MAX_YAML_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -31,18 +32,26 @@ class Index:
 
 
 def find(files: Files) -> str:
-    """The file that says what a YOLO set is: data.yaml, else names of classes; "" if there is none."""
-    for file in files.having(".yaml", ".yml"):
-        if PurePosixPath(file).stem in ("data", "dataset") or _looks_like_index(files.root / file):
-            return file
-    return next(
-        (
-            f
-            for f in (*files.having(".names", ".txt"),)
-            if PurePosixPath(f).suffix == ".names" or PurePosixPath(f).name in NAMES
-        ),
-        "",
-    )
+    """The file that says what a YOLO set is: data.yaml, else names of classes; "" if there is none.
+
+    Raises:
+        DataError: there are several, and they differ.
+    """
+    yamls = [f for f in files.having(".yaml", ".yml") if _is_data(f) or _looks_like_index(files.root / f)]
+    yamls = [file for file in yamls if _is_data(file)] or yamls
+    if len(yamls) > 1:
+        raise DataError(f"{files.root}: several YOLO sets: {', '.join(yamls[:5])}; import one of their folders")
+    texts = [file for file in files.having(".txt") if PurePosixPath(file).name == "classes.txt"]
+    names = files.having(".names", ".labels") or texts  # Darknet's, Roboflow's for Darknet, else other tools'
+    if not yamls and len({read_text(files.root / file) for file in names[:100]}) > 1:
+        raise DataError(
+            f"{files.root}: class names that differ: {', '.join(names[:5])}; make them alike, or remove some"
+        )
+    return next(iter(yamls or names), "")
+
+
+def _is_data(file: str) -> bool:
+    return PurePosixPath(file).stem in ("data", "dataset")
 
 
 def _looks_like_index(path: Path) -> bool:
@@ -147,15 +156,24 @@ def _as_entries(path: Path, key: str, value: Any) -> list[str]:
     return values
 
 
+class _Loader(yaml.SafeLoader):
+    """Without aliases: a few lines of them unfold to any size."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        if self.check_event(yaml.AliasEvent):
+            raise ComposerError(None, None, "an alias (*); write the value itself", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+
 def parse(path: Path) -> Any:
     """The content of a YAML file.
 
     Raises:
         DataError: it cannot be read, is not YAML, or has a key twice.
     """
-    text = read_text(path)
+    text = read_text(path, MAX_YAML_BYTES)
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         node = loader.get_single_node()
         for mapping in _mappings(node):
             keys = [key.value for key, _ in mapping.value if isinstance(key, yaml.ScalarNode)]
@@ -178,15 +196,15 @@ def _mappings(node: Any) -> list[yaml.MappingNode]:
     return [node, *(inner for _, inner in node.value if isinstance(inner, yaml.MappingNode))]
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, largest: int = MAX_BYTES) -> str:
     """The text of a small file.
 
     Raises:
         DataError: it cannot be read, is too large, or is not UTF-8.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path}: more than {MAX_BYTES >> 20} MiB")
+        if path.stat().st_size > largest:
+            raise DataError(f"{path}: more than {largest >> 20} MiB")
         return path.read_text("utf-8-sig")
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None

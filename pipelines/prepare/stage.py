@@ -232,7 +232,7 @@ def _write_splits(
             results = tqdm(map_in_order(check, shuffle(ids, seed), pool), f"prepare {split}", len(ids), mininterval=1)
             records = _sift(results, entries, thumbnails)
             written[split] = write_split(partial, split, records, classes, int(params.shard_mib * (1 << 20)))
-    listing.notes.extend(f"{count} times a {note}" for note, count in Counter(became).items())
+    listing.notes.extend(f"{count} {note}" for note, count in Counter(became).items())
     return classes, written, entries
 
 

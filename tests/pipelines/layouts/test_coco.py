@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.layouts import coco, coco_json
+from pipelines.layouts import coco, json_blocks
 from pipelines.layouts.files import Files
 from pipelines.layouts.listing import DataError
 from pipelines.params import PrepareParams
@@ -69,7 +69,9 @@ def test_train_and_val_with_the_same_names_of_images(tmp_path):
 
 def test_an_image_of_another_split_does_not_stand_in(tmp_path):
     write_coco(tmp_path, "annotations/instances_train.json", coco_document({"1.png": CAT}), "val")
-    assert "no such image" in listed(tmp_path).photos["1.png"].problem
+    listing = listed(tmp_path)
+    assert listing.photos == {}
+    assert "no such image" in listing.rejected[0].reason
 
 
 @pytest.mark.parametrize(
@@ -82,14 +84,15 @@ def test_names_of_other_machines_mean_the_image_here(tmp_path, name):
     document["images"][0]["file_name"] = name
     (tmp_path / "result.json").write_text(json.dumps(document))
     write_images(tmp_path / "images", ["a.png"])
-    assert [photo.problem for photo in listed(tmp_path).photos.values()] == [""]
+    listing = listed(tmp_path)
+    assert ([*listing.photos], listing.rejected) == (["images/a.png"], [])
 
 
 def test_a_named_folder_is_not_dropped(tmp_path):
     document = coco_document({"b/a.png": CAT})
     (tmp_path / "result.json").write_text(json.dumps(document))
     write_images(tmp_path / "c", ["a.png"])
-    assert "no such image" in listed(tmp_path).photos["b/a.png"].problem
+    assert "no such image" in listed(tmp_path).rejected[0].reason
 
 
 @pytest.mark.parametrize("ids", [(0, 1, 2), (1, 2, 3), (7, 90, 91), ("a", "b", "c")])
@@ -185,7 +188,7 @@ def test_a_crowd_is_one_and_sizes_are_claimed(tmp_path):
 def test_images_of_no_file_are_said(tmp_path):
     write_coco(tmp_path, "x.json", coco_document({"a.png": CAT}))
     write_images(tmp_path, ["more/b.png"])
-    assert listed(tmp_path).notes == ["1 images are in no annotation file and not used, more/b.png for one"]
+    assert listed(tmp_path).notes == ["1 images are in no annotation file and not used, 'more/b.png' for one"]
 
 
 JSON = st.recursive(
@@ -199,9 +202,9 @@ JSON = st.recursive(
 def test_an_array_cut_into_blocks_is_the_same_array(values, block, tail, indent):
     raw = msgspec.json.decode(json.dumps(values, indent=indent), type=msgspec.Raw)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coco_json, "BLOCK", block)
-        patch.setattr(coco_json, "TAIL", tail)
-        assert [msgspec.json.decode(item) for item in coco_json.elements(raw, "x")] == values
+        patch.setattr(json_blocks, "BLOCK", block)
+        patch.setattr(json_blocks, "TAIL", tail)
+        assert [msgspec.json.decode(item) for item in json_blocks.elements(raw, "x")] == values
 
 
 @needs_coco_tiny

@@ -72,6 +72,13 @@ def test_what_is_not_whole_is_one_error(tmp_path, shards, spoil, reason):
         prepare(tmp_path / "data", tmp_path / "out", PrepareParams(), 3)
 
 
+def test_two_prepared_sets_are_not_taken_for_one(tmp_path, shards):
+    for name in ("a", "b"):
+        shutil.copytree(tmp_path / "data", tmp_path / "in" / name)
+    with pytest.raises(DataError, match=r"a/manifest.json, b/manifest.json; import one"):
+        prepare(tmp_path / "in", tmp_path / "out", PrepareParams(), 3)
+
+
 def test_a_changed_manifest_is_refused(tmp_path, shards):
     file = tmp_path / "data" / "manifest.json"
     content = json.loads(file.read_text())

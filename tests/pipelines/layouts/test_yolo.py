@@ -57,6 +57,8 @@ def yaml_of(**keys):
         (["obj/a", "obj/b"], {"voc.names": "cat\ndog", "train.txt": "obj/a.png", "valid.txt": "obj/b.png"},
          "train val"),
         (["images/a", "images/b"], NAMES | {"notes.json": "{}"}, ""),  # Label Studio's
+        (["train/a", "valid/b"], {"train/_darknet.labels": "cat\ndog", "valid/_darknet.labels": "cat\ndog"},
+         "train val"),  # Roboflow's for Darknet
         (["a", "b"], NAMES, ""),  # labelImg's
         (["images/train/a", "images/validation/b"], NAMES, "train val"),
         (["ds/images/train/a", "ds/images/val/b"], {"ds/data.yaml": "names: {0: cat, 1: dog}\ntrain: images/train\n"
@@ -84,6 +86,19 @@ def test_names_may_be_a_mapping_or_a_list_of_lines(tmp_path):
     assert listed(tmp_path).classes == ["cat", "dog", "no"]
 
 
+@pytest.mark.parametrize(
+    ("index", "reason"),
+    [
+        ({"a/data.yaml": "names: [cat]", "b/data.yaml": "names: [dog]"}, "several YOLO sets: a/data.yaml, b/data.yaml"),
+        ({"a/classes.txt": "cat", "b/classes.txt": "dog"}, "class names that differ: a/classes.txt, b/classes.txt"),
+    ],
+)
+def test_several_sets_are_not_taken_for_one(tmp_path, index, reason):
+    write_yolo(tmp_path, {"a/1.png": CAT, "b/2.png": CAT}, index)
+    with pytest.raises(DataError, match=reason):
+        list_photos(tmp_path, PrepareParams())
+
+
 def test_other_yaml_is_passed_over(tmp_path):
     write_yolo(tmp_path, {"images/a.png": CAT}, {"a.yaml": "x: [", "b.yaml": "names: none", **NAMES})
     assert listed(tmp_path).classes == ["cat", "dog"]
@@ -94,7 +109,7 @@ def test_an_image_without_a_label_file_has_no_objects_and_a_line_says_so(tmp_pat
     listing = listed(tmp_path)
     assert read(listing, "images/b.png").boxes.shape == (0, 4)
     assert read(listing, "images/c.png").boxes.shape == (0, 4)
-    assert listing.notes == ["1 images have no label file, so no objects; images/b.png for one"]
+    assert listing.notes == ["1 images have no label file, so no objects; 'images/b.png' for one"]
 
 
 def test_labels_without_an_image_are_rejected_and_other_texts_are_not(tmp_path):
@@ -143,7 +158,7 @@ def test_polygons_and_poses_become_their_boxes(tmp_path, line, keys, box):
     write_yolo(tmp_path, {"images/a.png": line}, yaml_of(train="images", **keys))
     found = read(listed(tmp_path), "images/a.png")
     assert (found.boxes.tolist(), found.names) == ([box], ("dog",))
-    assert found.notes == (() if "kpt_shape" in keys else ("polygon became its box",))
+    assert found.notes == (() if "kpt_shape" in keys else ("polygons became their boxes",))
 
 
 ROTATED = "0 0.1 0.2 0.3 0.1 0.4 0.4 0.2 0.5\n"

@@ -32,15 +32,16 @@ NEIGHBOURS = 20  # kept of a photograph and of a view: of a still camera, all ph
 BUCKET = 1000  # hashes alike in a band that a hash is compared with
 CHUNK = 1 << 22  # comparisons at once
 
-# Views by (transposed, mirrored, upside down). A cosine of odd frequency changes its sign where its axis is reversed,
+# Ways in which a copy may be turned (counter-clockwise), and what shows the original again: (transposed, mirrored,
+# upside down), in this order. A cosine of odd frequency changes its sign where its axis is reversed,
 # so that the hash of a view is that of the photograph with bits moved or inverted.
 VIEWS = {
     "": (False, False, False),
     "mirrored": (False, True, False),
     "upside down": (False, False, True),
     "turned by 180°": (False, True, True),
-    "turned by 90°": (True, False, True),
-    "turned by 270°": (True, True, False),
+    "turned by 90°": (True, True, False),
+    "turned by 270°": (True, False, True),
     "transposed": (True, False, False),
     "transverse": (True, True, True),
 }
@@ -53,7 +54,7 @@ class Pair(NamedTuple):
 
     Attributes:
         first, second: positions, first < second.
-        view: key of VIEWS: how the one has to be turned to show the other.
+        view: key of VIEWS: how the second is turned against the first.
         distance: bits that differ in the hashes.
         correlation: of the thumbnails' detail, at most 1.
     """
@@ -103,7 +104,7 @@ def hash_of(thumbnails: np.ndarray) -> np.ndarray:
     hashes = np.empty(len(thumbnails), np.uint64)
     for start in range(0, len(thumbnails), 4096):
         some = thumbnails[start : start + 4096].astype(np.float32)
-        waves = dctn(some, axes=(1, 2))[:, :FREQUENCIES, :FREQUENCIES].reshape(len(some), -1)
+        waves = dctn(some, axes=(1, 2))[:, :FREQUENCIES, :FREQUENCIES].reshape(-1, FREQUENCIES**2)
         waves[:, 0] = 0  # the mean brightness says nothing
         hashes[start : start + len(some)] = np.packbits(waves > 0, axis=1).view(np.uint64)[:, 0]
     return hashes
@@ -116,7 +117,7 @@ def turn_hash(hashes: np.ndarray, view: str) -> np.ndarray:
     bits = bits.swapaxes(1, 2) if transposed else bits
     odd = np.arange(FREQUENCIES, dtype=np.uint8) & 1
     bits = bits ^ (odd * mirrored)[None, None, :] ^ (odd * upside_down)[None, :, None]
-    return np.packbits(bits.reshape(len(bits), -1), axis=1).view(np.uint64)[:, 0]
+    return np.packbits(bits.reshape(-1, FREQUENCIES**2), axis=1).view(np.uint64)[:, 0]
 
 
 def turn(thumbnails: np.ndarray, view: str) -> np.ndarray:

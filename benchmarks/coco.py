@@ -21,7 +21,8 @@ def random_data() -> tuple[Truths, Found]:
         return np.concatenate([low, low + rng.uniform(10, 200, (count, 2))], axis=1)
 
     images = np.repeat(np.arange(IMAGES), OBJECTS)
-    truth = Truths(images, boxes(len(images)), rng.integers(1, CLASSES + 1, len(images)), np.zeros(len(images), bool))
+    none = np.zeros(len(images), bool)
+    truth = Truths(images, boxes(len(images)), rng.integers(1, CLASSES + 1, len(images)), none, none)
     of_image = np.repeat(np.arange(IMAGES), DETECTIONS)
     on = of_image * OBJECTS + rng.integers(0, OBJECTS, len(of_image))
     near = truth.boxes[on] + rng.normal(0, 8, (len(on), 4))

@@ -54,7 +54,7 @@ def make_batch(photographs: list, preset: Preset) -> Batch:
     images, boxes, labels = [], [], []
     for image, box, label in photographs:
         images.append(resize(image, preset.model.image_size))
-        box, label, _ = truths(preset.model.task, box, label, label == 0)
+        box, label, *_ = truths(preset.model.task, box, label, label == 0, label == 0)
         boxes.append(box)
         labels.append(label)
     pad = torch.nn.utils.rnn.pad_sequence
@@ -80,8 +80,7 @@ def average_precision(trainer: Trainer, batch: Batch, preset: Preset, num_classe
         found = detect(model.scores(logits), offsets, model.coder, preset.detect)
     columns = zip(*(tuple(column.cpu().numpy() for column in one) for one in found))
     rows = [(boxes[labels > 0].cpu(), labels[labels > 0].cpu()) for boxes, labels in zip(batch.boxes, batch.labels)]
-    difficult = [torch.zeros(len(labels), dtype=torch.bool) for _, labels in rows]
-    truth = flatten_truths([boxes for boxes, _ in rows], [labels for _, labels in rows], difficult)
+    truth = flatten_truths(*zip(*rows))
     return float(evaluate(flatten_found(*columns), truth, num_classes, (0.5,)).mean[0])
 
 

@@ -3,9 +3,9 @@
 It is the mean over the classes and the IoU thresholds 0.50, 0.55 … 0.95 of the precision at 101 recalls, of at most
 100 detections of a class in an image. Classes without ground truth are left out.
 
-`difficult` ground truth becomes a crowd (`iscrowd`), the only kind that COCO ignores: it need not be found, and
-detections on it count neither way. The difference to VOC: a crowd swallows any number of detections that lie inside it
-by the threshold, whichever their own best overlap.
+Crowds (`iscrowd`) need not be found, and detections that lie in them by the threshold's share of their own area count
+neither way. `difficult` ground truth becomes a crowd too, the only kind that COCO ignores. The difference to VOC: a
+crowd swallows any number of detections that lie inside it, whichever their own best overlap.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ def ground_truth(truths: Truths, sizes: Sequence[tuple[int, int]], class_names: 
     """Ground truth for `compare`: `truths.images` count from 0 in the order of `sizes` (height, width)."""
     images = [{"id": i, "height": int(h), "width": int(w), "file_name": str(i)} for i, (h, w) in enumerate(sizes)]
     classes = [{"id": label, "name": name} for label, name in enumerate(class_names, start=1)]
-    return COCO.from_arrays(
-        images, classes, truths.images, truths.labels, _xywh(truths.boxes), iscrowd=truths.difficult.astype(np.int64)
-    )
+    ignored = (~truths.counted).astype(np.int64)
+    return COCO.from_arrays(images, classes, truths.images, truths.labels, _xywh(truths.boxes), iscrowd=ignored)
 
 
 def compare(ground: COCO, found: Found) -> COCOeval:

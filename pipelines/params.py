@@ -57,9 +57,22 @@ class PrepareParams(Section):
     val_share: Share = 0.1
     test: list[str] = []
     test_share: Share = 0.2
+    group_by: str = "none"
     bad_boxes: Literal["reject", "clip", "ignore"] = "clip"
     quarantine_limit: Annotated[float, Field(ge=0, le=1)] = 0.02
     shard_mib: Annotated[float, Field(gt=0)] = 16
+
+    @field_validator("group_by")
+    @classmethod
+    def _is_an_expression(cls, pattern: str) -> str:
+        if pattern not in ("none", "folder"):
+            import pyarrow.compute as pc
+
+            if not pattern:
+                raise ValueError("write none, folder or a regular expression")
+            for expression in (pattern, f"(?s)^.*?(?:{pattern}).*$"):
+                pc.match_substring_regex([""], expression)  # an ArrowInvalid is a ValueError
+        return pattern
 
     @field_validator("classes")
     @classmethod

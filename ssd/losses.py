@@ -79,40 +79,42 @@ def targets(coder: Coder, boxes: Tensor, labels: Tensor, matched: Tensor) -> tup
         coder: of A anchors. boxes: [B, M, 4] xyxy. labels: [B, M]. matched: [B, A] from `match`.
 
     Returns:
-        classes int64 [B, A], 0 is background; offsets [B, A, 4], zero where the class is background.
+        classes int64 [B, A], 0 is background, -1 is ignored; offsets [B, A, 4], zero where there is no class.
     """
+    background = (matched + 1).clamp(max=0)  # -1 where matched is IGNORED
     if boxes.shape[1] == 0:
-        return torch.zeros_like(matched), coder.anchors.new_zeros(*matched.shape, 4)
+        return background, coder.anchors.new_zeros(*matched.shape, 4)
     positive = matched >= 0
     if sync.is_free(matched):  # the few positives alone
         image, anchor = positive.nonzero(as_tuple=True)
         truth = matched[image, anchor]
-        classes = torch.zeros_like(matched).index_put_((image, anchor), labels[image, truth].to(matched.dtype))
+        classes = background.index_put_((image, anchor), labels[image, truth].to(matched.dtype))
         offsets = coder.anchors.new_zeros(*matched.shape, 4)
         offsets[image, anchor] = coder.at(anchor).encode(boxes[image, truth])
         return classes, offsets
     index = matched.clamp(min=0)
-    classes = labels.gather(1, index).where(positive, 0)
+    classes = labels.gather(1, index).where(positive, background)
     # For a background anchor the anchor itself is encoded: its offsets are 0. A padded box would give log 0.
     box = boxes.gather(1, index[..., None].expand(-1, -1, 4)).where(positive[..., None], coder.anchors)
     return classes, coder.encode(box)
 
 
-def hard_negative_mask(loss: Tensor, positive: Tensor, per_positive: float = 3.0, least: int = 0) -> Tensor:
+def hard_negative_mask(loss: Tensor, classes: Tensor, per_positive: float = 3.0, least: int = 0) -> Tensor:
     """The negatives with the highest loss, `per_positive` for each positive of the same image, at least `least`.
 
     Args:
-        loss: [B, A]. positive: bool [B, A].
+        loss: [B, A]. classes: int [B, A], negatives are 0 and positives above.
 
     Returns:
-        bool [B, A], false on every positive.
+        bool [B, A], true on negatives alone.
 
     Source: SSD, Sec. 2.2, "Hard negative mining".
     """
-    count = (positive.sum(dim=1) * per_positive).clamp(min=least)
-    count = torch.minimum(count, (~positive).sum(dim=1).to(count.dtype)).ceil().long()[:, None]
+    negative = classes == 0
+    count = ((classes > 0).sum(dim=1) * per_positive).clamp(min=least)
+    count = torch.minimum(count, negative.sum(dim=1).to(count.dtype)).ceil().long()[:, None]
     # A loss that is not a number counts as the highest: it shall be seen in the sum.
-    loss = loss.detach().nan_to_num(nan=torch.inf, posinf=torch.inf).masked_fill_(positive, -torch.inf)
+    loss = loss.detach().nan_to_num(nan=torch.inf, posinf=torch.inf).masked_fill_(~negative, -torch.inf)
     most = max([1, *count.flatten().tolist()]) if sync.is_free(loss) else loss.shape[1]
     least_taken = loss.topk(most, dim=1).values.gather(1, (count - 1).clamp(min=0))
     above, equal = loss > least_taken, loss == least_taken
@@ -127,7 +129,8 @@ def detection_loss(
 
     Args:
         logits: [B, A, C+1], or [B, A, C] for the losses over sigmoids. offsets: [B, A, 4].
-        classes: int64 [B, A], 0 is background; for the losses over sigmoids also bool [B, A, C], several at once.
+        classes: int64 [B, A], 0 is background, -1 is ignored; for the losses over sigmoids also bool [B, A, C], several
+            at once.
         offset_targets: [B, A, 4].
 
     Returns:
@@ -164,11 +167,11 @@ def _chosen(mask: Tensor, *tensors: Tensor) -> list[Tensor]:
 def _softmax_loss(logits: Tensor, classes: Tensor, positive: Tensor, config: LossConfig) -> Tensor:
     if config.class_loss == "softmax_mining" and sync.is_free(logits):
         loss = _background_loss(logits.detach())
-        taken = positive | hard_negative_mask(loss, positive, config.negatives_per_positive, config.least_negatives)
+        taken = positive | hard_negative_mask(loss, classes, config.negatives_per_positive, config.least_negatives)
         return F.cross_entropy(*_chosen(taken, logits, classes), reduction="sum")  # a gradient for few
-    loss = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none").view_as(classes)
+    loss = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), ignore_index=-1, reduction="none").view_as(classes)
     if config.class_loss == "softmax_mining":
-        mined = hard_negative_mask(loss, positive, config.negatives_per_positive, config.least_negatives)
+        mined = hard_negative_mask(loss, classes, config.negatives_per_positive, config.least_negatives)
         loss = loss.where(positive | mined, 0)
     elif config.class_loss == "softmax_focal":
         alpha = torch.where(positive, config.focal_alpha, 1 - config.focal_alpha)
@@ -185,8 +188,12 @@ def _background_loss(logits: Tensor) -> Tensor:
 
 
 def _sigmoid_loss(logits: Tensor, classes: Tensor, config: LossConfig) -> Tensor:
+    taught = torch.ones_like(classes, dtype=torch.bool)
     if classes.ndim == 2:
-        classes = F.one_hot(classes, logits.shape[-1] + 1)[..., 1:]
+        taught = (classes >= 0)[..., None]
+        classes = F.one_hot(classes.clamp(min=0), logits.shape[-1] + 1)[..., 1:]
     if config.class_loss == "bce":
-        return F.binary_cross_entropy_with_logits(logits, classes.float(), reduction="sum")
-    return sigmoid_focal_loss(logits, classes.float(), config.focal_alpha, config.focal_gamma, reduction="sum")
+        loss = F.binary_cross_entropy_with_logits(logits, classes.float(), reduction="none")
+    else:
+        loss = sigmoid_focal_loss(logits, classes.float(), config.focal_alpha, config.focal_gamma)
+    return loss.where(taught, 0).sum()

@@ -6,7 +6,7 @@ moves no IoU by more than rounding for boxes of ordinary size; its inclusive cor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -24,12 +24,19 @@ class Truths(NamedTuple):
         boxes: float [N, 4] xyxy, in the same coordinates as the detections'.
         labels: int [N], 1..C.
         difficult: bool [N]; such boxes need not be found, and finding them counts neither way.
+        iscrowd: bool [N]; such regions need not be found, and whatever is found in them counts neither way.
     """
 
     images: np.ndarray
     boxes: np.ndarray
     labels: np.ndarray
     difficult: np.ndarray
+    iscrowd: np.ndarray
+
+    @property
+    def counted(self) -> np.ndarray:
+        """Which ones are to be found: bool [N]."""
+        return ~(self.difficult.astype(bool) | self.iscrowd.astype(bool))
 
 
 class Found(NamedTuple):
@@ -49,7 +56,7 @@ class Precision(NamedTuple):
     """Average precision by IoU threshold and class.
 
     Attributes:
-        ap: float64 [T, C]; nan for classes without ground truth (`difficult` ones are none).
+        ap: float64 [T, C]; nan for classes without ground truth (`difficult` ones and crowds are none).
         mean: float64 [T], over the classes with ground truth; nan where there is none at all.
         truths, detections: int64 [C], how many of each class took part.
     """
@@ -60,11 +67,13 @@ class Precision(NamedTuple):
     detections: np.ndarray
 
 
-def flatten_truths(boxes: Sequence, labels: Sequence, difficult: Sequence | None = None) -> Truths:
+def flatten_truths(
+    boxes: Sequence, labels: Sequence, difficult: Sequence | None = None, iscrowd: Sequence | None = None
+) -> Truths:
     """Join the boxes [N, 4], labels [N] and flags [N] of each image; images are numbered as they come."""
     images, boxes, labels = _flatten(boxes, labels)
-    flags = np.zeros(len(images), bool) if difficult is None else _join(difficult, bool)
-    return Truths(images, boxes, labels, flags)
+    none = np.zeros(len(images), bool)
+    return Truths(images, boxes, labels, *(none if f is None else _join(f, bool) for f in (difficult, iscrowd)))
 
 
 def flatten_found(boxes: Sequence, labels: Sequence, scores: Sequence) -> Found:
@@ -84,19 +93,31 @@ def _join(parts: Iterable, dtype: type) -> np.ndarray:
     return np.concatenate(parts) if parts else np.zeros(0, dtype)
 
 
+def intersection(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Area [...] that boxes [..., 4] xyxy share, pair by pair."""
+    return (np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])).clip(min=0).prod(-1)
+
+
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Intersection over union [...] of boxes [..., 4] xyxy, pair by pair; 0 where both are empty."""
-    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    intersection = sides.clip(min=0).prod(-1)
-    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - intersection
-    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+    shared = intersection(a, b)
+    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - shared
+    return np.divide(shared, union, out=np.zeros_like(union), where=union > 0)
 
 
-def best_overlaps(found: Found, truths: Truths) -> tuple[np.ndarray, np.ndarray]:
-    """The ground truth of its own image and class that each detection overlaps most.
+def share_inside(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over the area of `a` [...] of boxes [..., 4] xyxy, pair by pair; 0 where `a` is empty."""
+    area = (a[..., 2:] - a[..., :2]).prod(-1)
+    return np.divide(intersection(a, b), area, out=np.zeros_like(area), where=area > 0)
+
+
+def best_overlaps(
+    found: Found, truths: Truths, measure: Callable[[np.ndarray, np.ndarray], np.ndarray] = iou
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ground truth of its own image and class that each detection overlaps most, by `iou` or `share_inside`.
 
     Returns:
-        IoU float64 [D], 0 where there is none; row of `truths` int64 [D], -1 where there is none. Of equal overlaps
+        overlap float64 [D], 0 where there is none; row of `truths` int64 [D], -1 where there is none. Of equal overlaps
         the earlier row is taken.
     """
     scale = 1 + max(found.labels.max(initial=0), truths.labels.max(initial=0))
@@ -107,7 +128,7 @@ def best_overlaps(found: Found, truths: Truths) -> tuple[np.ndarray, np.ndarray]
     starts = np.cumsum(counts) - counts
     detection = np.repeat(np.arange(len(wanted)), counts)
     truth = order[np.arange(counts.sum()) - np.repeat(starts - first, counts)]
-    overlap = iou(found.boxes[detection].astype(np.float64), truths.boxes[truth].astype(np.float64))
+    overlap = measure(found.boxes[detection].astype(np.float64), truths.boxes[truth].astype(np.float64))
     ranked = np.lexsort((truth, -overlap, detection))  # each detection's own pairs stay together, the best one first
     has_any = counts > 0
     best = ranked[starts[has_any]]
@@ -123,11 +144,18 @@ def judge(found: Found, truths: Truths, thresholds: Sequence[float]) -> np.ndarr
     threshold or more. The first claim is TRUE, later ones are FALSE, a claim of a difficult one is IGNORED, and no
     claim is FALSE.
 
+    Crowds, which VOC has not, are claimed by none. What would be FALSE is IGNORED if the threshold's share of its own
+    area, not of the union, lies in a crowd of its class: COCO's rule. A crowd takes any number of detections.
+
     Returns:
         int8 [T, D] of TRUE, FALSE, IGNORED, in the order of `found`.
 
-    Source: Everingham et al., The Pascal VOC Challenge, IJCV 2010, Sec. 4.2; VOCdevkit, VOCevaldet.m.
+    Source: Everingham et al., The Pascal VOC Challenge, IJCV 2010, Sec. 4.2; VOCdevkit, VOCevaldet.m. Crowds:
+    pycocotools, `COCOeval.evaluateImg` and `maskUtils.iou`.
     """
+    is_crowd = truths.iscrowd.astype(bool)
+    inside, _ = best_overlaps(found, Truths(*(column[is_crowd] for column in truths)), share_inside)
+    truths = Truths(*(column[~is_crowd] for column in truths))
     overlap, truth = best_overlaps(found, truths)
     by_score = np.argsort(-np.asarray(found.scores, np.float64), kind="stable")
     verdicts = np.full((len(thresholds), len(overlap)), FALSE, np.int8)
@@ -138,6 +166,7 @@ def judge(found: Found, truths: Truths, thresholds: Sequence[float]) -> np.ndarr
         rivals = by_score[(claims & ~difficult)[by_score]]
         _, winners = np.unique(truth[rivals], return_index=True)
         verdict[rivals[winners]] = TRUE
+        verdict[(verdict == FALSE) & (inside >= threshold)] = IGNORED
     return verdicts
 
 
@@ -189,7 +218,7 @@ def evaluate(
         num_classes: labels are 1..num_classes.
     """
     verdicts = judge(found, truths, thresholds)
-    counts = np.bincount(truths.labels[~truths.difficult.astype(bool)], minlength=num_classes + 1)[1:]
+    counts = np.bincount(truths.labels[truths.counted], minlength=num_classes + 1)[1:]
     ap = np.full((len(thresholds), num_classes), np.nan)
     for label in np.flatnonzero(counts) + 1:
         of_class = np.flatnonzero(found.labels == label)

@@ -19,6 +19,10 @@ class TrainConfig:
     Attributes:
         epochs: passes over the training split.
         batch_size: images a step.
+        sampling: `uniform`, every image once an epoch; or `repeat_factor`, images of rare classes more often and others
+            less, as many an epoch as there are (Gupta et al. 2019, "LVIS", Appendix B.2).
+        repeat_threshold: of `repeat_factor`: a class is rare that a smaller share of the images has (LVIS: 0.001 of
+            100,000 images with 1203 classes). One that a quarter of it have is seen twice as often.
         optimizer: `adamw`, or `sgd` with `momentum`.
         lr: peak learning rate.
         lr_factors: on `lr`, for the early layers of the backbone's body, its late layers, and all others.
@@ -39,6 +43,8 @@ class TrainConfig:
 
     epochs: int = 10
     batch_size: int = 32
+    sampling: Literal["uniform", "repeat_factor"] = "uniform"
+    repeat_threshold: float = 1e-3
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = 1e-3
     lr_factors: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -66,6 +72,8 @@ class TrainConfig:
         for name in ("lr_factors", "unfreeze_epochs"):
             if min(getattr(self, name)) < 0:
                 raise ValueError(f"train: {name} has a negative number: {getattr(self, name)}")
+        if not 0 < self.repeat_threshold <= 1:
+            raise ValueError(f"train: repeat_threshold is a share, in (0, 1]: {self.repeat_threshold}")
         for name in ("momentum", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"train: {name} is not in [0, 1): {getattr(self, name)}")

@@ -17,27 +17,32 @@ from torchvision.ops import box_area
 
 
 def truths(
-    task: str, boxes: Tensor, labels: Tensor, difficult: Tensor, size: tuple[float, float] = (1.0, 1.0)
-) -> tuple[Tensor, Tensor, Tensor]:
+    task: str, boxes: Tensor, labels: Tensor, difficult: Tensor, iscrowd: Tensor, size: tuple[float, float] = (1.0, 1.0)
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What a task asks to be found in one image.
 
     Args:
         task: of `ModelConfig.task`.
-        boxes: float32 [N, 4] xyxy. labels: int64 [N], 1..C. difficult: bool [N].
+        boxes: float32 [N, 4] xyxy. labels: int64 [N], 1..C. difficult, iscrowd: bool [N].
         size: (height, width) of the image in the boxes' unit.
 
     Returns:
-        the same for `detection`; the row of the largest box (the first of equals) for `largest_object`; for
-        `multi_label` one row for each class, sorted, with the image as its box, difficult where all of its boxes are.
+        the same for `detection`; for `largest_object` the row of the largest box (the first of equals) and the crowds;
+        for `multi_label` one row for each class, sorted, with the image as its box, difficult where all of its boxes
+        are. There a crowd of a class shows, like any box, that the class is present.
     """
+    columns = boxes, labels, difficult, iscrowd
     if task == "detection" or not len(labels):
-        return boxes, labels, difficult
+        return columns
     if task == "largest_object":
-        largest = box_area(boxes).argmax().view(1)
-        return boxes[largest], labels[largest], difficult[largest]
+        wanted = iscrowd.clone()
+        if not iscrowd.all():
+            wanted[box_area(boxes).masked_fill(iscrowd, -1).argmax()] = True
+        return tuple(column[wanted] for column in columns)
     classes = labels.unique()
     whole = boxes.new_tensor([0.0, 0.0, size[1], size[0]]).expand(len(classes), 4)
-    return whole, classes, torch.stack([difficult[labels == label].all() for label in classes])
+    hard = torch.stack([difficult[labels == label].all() for label in classes])
+    return whole, classes, hard, torch.zeros_like(hard)
 
 
 def present_classes(labels: Tensor, num_classes: int) -> Tensor:

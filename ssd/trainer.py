@@ -27,17 +27,19 @@ class Batch(NamedTuple):
         boxes: float32 [B, M, 4] xyxy, unit coordinates, padded.
         labels: int64 [B, M], 1..C; 0 marks padding.
         image_ids: B names, for error messages.
+        ignored: float32 [B, K, 4] xyxy regions that teach nothing, unit coordinates, padded with zeros to the most that
+            one image has; None where none has any.
     """
 
     images: Tensor
     boxes: Tensor
     labels: Tensor
     image_ids: tuple[str, ...] = ()
+    ignored: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`, copied without waiting where the memory is pinned."""
-        tensors = (t.to(device, non_blocking=True) for t in self[:3])
-        return Batch(*tensors, self.image_ids)
+        return Batch(*(part.to(device, non_blocking=True) if torch.is_tensor(part) else part for part in self))
 
 
 class NonFiniteLoss(FloatingPointError):  # noqa: N818  named after what happened
@@ -105,7 +107,7 @@ class Trainer:
         self._prepare()
         logits, offsets = self.forward(batch.images, self.network)
         self.stopwatch.mark("forward")
-        matched = match(self.model.anchors, batch.boxes, batch.labels, self.loss.iou_threshold)
+        matched = match(self.model.anchors, batch.boxes, batch.labels, self.loss.iou_threshold, batch.ignored)
         classes, offset_targets = targets(self.model.coder, batch.boxes, batch.labels, matched)
         if self.model.config.task == "multi_label":
             classes = present_classes(batch.labels, self.model.num_classes).expand_as(logits)
@@ -186,7 +188,7 @@ class Trainer:
         if self.loss.scores == "sigmoid":  # background is where no class has more than ½
             predicted = torch.where(best > 0, predicted + 1, 0)
         if classes.ndim == 2:
-            positive, errors = classes > 0, predicted != classes
+            positive, errors = classes > 0, (predicted != classes) & (classes >= 0)
         else:
             positive, errors = classes.any(dim=-1), ((logits > 0) != classes).float().mean(dim=-1)
         count = torch.tensor([errors.numel(), len(errors)], dtype=torch.float64).to(errors.device, non_blocking=True)

@@ -24,8 +24,8 @@ EXAMPLES = """examples:
   python -m pipelines.anchors --budget 12000
 
 writes OUT/coverage.csv, OUT/coverage.png and OUT/anchors.yaml: the proposal as dotted names of params.yaml, {} where
-nothing better was found. Boxes marked difficult are left out. Sizes are roots of areas, in pixels of the network's
-input. The designer raises the mean of recall at IoU 0.5 and mean best IoU, both averaged over the classes."""
+nothing better was found. Boxes marked difficult and crowds are left out. Sizes are roots of areas, in pixels of the
+network's input. The designer raises the mean of recall at IoU 0.5 and mean best IoU, both averaged over the classes."""
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:

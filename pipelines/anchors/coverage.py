@@ -27,12 +27,12 @@ class Boxes(NamedTuple):
     Attributes:
         boxes: float32 [N, 4] xyxy in unit coordinates.
         labels: int64 [N], 1..C.
-        difficult: how many boxes marked difficult were left out: no measure counts them.
+        left_out: how many others there are, marked difficult or crowds: no measure counts them.
     """
 
     boxes: Tensor
     labels: Tensor
-    difficult: int
+    left_out: int
 
 
 def gather(manifest: Manifest, prepared: Path, split: str = SPLIT) -> Boxes:
@@ -41,14 +41,14 @@ def gather(manifest: Manifest, prepared: Path, split: str = SPLIT) -> Boxes:
     Raises:
         ShardError: the split or a shard is missing or damaged.
     """
-    boxes, labels, difficult = [torch.zeros(0, 4)], [torch.zeros(0, dtype=torch.int64)], 0
+    boxes, labels, left_out = [torch.zeros(0, 4)], [torch.zeros(0, dtype=torch.int64)], 0
     for row in read_boxes(prepared, manifest, split):
-        easy = ~torch.tensor(row["difficult"], dtype=torch.bool)
+        counted = ~torch.tensor([row["difficult"], row["iscrowd"]], dtype=torch.bool).any(dim=0)
         sides = torch.tensor([row["width"], row["height"]] * 2, dtype=torch.float32)
-        boxes.append((torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4) / sides)[easy])
-        labels.append(torch.tensor(row["labels"], dtype=torch.int64)[easy])
-        difficult += int((~easy).sum())
-    return Boxes(torch.cat(boxes), torch.cat(labels), difficult)
+        boxes.append((torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4) / sides)[counted])
+        labels.append(torch.tensor(row["labels"], dtype=torch.int64)[counted])
+        left_out += int((~counted).sum())
+    return Boxes(torch.cat(boxes), torch.cat(labels), left_out)
 
 
 class Row(NamedTuple):

@@ -83,7 +83,7 @@ def describe(found: Boxes, model: ModelConfig, prepared: Path) -> str:
     """One line on what is measured."""
     anchors = sum(anchors_per_map(model.anchors, map_sizes(model)))
     height, width = model.image_size
-    left_out = f" ({found.difficult} difficult ones left out)" if found.difficult else ""
+    left_out = f" ({found.left_out} difficult ones and crowds left out)" if found.left_out else ""
     return (
         f"{len(found.boxes)} boxes{left_out} of the {SPLIT} split in {prepared}, "
         f"{anchors} anchors of {model.backbone} at {height}×{width}"

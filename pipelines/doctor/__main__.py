@@ -14,7 +14,7 @@ from pipelines.doctor import anchors, cluster, gpu, jobs, report, repository, st
 from pipelines.params import PARAMS_FILE, Params, load_params
 from pipelines.preflight import estimates, machine, packages, parameters
 from pipelines.preflight.findings import Finding, error, guarded, ok, speak_if_wrong
-from pipelines.settings import settings
+from pipelines.settings import home, settings
 from pipelines.store.shards import MANIFEST, PREPARED, Manifest, read_manifest
 
 SECONDS = 30  # that a check of the network may take; Ray's has more
@@ -25,10 +25,14 @@ EXIT = """exit status: 1 where something would stop a run, else 0
 
 
 def cheap(root: Path) -> tuple[list[Finding], Params | None, Manifest | None]:
-    """What needs no network; and the parameters and the prepared data, where they can be used."""
-    found = guarded("settings", environment)
+    """What needs no network; and the parameters and the prepared data, where they can be used.
+
+    Raises:
+        SettingsError: a variable cannot be used; without them nothing can be checked.
+    """
+    home()
     read: dict[str, Params] = {}
-    found += guarded("parameters", read_params, read)
+    found = guarded("parameters", read_params, read)
     params = read.get("params")
     manifest, said = read_prepared(root)
     found += guarded("packages", packages.check, root)
@@ -38,12 +42,6 @@ def cheap(root: Path) -> tuple[list[Finding], Params | None, Manifest | None]:
         found += guarded("parameters", parameters.check, params, manifest)
     found += guarded("MLflow", tracking.check_file)
     return found, params, manifest
-
-
-def environment() -> Iterator[Finding]:
-    """The variables, which are typed."""
-    settings()
-    yield ok("variables", "all can be used (`python -m pipelines.settings` lists them)")
 
 
 def read_params(into: dict[str, Params]) -> Iterator[Finding]:
@@ -87,8 +85,10 @@ def thorough(root: Path, params: Params | None, manifest: Manifest | None) -> li
     """What takes longer, side by side."""
 
     def of_gpu() -> Iterable[Finding]:
-        step = estimates.step_bytes(params, len(manifest.classes)) if params and manifest else 0
-        return gpu.examine(gpu.gather(), settings().use_gpu, params.train.precision if params else "fp32", step)
+        facts = gpu.gather()
+        workers = max(settings().workers or (len(facts.devices), 1))
+        step = estimates.step_bytes(params, len(manifest.classes), workers) if params and manifest else 0
+        return gpu.examine(facts, settings().use_gpu, params.train.precision if params else "fp32", step)
 
     checks: dict[str, Callable[[], Iterable[Finding]]] = {
         "git": lambda: repository.check_further(root),
@@ -100,6 +100,16 @@ def thorough(root: Path, params: Params | None, manifest: Manifest | None) -> li
     if params is not None and manifest is not None:
         checks = {"anchors": lambda: anchors.check(params, manifest, PREPARED), **checks}
     return side_by_side(checks)
+
+
+def examine(root: Path, quick: bool) -> list[Finding]:
+    """All findings.
+
+    Raises:
+        SettingsError: as of `cheap`.
+    """
+    found, params, manifest = cheap(root)
+    return found if quick else found + thorough(root, params, manifest)
 
 
 @command("doctor", "nothing was changed")
@@ -115,9 +125,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--quiet", action="store_true", help="print only what is wrong, to stderr")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(words)
-    findings, params, manifest = cheap(Path())
-    if not args.quick:
-        findings += thorough(Path(), params, manifest)
+    findings = guarded("settings", lambda: examine(Path(), args.quick))
     if args.quiet:
         speak_if_wrong(findings)
         return 0

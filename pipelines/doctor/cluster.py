@@ -6,8 +6,6 @@ It is looked at in a process of its own: Ray may hang or abort, and wants a main
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -45,23 +43,27 @@ def check() -> list[Finding]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "findings.json"
         words = [sys.executable, "-m", "pipelines.doctor.cluster", str(out)]
-        with subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        ) as process:
-            try:
-                output, _ = process.communicate(timeout=SECONDS)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+        with open(Path(folder) / "output", "w+b") as log:
+            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            if not ended(process, SECONDS):
                 return [error(CHECK, f"no answer within {SECONDS} s", "see `ray status`, and the logs in /tmp/ray")]
+            log.seek(0)
+            output = log.read().decode(errors="replace")
         if out.exists():
             return [Finding(*fields) for fields in json.loads(out.read_text())]
         last = (output.strip().splitlines() or ["no word"])[-1]
         return [error(CHECK, f"ended with exit code {process.returncode}: {last}", "see the logs in /tmp/ray")]
+
+
+def ended(process: subprocess.Popen, seconds: float) -> bool:
+    """Whether a process ends by itself in time; else it is ended, and the cluster with it that it may have started."""
+    for patience, end in ((seconds, process.terminate), (10, process.kill), (None, process.kill)):
+        try:
+            process.wait(patience)
+            return patience == seconds
+        except subprocess.TimeoutExpired:
+            end()
+    return False
 
 
 def unreachable(address: str) -> Finding | None:

@@ -10,6 +10,7 @@ import yaml
 
 from pipelines.errors import first_line
 from pipelines.preflight.findings import Finding, error, ok, warning
+from pipelines.preflight.machine import GIB, free_bytes
 from pipelines.strict_yaml import parse_yaml
 from pipelines.tracking import provenance
 
@@ -25,6 +26,7 @@ def check(root: Path) -> Iterator[Finding]:
     yield from broken or [ok("DVC", "its files can be read")]
     if not broken:
         yield data(root)
+        yield from room(root, free_bytes(root))
 
 
 def unreadable(root: Path) -> Iterator[Finding]:
@@ -63,6 +65,18 @@ def data(root: Path) -> Finding:
         said = f"data/ is not here, and neither is {source}, where it came from"
         return error("data", said, "`dvc pull`, or import it again: `dvc import-url /path/to/photographs data`")
     return error("data", "data/ is not here, and not in DVC's cache", "`dvc pull` from where it was pushed to")
+
+
+def room(root: Path, free: int) -> Iterator[Finding]:
+    """Disk for data and shards, each in its folder and in DVC's cache; nothing where the size is not known."""
+    size = (load(root / "data.dvc").get("outs") or [{}])[0].get("size", 0)
+    lacking = [name for name in ("data", "artifacts/prepared") if not (root / name).exists()]
+    due = 2 * size * len(lacking)
+    said = f"{free / GIB:.1f} GiB free, {' and '.join(lacking)} need about {due / GIB:.1f} with DVC's cache"
+    if due > free:
+        yield error("DVC's disk", said, "make room, or put the cache elsewhere: `dvc cache dir /path`")
+    elif due:
+        yield ok("DVC's disk", said)
 
 
 def outputs(root: Path) -> set[str]:

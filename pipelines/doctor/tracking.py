@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import platform
 import re
 import sqlite3
@@ -10,7 +11,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -142,9 +143,8 @@ def files(client: MlflowClient, run_id: str) -> Finding:
     with tempfile.TemporaryDirectory() as folder:
         path = download_artifacts(f"{uri}/doctor.txt", dst_path=folder, tracking_uri=tracking_uri())
         if Path(path).read_text() != TEXT:
-            return error(
-                "MLflow files", f"{without_secrets(uri)}: gives back something else than was written", "see it"
-            )
+            said = f"{without_secrets(uri)}: gives back something else than was written"
+            return error("MLflow files", said, "see the artifact store, and proxies before it")
     try:
         get_artifact_repository(uri, tracking_uri=tracking_uri()).delete_artifacts()
     except Exception as problem:  # what a run leaves is never deleted by us
@@ -168,3 +168,9 @@ def forget(client: MlflowClient, experiment: str) -> None:
     for run in client.search_runs([experiment]):
         client.delete_run(run.info.run_id)
     client.delete_experiment(experiment)
+    if tracking_uri().startswith("sqlite:///"):  # MLflow's command takes the store, not a server
+        from mlflow.cli import gc
+
+        words = ["--experiment-ids", experiment, "--backend-store-uri", tracking_uri()]
+        with redirect_stdout(io.StringIO()):
+            gc.main([*words, "--tracking-uri", tracking_uri()], standalone_mode=False)

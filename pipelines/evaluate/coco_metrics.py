@@ -58,7 +58,7 @@ def measure(
         class_names: of the labels 1..C.
         score_threshold: of the detections in the confusion matrix and the counts of each image.
 
-    How `difficult` truths count: see `pipelines.coco`.
+    How crowds and `difficult` truths count: see `pipelines.coco`.
     """
     ground, sure = ground_truth(truths, sizes, class_names), found.scores >= score_threshold
     evaluation = compare(ground, found)

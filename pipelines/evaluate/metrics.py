@@ -25,6 +25,7 @@ from ssd.tasks import truths
 
 CURVE_POINTS = 400  # a class; curves of more detections are thinned out
 BACKGROUND = "background"
+OBJECT = ("boxes", "labels", "difficult", "iscrowd")  # of a row: what is known of each object
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def measure(
 
     Args:
         predictions: rows of `pipelines.evaluate.inference.PREDICTIONS`.
-        truths: rows with image_id, height, width, boxes, labels, difficult, for the same images in the same order.
+        truths: rows of `pipelines.store.shards.BOXES`, for the same images in the same order.
         score_threshold: of the detections that count as found where one number needs a threshold.
 
     Raises:
@@ -66,7 +67,7 @@ def measure(
     if [p["image_id"] for p in predictions] != [t["image_id"] for t in truths]:
         raise ValueError("predictions and ground truth are not of the same images in the same order")
     found = flatten_found(*([p[name] for p in predictions] for name in ("boxes", "labels", "scores")))
-    truth = flatten_truths(*([t[name] for t in truths] for name in ("boxes", "labels", "difficult")))
+    truth = flatten_truths(*([t[name] for t in truths] for name in OBJECT))
     verdicts = judge(found, truth, [0.5])[0]
     report = coco_metrics.measure(
         found, truth, [(t["height"], t["width"]) for t in truths], class_names, score_threshold
@@ -87,9 +88,10 @@ def measure(
 def truth_of_task(row: dict, task: str) -> dict:
     """A row of ground truth (boxes in pixels) with what a task asks to be found, see `ssd.tasks`."""
     boxes = torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4)
-    labels, difficult = torch.tensor(row["labels"], dtype=torch.int64), torch.tensor(row["difficult"], dtype=torch.bool)
-    wanted = truths(task, boxes, labels, difficult, (row["height"], row["width"]))
-    return row | dict(zip(("boxes", "labels", "difficult"), (column.tolist() for column in wanted)))
+    labels = torch.tensor(row["labels"], dtype=torch.int64)
+    flags = (torch.tensor(row[name], dtype=torch.bool) for name in ("difficult", "iscrowd"))
+    wanted = truths(task, boxes, labels, *flags, (row["height"], row["width"]))
+    return row | dict(zip(OBJECT, (column.tolist() for column in wanted)))
 
 
 def _metrics(
@@ -150,7 +152,7 @@ def _curve(scores: np.ndarray, verdicts: np.ndarray, truths: int) -> list[dict[s
 
 def _sweep(found: Found, truth: Truths, verdicts: np.ndarray) -> list[dict[str, float]]:
     """Precision, recall and F1 of all classes together, as the score threshold falls."""
-    count = int((~truth.difficult).sum())
+    count = int(truth.counted.sum())
     points = _curve(found.scores, verdicts, count) if count else []
     return [p | {"f1": 2 * p["precision"] * p["recall"] / max(p["precision"] + p["recall"], 1e-12)} for p in points]
 
@@ -159,7 +161,7 @@ def _curves(found: Found, truth: Truths, verdicts: np.ndarray, class_names: Sequ
     rows = []
     for label, name in enumerate(class_names, start=1):
         mine = found.labels == label
-        count = int(((truth.labels == label) & ~truth.difficult).sum())
+        count = int(((truth.labels == label) & truth.counted).sum())
         if count:
             rows += [{"class": name, **point} for point in _curve(found.scores[mine], verdicts[mine], count)]
     return rows

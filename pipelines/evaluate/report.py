@@ -12,7 +12,7 @@ import numpy as np
 
 from pipelines.evaluate.charts import calibration_chart, precision_recall_chart, sweep_chart
 from pipelines.evaluate.coco_metrics import AREAS, TIDE_ERRORS
-from pipelines.evaluate.metrics import BACKGROUND, Measured
+from pipelines.evaluate.metrics import BACKGROUND, OBJECT, Measured
 from pipelines.pictures.page import render_page, thumbnail
 from pipelines.pictures.palette import colour
 from pipelines.store.shards import Manifest, read_records
@@ -93,8 +93,11 @@ def picture(
     prediction: dict, truth: dict, verdicts: np.ndarray, class_names: Sequence[str], threshold: float
 ) -> dict[str, Any]:
     """What is drawn over one image: truth and the detections from the threshold on, in the image's own pixels."""
-    rows = zip(truth["boxes"], truth["labels"], truth["difficult"])
-    there = [_box(b, label, class_names) | {"difficult": difficult} for b, label, difficult in rows]
+    rows = zip(*(truth[name] for name in OBJECT))
+    there = [
+        _box(b, label, class_names) | {"ignored": "crowd" if crowd else "difficult" if difficult else ""}
+        for b, label, difficult, crowd in rows
+    ]
     rows = zip(prediction["boxes"], prediction["labels"], prediction["scores"], verdicts)
     found = [
         _box(b, label, class_names) | {"score": score, "verdict": VERDICTS[int(verdict)]}

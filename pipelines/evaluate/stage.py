@@ -86,7 +86,7 @@ def check_classes(model: registry.TrainedModel, manifest: Manifest) -> None:
 def describe_test(manifest: Manifest, task: str = "detection") -> dict[str, Any]:
     """Digest and counts of the test split; the digest changes with its shards, the classes and the task alone."""
     split = split_of(manifest, SPLIT)
-    counts = {name: getattr(split, name) for name in ("images", "boxes", "difficult", "images_without_boxes")}
+    counts = {name: getattr(split, name) for name in ("images", "boxes", "difficult", "crowds", "images_without_boxes")}
     of_split = digest(manifest.classes, {SPLIT: split})
     return {"digest": of_split if task == "detection" else f"{of_split}-{task}", **counts}
 
@@ -97,6 +97,7 @@ def describe_settings(params: Params) -> dict[str, Any]:
         **{f"detect_{name}": value for name, value in asdict(params.detect).items()},
         "report_score_threshold": params.evaluate.score_threshold,
         "difficult": "VOC: neither right nor missed; COCO: as crowd",
+        "iscrowd": "neither missed nor, by the detection's share in it, wrong",
         "coco_max_detections": 100,
     }
 

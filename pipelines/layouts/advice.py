@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from pipelines.layouts import coco, yolo, yolo_index
 from pipelines.layouts.files import Files
@@ -48,13 +48,8 @@ def _near_misses(files: Files) -> Iterator[tuple[str, str]]:
         first = next(iter(files.images))
         yield "yolo", f"there are no label files for {index}; {first} needs a .txt in labels/, or beside it"
     for file in files.having(".json"):
-        missing = coco.missing_keys(files.root / file)
-        if len(missing) < 2:
-            yield "coco", f"{file} has no key {', '.join(missing)}"
-        elif _is_utf16(files, file):
-            yield "coco", f"{file} is UTF-16; save it as UTF-8"
-        elif missing and not coco.missing_keys(files.root / file, ("shapes", "imagePath")):
-            yield "coco", f"{file} is of LabelMe; export it as COCO or VOC"
+        if problem := _problem_of_json(files.root / file):
+            yield "coco", f"{file} {problem}"
     if xml := files.having(".xml"):
         yield "voc", f"no photograph lies beside {xml[0]}, and none in JPEGImages/ beside a folder Annotations/"
     if tables := [file for file in files.having(".csv") if PurePosixPath(file).name == "label.csv"]:
@@ -65,9 +60,15 @@ def _near_misses(files: Files) -> Iterator[tuple[str, str]]:
         yield "voc", f"there are images, but no annotation of any; {DUE['voc']}"
 
 
-def _is_utf16(files: Files, file: str) -> bool:
+def _problem_of_json(path: Path) -> str:
+    """Why a JSON is not COCO though it looks as if; empty if it is something else."""
     try:
-        with open(files.root / file, "rb") as stream:
-            return stream.read(2) in (b"\xff\xfe", b"\xfe\xff")
-    except OSError:
-        return False
+        with open(path, "rb") as stream:
+            if stream.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+                return "is UTF-16; save it as UTF-8"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    missing = coco.missing_keys(path)
+    if len(missing) < 2:
+        return f"has no key {', '.join(missing)}"
+    return "" if coco.missing_keys(path, ("shapes", "imagePath")) else "is of LabelMe; export it as COCO or VOC"

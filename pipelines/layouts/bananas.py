@@ -67,7 +67,7 @@ def _read_csv(listing: Listing, folder: Path, file: str, classes: list[str]) -> 
                 if cells:
                     _add_row(rows, listing, f"{file}:{lines.line_num}", cells, classes)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        listing.rejected.append(Rejected(file, f"cannot be read: {error}"))
+        listing.rejected.append(Rejected(file, f"cannot be read: {getattr(error, 'strerror', error)}"))
         return {}, f"{file} cannot be read"
     return rows, ""
 

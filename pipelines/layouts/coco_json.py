@@ -1,7 +1,7 @@
 """A COCO file as arrays: a JSON of any size, of which a box takes about twenty bytes.
 
-The file is mapped into memory and cut into its images and annotations (`msgspec.Raw`); each is then read alone and by
-its type, so that one with a mistake costs its photograph and not the file.
+The file is mapped into memory and cut into its images and annotations, block by block; each is read alone and by its
+type, so that one with a mistake costs its photograph and not the file.
 """
 
 from __future__ import annotations
@@ -10,15 +10,19 @@ import json
 import mmap
 import re
 from array import array
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 import numpy as np
-from hotcoco import mask
 
-from pipelines.layouts.listing import Annotation, DataError, as_float32
+from pipelines.layouts.coco_masks import box_of_mask
+from pipelines.layouts.listing import Annotation, DataError
 
 KEYS = ("images", "annotations", "categories")
+BLOCK, TAIL = 1 << 24, 1 << 16  # bytes that are read at once; and of those in which to look for their end
+SEAM = re.compile(rb"\}\s*,\s*\{")
 Id = int | str
 
 
@@ -31,10 +35,10 @@ class Category(msgspec.Struct):
 
 
 class Document(msgspec.Struct):
-    """A COCO file, not yet read further."""
+    """A COCO file, its two long lists not yet read."""
 
-    images: list[msgspec.Raw]
-    annotations: list[msgspec.Raw]
+    images: msgspec.Raw
+    annotations: msgspec.Raw
     categories: list[Category]
 
 
@@ -56,6 +60,12 @@ class Mark(msgspec.Struct):
     segmentation: msgspec.Raw = msgspec.Raw(b"null")
     iscrowd: int | bool = 0
     attributes: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class Owner(msgspec.Struct):
+    """Of an annotation whose rest cannot be read: the image that it belongs to."""
+
+    image_id: Id
 
 
 class Attributes(msgspec.Struct):
@@ -84,11 +94,10 @@ class Instances:
         self.rejected: list[tuple[str, str]] = []
         self.masks = 0
         self.images: list[Image] = []
-        rows = self._read_images(document.images)
-        document.images = []
-        self._read_marks(document.annotations, rows)
+        rows = self._read_images(elements(document.images, "images"))
+        self._read_marks(elements(document.annotations, "annotations"), rows)
 
-    def _read_images(self, items: list[msgspec.Raw]) -> dict[Id, int]:
+    def _read_images(self, items: Iterator[msgspec.Raw]) -> dict[Id, int]:
         """Read the images; returns the row of each id."""
         decode = msgspec.json.Decoder(Image).decode
         rows: dict[Id, int] = {}
@@ -106,10 +115,10 @@ class Instances:
             self.images.append(image)
         return rows
 
-    def _read_marks(self, items: list[msgspec.Raw], rows: dict[Id, int]) -> None:
+    def _read_marks(self, items: Iterator[msgspec.Raw], rows: dict[Id, int]) -> None:
         decode = msgspec.json.Decoder(Mark).decode
         labels = {category.id: number for number, category in enumerate(self.categories)}
-        row_of, label_of, boxes, crowd = array("q"), array("i"), array("d"), bytearray()
+        row_of, label_of, boxes, crowd = array("i"), array("i"), array("f"), bytearray()
         for number, item in enumerate(items):
             row = None
             try:
@@ -128,9 +137,12 @@ class Instances:
                 continue
             row_of.append(row)
             label_of.append(label)
-            boxes.extend((x, y, x + width, y + height))
+            boxes.extend((x, y, x + width, y + height))  # summed as float64, kept as float32
             crowd.append(mark.iscrowd)
-        self._sort(np.array(row_of), np.array(label_of, np.int32), boxes, np.frombuffer(crowd, bool))
+        boxes = np.frombuffer(boxes, np.float32).reshape(-1, 4)
+        self._sort(
+            np.frombuffer(row_of, np.int32), np.frombuffer(label_of, np.int32), boxes, np.frombuffer(crowd, bool)
+        )
 
     def _box(self, mark: Mark, item: msgspec.Raw) -> list[float]:
         """x, y, width, height of an annotation.
@@ -157,21 +169,19 @@ class Instances:
     def _reject(self, number: int, item: msgspec.Raw, row: int | None, rows: dict, reason: str) -> None:
         """Note an annotation that cannot be used at its image, if that is known."""
         if row is None:
-            try:
-                row = rows.get(msgspec.json.decode(item, type=dict).get("image_id"))
-            except (msgspec.MsgspecError, TypeError, RecursionError, UnicodeDecodeError):
-                row = None
+            with suppress(msgspec.MsgspecError, RecursionError, ValueError):
+                row = rows.get(msgspec.json.decode(item, type=Owner).image_id)
         if row is None:
             self.rejected.append((f"annotations[{number}]", reason))
         else:
             self.problems.setdefault(row, f"{self.file}: annotations[{number}]: {reason}")
 
-    def _sort(self, rows: np.ndarray, labels: np.ndarray, boxes: array, crowd: np.ndarray) -> None:
+    def _sort(self, rows: np.ndarray, labels: np.ndarray, boxes: np.ndarray, crowd: np.ndarray) -> None:
         """Keep the annotations by image, those of an image in the order of the file."""
         order = np.argsort(rows, kind="stable")
         self.starts = np.searchsorted(rows[order], np.arange(len(self.images) + 1))
         self.labels, self.crowd = labels[order], crowd[order]
-        self.boxes = as_float32(np.frombuffer(boxes))[order]
+        self.boxes = boxes[order]
         self.used = {self.categories[label].id for label in np.unique(labels)}
 
     def annotation(self, row: int) -> Annotation:
@@ -212,31 +222,30 @@ def read(root: Path, file: str) -> Instances:
         raise DataError(f"{path}: {_explain_syntax(content, error)}") from None
 
 
-def box_of_mask(segmentation: msgspec.Raw) -> list[float]:
-    """x, y, width, height of a mask: polygons, or run lengths as COCO has them.
+def elements(array: msgspec.Raw, key: str) -> Iterator[msgspec.Raw]:
+    """Cut a JSON array into its elements, a block at a time.
+
+    A block ends between two objects. If those belong to an element, or to a text, then the block is no JSON, and the
+    seam before is tried.
 
     Raises:
-        ValueError: it is no mask, or empty.
+        msgspec.ValidationError: it is no array.
     """
-    found = msgspec.json.decode(segmentation)
-    if isinstance(found, dict):
-        return _box_of_runs(found)
-    if not found:
-        raise ValueError("neither bbox nor segmentation")
-    corners = [number for polygon in msgspec.convert(found, list[list[float]]) for number in polygon]
-    if not corners or len(corners) % 2:
-        raise ValueError("segmentation: polygons of pairs of numbers are due")
-    x, y = min(corners[::2]), min(corners[1::2])
-    return [x, y, max(corners[::2]) - x, max(corners[1::2]) - y]
-
-
-def _box_of_runs(runs: dict) -> list[float]:
-    try:
-        height, width = runs["size"]
-        compressed = runs if isinstance(runs["counts"], str) else mask.fr_py_objects(runs, height, width)
-        return [float(side) for side in mask.to_bbox(compressed)]
-    except Exception as error:  # hotcoco raises what Rust hands over
-        raise ValueError(f"segmentation: not run lengths of COCO: {error!r:.120}") from None
+    content = memoryview(array)
+    if content[:1] != b"[":
+        raise msgspec.ValidationError(f"Expected `array` - at `$.{key}`")
+    decode = msgspec.json.Decoder(list[msgspec.Raw]).decode
+    start, stop, size = 1, len(content) - 1, BLOCK
+    while start + size < stop:
+        block = bytes(content[start : start + size])
+        for seam in reversed([*SEAM.finditer(block, max(size - TAIL, 0))]):
+            with suppress(msgspec.DecodeError):
+                yield from decode(b"[%b]" % block[: seam.start() + 1])
+                start, size = start + seam.end() - 1, BLOCK  # a seam ends with the next element's brace
+                break
+        else:
+            size *= 2
+    yield from decode(b"[%b]" % bytes(content[start:stop]))
 
 
 def _refuse_rotated(attributes: msgspec.Raw) -> None:

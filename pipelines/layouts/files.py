@@ -54,9 +54,13 @@ class Files:
             linked.add(here)
         for entry in entries:
             path = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.is_file():
+            try:
+                is_file, is_folder = entry.is_file(), entry.is_dir()
+            except OSError:  # a link to itself: as good as one to nothing
+                continue
+            if is_file:
                 yield path
-            elif entry.is_dir():
+            elif is_folder:
                 yield from self._walk(path, linked, [*above, here], by_link or entry.is_symlink())
 
     @cached_property
@@ -102,7 +106,8 @@ class Files:
         """Images that an annotation file means by `name`: one, or none, or several that are as good.
 
         That is a path from one of the folders `near`, or the end of a path. Folders of another machine (an absolute
-        path, `..`, Darknet's data/) are dropped one by one until there is one. Nothing outside the data is found.
+        path, `..`, Darknet's data/) are dropped one by one until there is one, but none that names a split. Nothing
+        outside the data is found.
 
         Args:
             name: as the annotation file has it, with either slash.
@@ -119,7 +124,7 @@ class Files:
             tail = "/".join(parts)
             if found := [path for path in alike if path == tail or path.endswith(f"/{tail}")]:
                 return found
-            parts = parts[1:] if foreign or parts[0] == "data" else []
+            parts = parts[1:] if _may_drop(parts[0], foreign) else []
         return []
 
     def find_folder(self, name: str, near: Sequence[str]) -> str | None:
@@ -132,8 +137,13 @@ class Files:
         while parts:
             if (tail := "/".join(parts)) in self.image_folders:
                 return tail
-            parts = parts[1:] if foreign else []
+            parts = parts[1:] if _may_drop(parts[0], foreign) else []
         return None
+
+
+def _may_drop(part: str, foreign: bool) -> bool:
+    """Whether a path's first folder may be of another machine; never one that names a split."""
+    return (foreign or part == "data") and not split_named(part)
 
 
 def _parts(name: str) -> tuple[list[str], bool]:

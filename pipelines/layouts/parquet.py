@@ -63,7 +63,9 @@ def list_photos(files: Files, classes: list[str]) -> Listing:
             for shard in content.shards:
                 verify(folder, shard)
                 listing.sets[split] += _list_shard(listing, rows, shard.path, manifest.classes)
-    except (ShardError, pa.ArrowException, OSError, KeyError) as error:
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read: {error.strerror or error}") from None
+    except (ShardError, pa.ArrowException, KeyError) as error:
         reason = str(error).partition("; run `dvc")[0]
         raise DataError(f"{reason}; copy the folder again, all of it") from None
     return listing

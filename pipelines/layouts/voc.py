@@ -164,6 +164,8 @@ def _parse(file: str, root: Element) -> Annotation:
     objects = root.findall("object")
     names = tuple((item.findtext("name") or "").strip() for item in objects)
     boxes = [_read_box(item, number) for number, item in enumerate(objects, 1)]
+    for number, item in enumerate(objects, 1):
+        _refuse_rotated(item, number)
     if "" in names:
         raise ValueError(f"object {names.index('') + 1} has no name")
     difficult = [_read_difficult(item, number) for number, item in enumerate(objects, 1)]
@@ -183,6 +185,13 @@ def _read_box(item: Element, number: int) -> list[float]:
         return [float(text) for text in texts]
     except (TypeError, ValueError):
         raise ValueError(f"object {number}: bndbox is {dict(zip(SIDES, texts))}, four numbers are due") from None
+
+
+def _refuse_rotated(item: Element, number: int) -> None:
+    """Raise ValueError if an attribute of CVAT's turns the box."""
+    for attribute in item.iterfind("attributes/attribute"):
+        if attribute.findtext("name") == "rotation" and float(attribute.findtext("value") or 0):
+            raise ValueError(f"object {number} is rotated by {attribute.findtext('value')}°; SSD has upright boxes")
 
 
 def _read_difficult(item: Element, number: int) -> bool:

@@ -82,7 +82,7 @@ def list_photos(files: Files, classes: list[str]) -> Listing:
         for entry in entries:
             for image in _resolve(files, index, listing, split, entry):
                 _add(listing, sets, image, split, labels, reading)
-    if not sets:
+    if not index.entries:
         for image in files.images:
             _add(listing, sets, image, split_of(image), labels, reading)
     listing.divide(sets)
@@ -108,9 +108,10 @@ def _resolve(files: Files, index: Index, listing: Listing, split: str, entry: st
         candidates = [os.path.normpath(f"{base}/{entry}" if base else entry) for base in index.folders]
         candidates += [PurePosixPath(entry).name, str(PurePosixPath(index.file).parent / PurePosixPath(entry).name)]
         known = set(files.having(".txt"))
-        if path := next((path for path in candidates if path in known), ""):
-            return _read_list(files, index, listing, path)
-    problem = f"{split}: {entry!r}: no such folder or list of images in the data"
+        path = next((path for path in candidates if path in known), "")
+        if path and (images := _read_list(files, index, listing, path)):
+            return images
+    problem = f"{split}: {entry!r}: no such folder or list, or no image of the data in it"
     if split == "train":
         raise DataError(f"{files.root / index.file}: {problem}; mend it, or leave all image sets out")
     listing.notes.append(f"{index.file}: {problem}; {split} is taken as not given")
@@ -141,9 +142,7 @@ def _note_rest(listing: Listing, files: Files, labels: dict[str, str]) -> None:
             listing.rejected.append(Rejected(file, "no image file of this name"))
     without = [photo.image for photo in listing.photos.values() if not photo.annotation[0]]
     if without:
-        listing.notes.append(
-            f"{len(without)} images have no label file: taken as without objects, {without[0]} for one"
-        )
+        listing.notes.append(f"{len(without)} images have no label file, so no objects; {without[0]} for one")
     unlisted = [image for image in files.images if image not in listing.photos]
     if unlisted:
         listing.notes.append(f"{len(unlisted)} images are in no image set and not used, {unlisted[0]} for one")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +23,7 @@ CHECKPOINTS = 3  # on disk at a time: two, and the one that is being written
 OF_CHECKPOINT = 5  # float32 copies of the weights in it: average, two moments, the best epoch's
 
 
+@lru_cache
 def sizes(config: ModelConfig, classes: int) -> tuple[int, int, int]:
     """How many numbers a network holds: its layers' outputs for one image, its weights, its logits and offsets."""
     outputs = 0

@@ -43,8 +43,9 @@ def installed() -> dict[str, str]:
     """Versions of all installed packages by their canonical names; the first on the path counts, as for imports."""
     found: dict[str, str] = {}
     for one in distributions():
-        if one.name:
-            found.setdefault(canonicalize_name(one.name), one.version)
+        metadata = one.metadata  # read and parsed at each access
+        if metadata["Name"]:
+            found.setdefault(canonicalize_name(metadata["Name"]), metadata["Version"])
     return found
 
 

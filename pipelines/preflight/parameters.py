@@ -14,7 +14,7 @@ from pipelines.training.order import steps_an_epoch
 # NVIDIA's 2.6e-3 and torchvision's 2e-3, all at 32 images a step. Adam's step grows with the root of the batch.
 USUAL_LR = {"adamw": (1e-3, 0.5), "sgd": (2e-3, 1.0)}
 LR_TOO_HIGH, LR_TOO_LOW = 10, 1 / 50  # times the usual one
-FEWEST_STEPS = 200  # the default data's detector takes 256
+FEWEST_STEPS = 200  # the default data's detector takes 224
 MOST_STEPS = 500_000  # SSD512 on COCO took 400 000 (Liu et al. 2016)
 MOST_EPOCHS = 1000
 MANY_IMAGES, FEW_EPOCHS = 5000, 40  # published SSDs see each photograph 100 times (COCO) to 230 times (VOC)
@@ -35,9 +35,11 @@ def of_training(params: Params, manifest: Manifest, folder: Path = PREPARED) -> 
     if problem:
         yield problem
         return
-    yield length(params, manifest)
+    enough = length(params, manifest)
+    yield enough
     yield learning_rate(params)
-    yield from first_steps(params, manifest)
+    if enough.state == "ok":  # else that is to be mended first
+        yield from first_steps(params, manifest)
     yield from classes(params, manifest, folder)
     yield validation(manifest)
 
@@ -150,12 +152,10 @@ def of_search(params: Params, manifest: Manifest) -> Iterator[Finding]:
         return
     steps = total_steps(params, manifest, tune.epochs)
     said = f"{tune.trials} trials of {tune.epochs} epochs, {steps} steps each at most"
-    if params.train.warmup_steps >= steps:
-        yield warning(
-            "search",
-            f"{said}: a trial ends within train.warmup_steps ({params.train.warmup_steps})",
-            "raise tune.epochs",
-        )
+    enough = total_steps(params, manifest, params.train.epochs) >= FEWEST_STEPS
+    if enough and params.train.warmup_steps >= steps:
+        said = f"{said}: a trial ends within train.warmup_steps ({params.train.warmup_steps})"
+        yield warning("search", said, "raise tune.epochs in params.yaml")
     elif tune.epochs > params.train.epochs:
         fix = "lower tune.epochs in params.yaml"
         yield warning("search", f"{said}: longer than the training of {params.train.epochs} epochs", fix)

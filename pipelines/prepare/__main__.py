@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipelines.command import command
 from pipelines.params import PARAMS_FILE, load_params
-from pipelines.prepare.quarantine import REPORT, describe
+from pipelines.prepare.quarantine import REPORT, describe, warn_of_boxes
 from pipelines.prepare.report import FOLDER
 from pipelines.prepare.stage import prepare
 from pipelines.store.shard_transfer import upload
@@ -30,6 +30,9 @@ def main() -> None:
     upload(args.out, manifest)
     if entries:
         print(describe(entries, args.out / REPORT))
+    boxes = sum(split.boxes + split.crowds for split in manifest.splits.values())
+    if warning := warn_of_boxes(entries, boxes, params.prepare.quarantine_limit):
+        print(warning)
     counts = ", ".join(f"{name} {split.images}" for name, split in manifest.splits.items())
     shards = sum(len(split.shards) for split in manifest.splits.values())
     print(

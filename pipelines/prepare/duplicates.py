@@ -24,6 +24,7 @@ SIDE = 32  # pixels of a thumbnail
 FREQUENCIES = 8  # of each direction: 63 bits without the mean
 DISTANCE = 11  # bits
 BANDS = 4  # of 16 bits: where 11 bits differ, at most 2 differ in one of the bands
+FEW = 256  # photographs of which all are compared
 MANY = 50_000  # photographs from which on only bands that differ in at most 1 bit are searched: 9 in 10 are found
 BLUR = 9  # pixels of a thumbnail: what is smaller is detail
 CLIP = 4.0  # grey levels: one bright object must not outweigh all that is around it
@@ -150,8 +151,12 @@ def near(hashes: np.ndarray, turned: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """Pairs (first < second, and the distance) of `hashes` [N] and, at second, `turned` [N], within DISTANCE bits.
 
     By the pigeonhole principle one of four bands differs in two bits or fewer: only hashes that nearly agree in a band
-    are compared.
+    are compared. Of FEW all are.
     """
+    if len(hashes) <= FEW:
+        distance = np.bitwise_count(hashes[:, None] ^ turned)
+        first, second = np.nonzero(np.triu(distance <= DISTANCE, 1))
+        return first, second, distance[first, second]
     radius = DISTANCE // BANDS if len(hashes) <= MANY else 1
     counts = np.zeros(len(hashes), np.int64)
     found = [np.zeros((3, 0), np.int64)]

@@ -77,6 +77,24 @@ def _line(entry: Entry) -> str:
     return f"{entry.file}: box {entry.box} {entry.reason}" if entry.box else f"{entry.file}: {entry.reason}"
 
 
+def warn_of_boxes(entries: Iterable[Entry], boxes: int, limit: float) -> str:
+    """A warning where more than `limit` of the boxes are ignored or dropped; empty otherwise.
+
+    Args:
+        entries: of quarantine.csv.
+        boxes: how many were kept, the ignored ones among them.
+        limit: prepare.quarantine_limit, which stops the stage for records and not for boxes.
+    """
+    actions = Counter(entry.action for entry in entries)
+    lost, boxes = actions["ignored"] + actions["dropped"], boxes + actions["dropped"]
+    if lost <= limit * boxes:
+        return ""
+    return (
+        f"WARNING: {lost} of {boxes} boxes ({lost / boxes:.1%}) neither teach nor count: if they are in another format "
+        "than their layout's, such as x, y, width, height, mend them; prepare.bad_boxes: reject stops at such data"
+    )
+
+
 def check_share(bad: int, records: int, limit: float, report: Path) -> None:
     """Stop if more than `limit` of the records are bad.
 

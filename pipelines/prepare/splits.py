@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from itertools import combinations
 
 from pipelines.errors import UserError
@@ -26,18 +27,35 @@ def shuffle(ids: list[str], seed: int) -> list[str]:
     return sorted(ids, key=lambda image_id: (draw(seed, "order", image_id), image_id))
 
 
-def hold_out(ids: list[str], fraction: float, seed: int, purpose: str) -> tuple[list[str], list[str]]:
-    """Split ids into those that stay and about a `fraction` of them; at least one of each where there are two."""
-    drawn = {image_id: draw(seed, purpose, image_id) for image_id in ids}
-    held = {image_id for image_id in ids if drawn[image_id] < fraction}
-    if fraction > 0 and not held and len(ids) > 1:
-        held = {min(ids, key=drawn.get)}
-    if len(held) == len(ids) and len(ids) > 1:
-        held.discard(max(ids, key=drawn.get))
-    return [i for i in ids if i not in held], [i for i in ids if i in held]
+def hold_out(
+    ids: list[str], fraction: float, seed: int, purpose: str, groups: Mapping[str, str] | None = None
+) -> tuple[list[str], list[str]]:
+    """Split ids into those that stay and about a `fraction` of them; at least one of each where there are two.
+
+    With `groups`, of each id its group's key, whole groups are drawn.
+    """
+    groups = groups or dict(zip(ids, ids))
+    drawn = {key: draw(seed, purpose, key) for key in dict.fromkeys(groups[image_id] for image_id in ids)}
+    held = {key for key, number in drawn.items() if number < fraction}
+    if fraction > 0 and not held and len(drawn) > 1:
+        held = {min(drawn, key=drawn.get)}
+    if len(held) == len(drawn) and len(drawn) > 1:
+        held.discard(max(drawn, key=drawn.get))
+    if fraction > 0 and len(drawn) == 1 < len(ids):
+        raise SplitError(
+            f"params.yaml: prepare.group_by: all {len(ids)} photographs are one group, like {ids[0]!r}; of one, no "
+            f"{purpose} split can be drawn: choose another expression, or none, or set prepare.{purpose}_share to 0.0"
+        )
+    return [i for i in ids if groups[i] not in held], [i for i in ids if groups[i] in held]
 
 
-def divide(sets: dict[str, list[str]], ids: list[str], params: PrepareParams, seed: int) -> dict[str, list[str]]:
+def divide(
+    sets: dict[str, list[str]],
+    ids: list[str],
+    params: PrepareParams,
+    seed: int,
+    groups: Mapping[str, str] | None = None,
+) -> dict[str, list[str]]:
     """Divide photographs into splits.
 
     Args:
@@ -45,12 +63,14 @@ def divide(sets: dict[str, list[str]], ids: list[str], params: PrepareParams, se
         ids: of all photographs.
         params: which sets to take, and the shares that are drawn where the data has none.
         seed: of the draws.
+        groups: the key of each photograph's group, by id: what is drawn are groups. None: each photograph is one.
 
     Returns:
         Ids by split; "val" or "test" is missing where there is none.
 
     Raises:
-        SplitError: a set does not exist, two splits share photographs, or no set is one to train on.
+        SplitError: a set does not exist, two splits share photographs, no set is one to train on, or a split is to be
+            drawn from one group.
     """
     chosen = {split: list(getattr(params, split)) for split in SPLITS}
     for split, names in chosen.items():
@@ -64,9 +84,9 @@ def divide(sets: dict[str, list[str]], ids: list[str], params: PrepareParams, se
     if not sets:
         members["train"] = list(ids)
     if not members["test"]:
-        members["train"], members["test"] = hold_out(members["train"], params.test_share, seed, "test")
+        members["train"], members["test"] = hold_out(members["train"], params.test_share, seed, "test", groups)
     if not members["val"]:
-        members["train"], members["val"] = hold_out(members["train"], params.val_share, seed, "val")
+        members["train"], members["val"] = hold_out(members["train"], params.val_share, seed, "val", groups)
     return {split: found for split, found in members.items() if found}
 
 

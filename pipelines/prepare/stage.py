@@ -23,6 +23,7 @@ from pipelines.layouts.files import Files
 from pipelines.layouts.listing import Annotation, DataError, Listing, Photo, Rejected
 from pipelines.params import PrepareParams
 from pipelines.prepare.duplicates import Thumbnails
+from pipelines.prepare.groups import describe, group
 from pipelines.prepare.quarantine import REPORT, Entry, check_share, count_rejected, rejection, write_report
 from pipelines.prepare.records import Record, examine
 from pipelines.prepare.report import Prepared, clear, report, report_failure
@@ -132,7 +133,10 @@ def prepare(
     listing = list_photos(data, params)
     if out.exists():
         os.scandir(out).close()  # a file is an error now, not after all the work
-    splits = divide(listing.sets, sorted(listing.photos), params, seed)
+    groups = group(listing.photos.values(), params.group_by)
+    splits = divide(listing.sets, sorted(listing.photos), params, seed, groups)
+    if params.group_by != "none":
+        print(*describe(splits, groups, params.group_by), sep="\n", flush=True)
     partial = out.with_name(f".{out.name}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
     with _locked(out), _removed_on_failure(partial), writing(out), Thumbnails(out.parent) as thumbnails:
@@ -145,7 +149,8 @@ def prepare(
         try:
             records = sum(len(ids) for ids in splits.values()) + len(listing.rejected)
             check_share(quarantined, records, params.quarantine_limit, out / REPORT)
-            if "train" not in written or not written["train"].boxes:
+            train = written.get("train")
+            if not train or not train.images or not classes or (train.crowds and not train.boxes):
                 raise DataError(f"{data}: nothing is left to train on; see {out / REPORT}")
         except UserError as error:
             write_report(out, entries)

@@ -15,14 +15,14 @@ from torch.utils.data import DataLoader, Dataset
 from pipelines.store.shards import Manifest, read_boxes
 from pipelines.training.decoded import decoded_shards
 from pipelines.training.order import StepSampler, derive_seed
-from ssd.augmentation import Augmentation
+from ssd.augmentation import Augmentation, AugmentConfig
 from ssd.tasks import truths
 from ssd.trainer import Batch
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image's annotation: boxes float32 [N, 4] xyxy in unit coordinates, labels int64 [N], difficult bool [N]."""
+    """One image's annotation: boxes float32 [N, 4] xyxy in unit coordinates, labels int64 [N], two flags bool [N]."""
 
     image_id: str
     height: int
@@ -30,15 +30,32 @@ class Sample:
     boxes: Tensor
     labels: Tensor
     difficult: Tensor
+    iscrowd: Tensor
+
+    @property
+    def taught(self) -> Tensor:
+        """Labels, negative where a region is to be ignored, as `ssd.augmentation` takes them."""
+        return self.labels.where(~self.iscrowd, -self.labels)
 
 
 class DecodedSplit:
-    """A split's images, decoded and resized once, and their annotations."""
+    """A split's images, decoded once, and their annotations.
 
-    def __init__(self, prepared: Path, manifest: Manifest, split: str, size: tuple[int, int], cache: Path):
+    Images have the network's input `size`, or that of the source of `augment`, see `ssd.augmentation`.
+    """
+
+    def __init__(
+        self,
+        prepared: Path,
+        manifest: Manifest,
+        split: str,
+        size: tuple[int, int],
+        cache: Path,
+        augment: AugmentConfig = AugmentConfig(),  # noqa: B008  it is frozen
+    ):
         shards = manifest.splits[split].shards
         self.size = size
-        self.arrays = decoded_shards(prepared, shards, size, cache)
+        self.arrays = decoded_shards(prepared, shards, size, cache, augment)
         self.samples = [to_sample(row) for row in read_boxes(prepared, manifest, split)]
         self.positions = [(number, row) for number, array in enumerate(self.arrays) for row in range(len(array))]
 
@@ -48,20 +65,24 @@ class DecodedSplit:
     def image(self, index: int) -> Tensor:
         """Pixels uint8 [3, H, W] of one image, a copy."""
         array, row = self.positions[index]
-        return torch.from_numpy(self.arrays[array][row].copy())
+        return torch.from_numpy(self.arrays[array][row].copy(order="K"))
 
 
 def to_sample(row: dict[str, Any]) -> Sample:
     """The annotation in a row of the shards."""
-    sides = torch.tensor([row["width"], row["height"]] * 2, dtype=torch.float32)
-    boxes = torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4) / sides
+    boxes = torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4) / sides((row["height"], row["width"]))
     labels = torch.tensor(row["labels"], dtype=torch.int64)
-    difficult = torch.tensor(row["difficult"], dtype=torch.bool)
-    return Sample(row["image_id"], row["height"], row["width"], boxes, labels, difficult)
+    flags = (torch.tensor(row[name], dtype=torch.bool) for name in ("difficult", "iscrowd"))
+    return Sample(row["image_id"], row["height"], row["width"], boxes, labels, *flags)
+
+
+def sides(size: tuple[int, int]) -> Tensor:
+    """What boxes xyxy in unit coordinates are multiplied by for pixels of an image of `size` (height, width)."""
+    return torch.tensor([size[1], size[0]] * 2, dtype=torch.float32)
 
 
 class TrainingSamples(Dataset):
-    """Augmented samples of a split, addressed by (epoch, index), with what `task` asks to be found in them.
+    """Augmented samples of a split, addressed by the positions of `Order`, with what `task` asks to be found in them.
 
     `mark` is called with the part of the work that is done, `read` or `augment`: see `ssd.stopwatch`.
     """
@@ -76,29 +97,31 @@ class TrainingSamples(Dataset):
     ):
         self.split, self.augmentation, self.seed, self.task, self.mark = split, augmentation, seed, task, mark
 
-    def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, str]:
-        """Image uint8 [3, H, W], boxes [N, 4] in unit coordinates, labels [N], image id."""
-        epoch, index = position
+    def __getitem__(self, position: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, str, Tensor]:
+        """Image uint8 [3, H, W], boxes [N, 4] in unit coordinates, labels [N], image id, regions to ignore [K, 4]."""
+        index = position[1]
         sample = self.split.samples[index]
-        height, width = self.split.size
-        sides = torch.tensor([width, height] * 2, dtype=torch.float32)
-        seed, pixels = derive_seed(self.seed, epoch, index), self.split.image(index)
+        seed, pixels = derive_seed(self.seed, *position), self.split.image(index)
         if self.mark:
             self.mark("read")
-        image, boxes, labels = self.augmentation(pixels, sample.boxes * sides, sample.labels, seed)
-        boxes, labels, _ = truths(self.task, boxes / sides, labels, torch.zeros_like(labels, dtype=torch.bool))
+        boxes = sample.boxes * sides(pixels.shape[-2:])
+        image, boxes, labels = self.augmentation(pixels, boxes, sample.taught, seed, self.split.size)
+        boxes = boxes / sides(self.split.size)
+        boxes, labels, _, iscrowd = truths(self.task, boxes, labels.abs(), labels == 0, labels < 0)
         if self.mark:
             self.mark("augment")
-        return image, boxes, labels, sample.image_id
+        return image, boxes[~iscrowd], labels[~iscrowd], sample.image_id, boxes[iscrowd]
 
 
-def collate(samples: list[tuple[Tensor, Tensor, Tensor, str]], size: tuple[int, int]) -> Batch:
+def collate(samples: list[tuple[Tensor, Tensor, Tensor, str, Tensor]], size: tuple[int, int]) -> Batch:
     """Stack samples of `size` (height, width), padding boxes with zeros and labels with 0 to the most that one has."""
     if not samples:  # a step with fewer images than workers
         return Batch(torch.zeros(0, 3, *size, dtype=torch.uint8), torch.zeros(0, 0, 4), torch.zeros(0, 0).long())
-    images, boxes, labels, ids = zip(*samples)
-    pad = torch.nn.utils.rnn.pad_sequence
-    return Batch(torch.stack(images), pad(boxes, batch_first=True), pad(labels, batch_first=True), tuple(ids))
+    images, boxes, labels, ids, ignored = zip(*samples)
+    pad = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
+    return Batch(
+        torch.stack(images), pad(boxes), pad(labels), tuple(ids), pad(ignored) if any(map(len, ignored)) else None
+    )
 
 
 def training_batches(

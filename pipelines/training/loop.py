@@ -17,7 +17,7 @@ from pipelines.params import Params
 from pipelines.store.shards import read_manifest
 from pipelines.training.batches import DecodedSplit, TrainingSamples, evaluation_batches, training_batches
 from pipelines.training.messages import Step
-from pipelines.training.order import Order, StepSampler, derive_seed, steps_an_epoch
+from pipelines.training.order import Order, StepSampler, derive_seed, repeat_factors, steps_an_epoch
 from ssd.augmentation import Augmentation
 from ssd.checkpoint import load, model_state
 from ssd.detection import detect
@@ -62,7 +62,7 @@ class Run:
         self.classes = list(manifest.classes)
         size = self.params.model.image_size
         started = time.perf_counter()
-        self.train = DecodedSplit(job.prepared, manifest, "train", size, job.cache)
+        self.train = DecodedSplit(job.prepared, manifest, "train", size, job.cache, self.params.augment)
         has_val = "val" in manifest.splits and manifest.splits["val"].images > 0
         self.val = DecodedSplit(job.prepared, manifest, "val", size, job.cache) if has_val else None
         self.decoding = {"time/decode_s": time.perf_counter() - started}  # of the first epoch to come
@@ -83,7 +83,12 @@ class Run:
         here = self.job.loader_workers == 0 and self.device.type == "cpu"  # otherwise beside the steps, not in them
         mark = self.trainer.stopwatch.mark if here else None
         samples = TrainingSamples(self.train, Augmentation(self.params.augment, model.mean), seed, model.task, mark)
-        order = Order(len(self.train), train.batch_size, train.epochs, seed)
+        factors = None
+        if train.sampling == "repeat_factor":
+            factors = repeat_factors(
+                [s.labels[~s.iscrowd].tolist() for s in self.train.samples], train.repeat_threshold
+            )
+        order = Order(len(self.train), train.batch_size, train.epochs, seed, factors)
         sampler = StepSampler(order, self.trainer.steps, self.rank, self.workers)
         return training_batches(samples, sampler, self.job.loader_workers, self.device.type == "cuda")
 
@@ -103,7 +108,7 @@ class Run:
             return {}
         boxes, labels, scores = zip(*(found[i] for i in range(len(self.val))))
         task = self.params.model.task
-        truth = [truths(task, s.boxes, s.labels, s.difficult) for s in self.val.samples]
+        truth = [truths(task, s.boxes, s.labels, s.difficult, s.iscrowd) for s in self.val.samples]
         found, truth = flatten_found(boxes, labels, scores), flatten_truths(*zip(*truth))
         precision = evaluate(found, truth, len(self.classes), (0.5,), "voc10")
         coco_ap = average_precision(found, truth, len(self.val), self.classes)

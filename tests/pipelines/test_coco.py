@@ -25,6 +25,7 @@ from tests.pipelines.evaluate.test_coco_metrics import SIZE, pycocotools_stats, 
 def test_as_pycocotools_whatever_the_unit(seed):
     found, truths = random_data(seed)
     assert truths.difficult.any()
+    assert truths.iscrowd.any()
     expected = pycocotools_stats(found, truths, 15, 3)[0][0]
     assert average_precision(found, truths, 15, ["a", "b", "c"]) == pytest.approx(expected, abs=1e-9)
     sides = np.array([*SIZE[::-1], *SIZE[::-1]])  # training has boxes as shares of the image
@@ -45,6 +46,8 @@ def test_nothing_to_measure_is_no_number():
     assert np.isnan(average_precision(nothing, flatten_truths([[]], [[]]), 1, ["a"]))
     only_difficult = flatten_truths([[[0.0, 0.0, 9.0, 9.0]]], [[1]], [[True]])
     assert np.isnan(average_precision(nothing, only_difficult, 1, ["a"]))
+    only_crowds = flatten_truths([[[0.0, 0.0, 9.0, 9.0]]], [[1]], iscrowd=[[True]])
+    assert np.isnan(average_precision(nothing, only_crowds, 1, ["a"]))
 
 
 def test_validation_and_evaluation_say_the_same_of_the_same_detections(tmp_path):
@@ -52,10 +55,14 @@ def test_validation_and_evaluation_say_the_same_of_the_same_detections(tmp_path)
     for number in range(0, 40, 3):  # the first object of every third image is difficult
         file = tmp_path / "raw" / "Annotations" / f"{number:04d}.xml"
         file.write_text(file.read_text().replace("<difficult>0", "<difficult>1", 1))
+    for number in range(1, 40, 6):  # in every sixth all are reversed and become crowds
+        file = tmp_path / "raw" / "Annotations" / f"{number:04d}.xml"
+        file.write_text(file.read_text().replace("xmin", "other").replace("xmax", "xmin").replace("other", "xmax"))
     params = load_params(write_params(tmp_path / "params.yaml", TINY))
     prepare(tmp_path / "raw", tmp_path / "prepared", params.prepare, params.seed)
     manifest = read_manifest(tmp_path / "prepared")
     assert manifest.splits["val"].difficult > 0
+    assert manifest.splits["val"].crowds > 0
     run = Run(Job(params, tmp_path / "prepared", tmp_path / "cache"), torch.device("cpu"))
     for head in run.trainer.averaged_model.class_heads:  # knows nothing and is quite sure of it: right by chance
         torch.nn.init.normal_(head.weight, std=0.5)

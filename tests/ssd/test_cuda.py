@@ -50,7 +50,9 @@ def trained(device, precision, steps=5):
     images = torch.randint(0, 256, (4, 3, 64, 96), dtype=torch.uint8, generator=generator)
     low = torch.rand(4, 3, 2, generator=generator) * 0.6
     boxes = torch.cat([low, low + 0.1 + 0.3 * torch.rand(4, 3, 2, generator=generator)], dim=2)
-    batch = Batch(images, boxes, torch.randint(0, 3, (4, 3), generator=generator)).to(torch.device(device))
+    labels = torch.randint(0, 3, (4, 3), generator=generator)
+    regions = torch.tensor([[[0.0, 0.0, 0.4, 1.0]]]).expand(4, 1, 4)
+    batch = Batch(images, boxes, labels, (), regions).to(torch.device(device))
     torch.manual_seed(0)
     model = SSD(replace(PRESETS["tiny_fine"].model, image_size=(64, 96)), 2)
     config = TrainConfig(lr=1e-3, precision=precision, ema_decay=0.9, clip_norm=10.0)

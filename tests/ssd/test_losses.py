@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ssd import sync
 from ssd.losses import LossConfig, detection_loss, hard_negative_mask
 
 
@@ -15,6 +16,45 @@ def test_hard_negatives_by_hand():
     assert hard_negative_mask(loss, positive, per_positive=2).tolist() == expected
     # at least one an image: the 5 of the second
     assert hard_negative_mask(loss, positive, per_positive=2, least=1)[1].tolist() == [False] * 4 + [True]
+
+
+def test_ignored_anchors_are_no_hard_negatives():
+    loss = torch.tensor([[5.0, 1.0, 3.0, 2.0, 9.0]])
+    classes = torch.tensor([[2, 0, 0, 0, -1]])
+    assert hard_negative_mask(loss, classes, per_positive=2).tolist() == [[False, False, True, True, False]]
+    assert hard_negative_mask(loss, classes, per_positive=9).sum() == 3
+
+
+@pytest.mark.parametrize("class_loss", ["softmax_mining", "softmax", "softmax_focal", "bce", "focal"])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("num_classes", [1, 3])
+@pytest.mark.parametrize("is_free", [True, False])
+def test_an_ignored_anchor_costs_and_teaches_nothing(monkeypatch, class_loss, gamma, num_classes, is_free):
+    """The sums and gradients are those of a batch that has not these anchors at all."""
+    monkeypatch.setattr(sync, "is_free", lambda _: is_free)
+    config = LossConfig(class_loss=class_loss, focal_gamma=gamma, least_negatives=2)
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.randint(-20, num_classes + 1, (3, 60), generator=generator).clamp(min=0)
+    ignored = torch.zeros(3, 60, dtype=torch.bool)
+    ignored[:, ::4] = True  # as many in each image, so that the rest is a tensor again
+    logits = torch.randn(3, 60, num_classes + (config.scores == "softmax"), generator=generator) * 3
+    offsets, wanted = torch.randn(2, 3, 60, 4, generator=generator)
+
+    def sums_and_gradients(logits, offsets, classes, wanted):
+        logits, offsets = logits.clone().requires_grad_(), offsets.clone().requires_grad_()
+        sums = detection_loss(logits, offsets, classes, wanted, config)
+        return sums, *torch.autograd.grad(sums.class_sum + sums.box_sum, (logits, offsets))
+
+    def rest(tensor):
+        return tensor[~ignored].view(3, 45, *tensor.shape[2:])
+
+    expected = sums_and_gradients(*map(rest, (logits, offsets, classes, wanted)))
+    found = sums_and_gradients(logits, offsets, classes.masked_fill(ignored, -1), wanted)
+    assert expected[0].positives > 0
+    torch.testing.assert_close(found[0], expected[0])
+    for of_all, of_rest in zip(found[1:], expected[1:]):
+        torch.testing.assert_close(rest(of_all), of_rest)
+        assert of_all[ignored].count_nonzero() == 0
 
 
 def test_never_more_negatives_than_there_are():

@@ -10,7 +10,7 @@ from torchvision.ops import box_iou
 from ssd.anchors import AnchorConfig, make_anchors
 from ssd.boxes import OffsetCoder
 from ssd.losses import targets
-from ssd.matching import match, pairwise_iou
+from ssd.matching import BACKGROUND, IGNORED, match, pairwise_iou
 from ssd.presets import PRESETS
 
 FASTAI = json.loads((Path(__file__).parents[1] / "golden" / "fastai.json").read_text())
@@ -99,6 +99,39 @@ def test_a_batch_without_any_column():
     )
     assert classes.shape == (2, 7)
     assert offsets.shape == (2, 7, 4)
+
+
+def test_what_lies_in_an_ignored_region_is_no_background():
+    anchors = torch.tensor(
+        [
+            [0.0, 0.0, 0.5, 0.5],  # wholly inside
+            [0.25, 0.0, 0.75, 0.5],  # half
+            [0.375, 0.0, 0.875, 0.5],  # a quarter
+            [-0.5, 0.25, 0.5, 0.75],  # its part in the image is inside
+            [0.0, 0.5, 0.25, 1.0],  # inside, and the best of the object
+            [0.5, 0.5, 1.0, 1.0],  # outside
+            [0.125, 0.75, 0.375, 1.0],  # inside; its IoU with the object is 1/5
+        ]
+    )
+    regions = torch.tensor([[[0.0, 0.0, 0.5, 1.0], [0.0, 0.0, 0.0, 0.0]]])
+    boxes, labels = torch.tensor([[[0.0, 0.5, 0.25, 1.0]]]), torch.tensor([[1]])
+    wanted = [IGNORED, IGNORED, BACKGROUND, IGNORED, 0, BACKGROUND, IGNORED]
+    assert match(anchors, boxes, labels, 0.5, regions).tolist() == [wanted]
+    # two quarters of an anchor in two regions do not add up
+    halves = torch.tensor([[[0.0, 0.0, 0.125, 0.5], [0.375, 0.0, 0.5, 0.5]]])
+    assert match(anchors, boxes, labels, 0.5, halves)[0, 0] == BACKGROUND
+    nothing = labels[:, :0]
+    assert match(anchors, boxes[:, :0], nothing, 0.5, regions).tolist() == [[-2, -2, -1, -2, -2, -1, -2]]
+
+
+def test_regions_change_background_alone():
+    generator = torch.Generator().manual_seed(3)
+    anchors, boxes = random_boxes(200, generator), random_boxes(12, generator).view(3, 4, 4)
+    labels, regions = torch.randint(0, 3, (3, 4), generator=generator), random_boxes(6, generator).view(3, 2, 4)
+    before, after = match(anchors, boxes, labels), match(anchors, boxes, labels, 0.5, regions)
+    assert (before == after)[before >= 0].all()
+    assert set(after[before == BACKGROUND].tolist()) == {BACKGROUND, IGNORED}
+    assert torch.equal(before, match(anchors, boxes, labels, 0.5, torch.zeros(3, 2, 4)))  # padding
 
 
 def test_the_batch_does_not_matter():

@@ -19,6 +19,7 @@ from ssd.metrics import (
     iou,
     judge,
     precision_recall,
+    share_inside,
 )
 
 BOX = [0.0, 0.0, 10.0, 10.0]
@@ -55,6 +56,41 @@ def test_duplicates_are_false_and_difficult_ones_are_neither():
         [TRUE, FALSE, IGNORED, IGNORED],
         [FALSE, TRUE, IGNORED, IGNORED],
     ]
+
+
+def test_in_a_crowd_nothing_is_false():
+    crowd = [20.0, 0.0, 60.0, 40.0]
+    truths = flatten_truths([[BOX, crowd]], [[1, 1]], iscrowd=[[False, True]])
+    of_crowd = [
+        [30.0, 10.0, 34.0, 14.0],  # wholly inside: IoU 16 / 1600, share 1
+        [10.0, 10.0, 40.0, 20.0],  # 20 of 30 columns inside
+        [10.0, 10.0, 30.0, 20.0],  # half
+        [9.0, 10.0, 30.0, 20.0],  # 10 of 21
+        crowd,
+    ]
+    found = flatten_found([[BOX, BOX, *of_crowd], []], [[1] * 7, []], [np.linspace(0.9, 0.3, 7), []])
+    inside = [IGNORED, IGNORED, IGNORED, FALSE, IGNORED]
+    assert judge(found, truths, [0.5]).tolist() == [[TRUE, FALSE, *inside]]  # a duplicate outside is a duplicate
+    assert judge(found, truths, [0.75])[0, 2:].tolist() == [IGNORED, FALSE, FALSE, FALSE, IGNORED]
+    other_class = found._replace(labels=np.full(7, 2))
+    assert judge(other_class, truths, [0.5]).tolist() == [[FALSE] * 7]
+    elsewhere = found._replace(images=np.ones(7, int))
+    assert judge(elsewhere, truths, [0.5]).tolist() == [[FALSE] * 7]
+
+
+def test_an_object_in_a_crowd_is_found_and_its_duplicate_is_ignored():
+    truths = flatten_truths([[[0.0, 0.0, 40.0, 40.0], BOX]], [[1, 1]], iscrowd=[[True, False]])
+    found = flatten_found([[BOX, shifted(1), FAR]], [[1, 1, 1]], [[0.9, 0.8, 0.7]])
+    assert judge(found, truths, [0.5]).tolist() == [[TRUE, IGNORED, FALSE]]
+    result = evaluate(found, truths, 1)
+    assert result.truths.tolist() == [1]
+    assert result.mean == [1]
+
+
+def test_share_inside_is_of_the_first():
+    a, b = np.array([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 0.0, 4.0]]), np.array([[2.0, 0.0, 12.0, 10.0]] * 2)
+    assert share_inside(a, b).tolist() == [0.5, 0]  # 8 of 16; an empty box lies nowhere
+    assert share_inside(b, a).tolist() == [0.08, 0]
 
 
 def test_a_taken_best_partner_is_not_replaced_by_the_second_best():
@@ -134,25 +170,34 @@ def test_nothing_found_and_nothing_there():
     assert np.isnan(evaluate(flatten_found([], [], []), flatten_truths([], []), 2, [0.5, 0.6]).ap).all()
 
 
+def share_of(box, crowd):
+    width, height = (min(box[i + 2], crowd[i + 2]) - max(box[i], crowd[i]) for i in (0, 1))
+    return max(width, 0) * max(height, 0) / ((box[2] - box[0]) * (box[3] - box[1]))
+
+
 def devkit_ap(found, truths, label, threshold, method):
-    """VOCevaldet, detection by detection, without the +1: the oracle. Returns AP."""
+    """VOCevaldet, detection by detection, without the +1 and with COCO's crowds: the oracle. Returns AP."""
     mine = np.flatnonzero(found.labels == label)
     mine = mine[np.argsort(-found.scores[mine], kind="stable")]
     taken, right, wrong = set(), [], []
+    of_class = truths.labels == label
     for d in mine:
+        crowds = truths.boxes[of_class & truths.iscrowd & (truths.images == found.images[d])]
         best, which = -np.inf, None
-        for t in np.flatnonzero((truths.labels == label) & (truths.images == found.images[d])):
+        for t in np.flatnonzero(of_class & ~truths.iscrowd & (truths.images == found.images[d])):
             overlap = iou(found.boxes[d], truths.boxes[t])
             if overlap > best:
                 best, which = overlap, t
         hit = best >= threshold
         if hit and truths.difficult[which]:
             continue
+        if (not hit or which in taken) and any(share_of(found.boxes[d], box) >= threshold for box in crowds):
+            continue
         right.append(hit and which not in taken)
         wrong.append(not right[-1])
         if hit:
             taken.add(which)
-    total = int(((truths.labels == label) & ~truths.difficult).sum())
+    total = int((of_class & ~truths.difficult & ~truths.iscrowd).sum())
     recall = np.cumsum(right) / total
     precision = np.cumsum(right) / np.maximum(np.cumsum(right) + np.cumsum(wrong), 1)
     if method == "voc07":
@@ -167,9 +212,9 @@ def crowd(rng, images, truths, detections, classes):
     """Random ground truth, and detections half of which are jittered copies of it; images 300 wide, 200 high."""
     corners = rng.uniform(0, (200, 100), (truths, 2))
     boxes = np.c_[corners, corners + rng.uniform(10, 100, (truths, 2))]
-    truth = Truths(
-        rng.integers(0, images, truths), boxes, rng.integers(1, classes + 1, truths), rng.uniform(size=truths) < 0.2
-    )
+    hard, iscrowd = rng.uniform(size=(2, truths)) < 0.2
+    boxes[iscrowd, 2:] += 80
+    truth = Truths(rng.integers(0, images, truths), boxes, rng.integers(1, classes + 1, truths), hard, iscrowd)
     source = rng.integers(0, truths, detections)
     noise = rng.normal(0, rng.choice([1, 40], (detections, 1)), (detections, 4))
     found = Found(

@@ -9,7 +9,7 @@ from ssd import sync
 from ssd.anchors import AnchorConfig, make_anchors
 from ssd.boxes import OffsetCoder, TanhCoder
 from ssd.losses import LossConfig, detection_loss, hard_negative_mask, targets
-from ssd.matching import match
+from ssd.matching import IGNORED, match
 from ssd.model import SSD, ModelConfig
 from ssd.trainer import Batch, NonFiniteLoss, TrainConfig, Trainer
 
@@ -42,28 +42,37 @@ def random_batch(seed, images, most, num_classes=3):
     return boxes, labels, generator
 
 
+def random_regions(images, generator):
+    """Regions to ignore [B, 2, 4]; some are padding."""
+    low = torch.rand(images, 2, 2, generator=generator) * 0.6
+    regions = torch.cat([low, low + 0.1 + torch.rand(images, 2, 2, generator=generator) * 0.3], dim=2)
+    return regions.where(torch.rand(images, 2, 1, generator=generator) < 0.6, 0)
+
+
 batches = given(st.integers(0, 2**31), st.integers(1, 4), st.integers(0, 6))
 
 
 @settings(max_examples=40)
 @batches
 def test_matches_are_the_same(seed, images, most):
-    boxes, labels, _ = random_batch(seed, images, most)
+    boxes, labels, generator = random_batch(seed, images, most)
     if not most:
         assert match(ANCHORS, boxes, labels).eq(-1).all()
         return
-    free, waiting = both_ways(lambda: match(ANCHORS, boxes, labels, 0.4))
+    regions = random_regions(images, generator)
+    free, waiting = both_ways(lambda: match(ANCHORS, boxes, labels, 0.4, regions))
     assert torch.equal(free, waiting)
 
 
 @settings(max_examples=40)
 @batches
 def test_targets_are_the_same(seed, images, most):
-    boxes, labels, _ = random_batch(seed, images, max(most, 1))
-    matched = match(ANCHORS, boxes, labels, 0.4)
+    boxes, labels, generator = random_batch(seed, images, max(most, 1))
+    matched = match(ANCHORS, boxes, labels, 0.4, random_regions(images, generator))
     for coder in (OffsetCoder(ANCHORS), TanhCoder(ANCHORS, torch.full((len(ANCHORS), 2), 0.25))):
         free, waiting = both_ways(lambda coder=coder: targets(coder, boxes, labels, matched))
         assert torch.equal(free[0], waiting[0])
+        assert torch.equal(free[0] < 0, matched == IGNORED)
         torch.testing.assert_close(free[1], waiting[1])
 
 
@@ -73,7 +82,8 @@ def test_the_hardest_negatives_are_the_same(seed, images, least):
     generator = torch.Generator().manual_seed(seed)
     loss = torch.randint(0, 9, (images, 40), generator=generator).float()  # many ties
     positive = torch.rand(images, 40, generator=generator) < torch.rand(images, 1, generator=generator)
-    free, waiting = both_ways(lambda: hard_negative_mask(loss, positive, 3, least))
+    classes = positive.long().masked_fill_(torch.rand(images, 40, generator=generator) < 0.2, -1)
+    free, waiting = both_ways(lambda: hard_negative_mask(loss, classes, 3, least))
     assert torch.equal(free, waiting)
 
 
@@ -85,7 +95,8 @@ def test_the_hardest_negatives_are_the_same(seed, images, least):
 def test_losses_and_gradients_are_the_same(class_loss, box_loss, num_classes, seed, images, most):
     config = LossConfig(class_loss=class_loss, box_loss=box_loss, least_negatives=seed % 3)
     boxes, labels, generator = random_batch(seed, images, most, num_classes)
-    classes, wanted = targets(OffsetCoder(ANCHORS), boxes, labels, match(ANCHORS, boxes, labels, 0.4))
+    matched = match(ANCHORS, boxes, labels, 0.4, random_regions(images, generator))
+    classes, wanted = targets(OffsetCoder(ANCHORS), boxes, labels, matched)
     columns = num_classes + (config.scores == "softmax")
     logits = torch.randn(images, len(ANCHORS), columns, generator=generator, requires_grad=True)
     offsets = torch.randn(images, len(ANCHORS), 4, generator=generator, requires_grad=True)
@@ -108,7 +119,7 @@ def test_training_is_the_same(class_loss):
         for seed in range(3):
             boxes, labels, generator = random_batch(seed, 2, 4)
             images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8, generator=generator)
-            trainer.step(Batch(images, boxes, labels))
+            trainer.step(Batch(images, boxes, labels, (), random_regions(2, generator)))
         return trainer.take_sums(), trainer.averaged_model.state_dict()
 
     free, waiting = both_ways(trained)

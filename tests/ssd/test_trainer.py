@@ -88,6 +88,36 @@ def test_a_batch_in_which_no_image_has_a_box_trains():
 
 
 @pytest.mark.parametrize("loss", get_args(get_type_hints(LossConfig)["class_loss"]))
+def test_a_region_to_ignore_teaches_nothing(loss):
+    config = LossConfig(class_loss=loss, least_negatives=3)
+    torch.manual_seed(0)
+    trainer = Trainer(SSD(replace(CONFIG, scores=config.scores), 2), TrainConfig(epochs=1), config, 20)
+    whole = torch.tensor([[[0.0, 0.0, 1.0, 1.0]]]).expand(4, 1, 4)
+    trainer.step(batch(boxes=0)._replace(ignored=whole))
+    assert all((parameter.grad == 0).all() for parameter in trainer.model.parameters())
+    sums = trainer.take_sums()
+    assert (sums["class_sum"], sums["box_sum"], sums["positives"], sums["class_errors"]) == (0, 0, 0, 0)
+    trainer.step(batch(boxes=0))
+    assert trainer.take_sums()["class_sum"] > 0
+    trainer.step(batch()._replace(ignored=whole))
+    assert trainer.take_sums()["positives"] > 0
+
+
+def test_padding_is_no_region_to_ignore():
+    plain, padded = make_trainer(), make_trainer()
+    plain.step(batch())
+    padded.step(batch()._replace(ignored=torch.zeros(4, 2, 4)))
+    assert torch.equal(weights(plain), weights(padded))
+
+
+def test_a_batch_goes_to_a_device_as_a_whole():
+    moved = batch()._replace(ignored=torch.zeros(4, 1, 4)).to(torch.device("meta"))
+    assert {part.device.type for part in (*moved[:3], moved.ignored)} == {"meta"}
+    assert moved.image_ids == batch().image_ids
+    assert batch().to(torch.device("meta")).ignored is None
+
+
+@pytest.mark.parametrize("loss", get_args(get_type_hints(LossConfig)["class_loss"]))
 def test_a_batch_without_images_leaves_gradients_at_zero_and_statistics_alone(loss):
     config = LossConfig(class_loss=loss)
     torch.manual_seed(0)

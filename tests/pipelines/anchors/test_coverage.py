@@ -24,14 +24,15 @@ def prepared(folder, photos, classes):
     return params, read_manifest(folder / "prepared"), folder / "prepared"
 
 
-def test_boxes_in_unit_coordinates_without_the_difficult_ones(tmp_path):
+def test_boxes_in_unit_coordinates_without_difficult_ones_and_crowds(tmp_path):
+    # the second dog is reversed and becomes a crowd
     # VOC's 1-based inclusive 4 … 12 of 30 and 3 … 12 of 20 pixels are 3 … 12 and 2 … 12
-    photos = {"a": voc_xml(("cat", 4, 3, 12, 12), ("dog", 1, 1, 9, 9, 1)), "b": voc_xml()}
+    photos = {"a": voc_xml(("cat", 4, 3, 12, 12), ("dog", 1, 1, 9, 9, 1), ("dog", 9, 3, 4, 9)), "b": voc_xml()}
     _, manifest, folder = prepared(tmp_path, photos, ["cat", "dog"])
     found = gather(manifest, folder)
     torch.testing.assert_close(found.boxes, torch.tensor([[3 / 30, 2 / 20, 12 / 30, 12 / 20]]))
     assert found.labels.tolist() == [1]
-    assert found.difficult == 1
+    assert found.left_out == 2
 
 
 def test_a_data_set_without_boxes_and_a_class_without_any(tmp_path):

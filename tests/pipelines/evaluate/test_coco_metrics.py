@@ -18,7 +18,9 @@ def random_data(seed, images=15, truths=80, detections=400, classes=3):
     corners = rng.uniform(0, (200, 100), (truths, 2))
     boxes = np.c_[corners, corners + rng.uniform(8, 100, (truths, 2))]
     flags = rng.uniform(size=truths) < 0.15
-    truth = Truths(rng.integers(0, images, truths), boxes, rng.integers(1, classes + 1, truths), flags)
+    crowds = (rng.uniform(size=truths) < 0.15) & ~flags
+    boxes[crowds, 2:] += 60
+    truth = Truths(rng.integers(0, images, truths), boxes, rng.integers(1, classes + 1, truths), flags, crowds)
     source = rng.integers(0, truths, detections)
     noise = rng.normal(0, rng.choice([1, 20], (detections, 1)), (detections, 4))
     near = boxes[source] + noise
@@ -36,7 +38,7 @@ def pycocotools_stats(found, truths, images, classes):
         size = {"bbox": [x, y, right - x, bottom - y], "area": (right - x) * (bottom - y)}
         return {"id": i + 1, "image_id": int(image), "category_id": int(label), **size, **more}
 
-    rows = zip(truths.images, truths.boxes, truths.labels, truths.difficult)
+    rows = zip(truths.images, truths.boxes, truths.labels, truths.difficult | truths.iscrowd)
     truth = COCO()
     with contextlib.redirect_stdout(io.StringIO()):
         truth.dataset = {
@@ -97,6 +99,21 @@ def test_a_difficult_truth_is_neither_missed_nor_wrong():
     report = measure(found, truths, [SIZE], ["a"])
     assert report.summary["AP"] == pytest.approx(1)
     assert report.images[0] == {"tp": 1, "fp": 0, "fn": 0, "f1": 1}
+
+
+def test_detections_in_a_crowd_count_neither_way():
+    crowd = [100.0, 20.0, 200.0, 120.0]
+    # wholly inside; half of its own 40 × 40; less than that; and inside, but of another class
+    near = [
+        [120.0, 40.0, 130.0, 60.0],
+        [80.0, 40.0, 120.0, 80.0],
+        [79.0, 40.0, 119.0, 80.0],
+        [150.0, 40.0, 190.0, 80.0],
+    ]
+    truths = flatten_truths([[BOX, crowd]], [[1, 1]], iscrowd=[[False, True]])
+    found = flatten_found([[BOX, *near]], [[1, 1, 1, 1, 2]], [[0.5, 0.9, 0.8, 0.7, 0.6]])
+    report = measure(found, truths, [SIZE], ["a", "b"])
+    assert {name: report.images[0][name] for name in ("tp", "fp", "fn")} == {"tp": 1, "fp": 2, "fn": 0}
 
 
 def test_calibration_by_hand():

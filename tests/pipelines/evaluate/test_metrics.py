@@ -10,9 +10,10 @@ from ssd.metrics import FALSE, IGNORED, TRUE
 BOX, FAR = [10.0, 10.0, 60.0, 110.0], [100.0, 10.0, 150.0, 110.0]
 
 
-def truth(image_id, boxes, labels, difficult=None):
-    flags = difficult or [False] * len(labels)
-    return {"image_id": image_id, "height": 150, "width": 200, "boxes": boxes, "labels": labels, "difficult": flags}
+def truth(image_id, boxes, labels, difficult=None, iscrowd=None):
+    none = [False] * len(labels)
+    flags = {"difficult": difficult or none, "iscrowd": iscrowd or none}
+    return {"image_id": image_id, "height": 150, "width": 200, "boxes": boxes, "labels": labels} | flags
 
 
 def prediction(image_id, boxes, labels, scores):
@@ -40,6 +41,20 @@ def test_every_number_of_a_small_case():
     assert [(p["class"], p["score"]) for p in measured.curves] == [("x", 0.9), ("x", 0.8), ("x", 0.4)]
     assert measured.sweep[-1]["f1"] == pytest.approx(2 * 2 / 3 * 2 / 3 / (4 / 3))
     json.dumps(measured.metrics, allow_nan=False)
+
+
+def test_a_crowd_is_in_no_number():
+    truths = [truth("a", [BOX, FAR], [1, 1], iscrowd=[False, True]), truth("b", [BOX], [2], iscrowd=[True])]
+    inside = [110.0, 20.0, 150.0, 100.0]
+    predictions = [prediction("a", [BOX, inside, FAR], [1, 1, 1], [0.7, 0.9, 0.8]), prediction("b", [BOX], [1], [0.6])]
+    measured = measure(predictions, truths, ["x", "y"], score_threshold=0.5)
+    assert [v.tolist() for v in measured.verdicts] == [[TRUE, IGNORED, IGNORED], [FALSE]]  # b's crowd is of y
+    x, y = (measured.metrics["per_class"][name] for name in "xy")
+    assert (x["truths"], y["truths"]) == (1, 0)
+    assert [x["voc10"], x["AP"]] == pytest.approx([1, 1])
+    assert y["voc10"] is None
+    assert y["AP"] is None
+    assert (x["precision"], x["recall"]) == (0.5, 1)
 
 
 @pytest.mark.parametrize("truths", [[], [truth("a", [], [])], [truth("a", [BOX], [1])]])

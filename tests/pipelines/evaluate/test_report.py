@@ -31,8 +31,8 @@ def prepared_data(folder, classes, images=3):
     (folder / "test").mkdir()
     pq.write_table(pa.table({"image_id": names, "image": pictures}), folder / "test" / "0.parquet")
     rows = [{"image_id": name, "height": HEIGHT, "width": WIDTH} for name in names]
-    truths = [r | {"boxes": [BOX], "labels": [1], "difficult": [False]} for r in rows[:-1]]
-    truths += [r | {"boxes": [], "labels": [], "difficult": []} for r in rows[-1:]]
+    truths = [r | {"boxes": [BOX], "labels": [1], "difficult": [False], "iscrowd": [False]} for r in rows[:-1]]
+    truths += [r | {"boxes": [], "labels": [], "difficult": [], "iscrowd": []} for r in rows[-1:]]
     predictions = [
         r | {"boxes": [BOX, FAR], "labels": [1, 1], "scores": [0.9, 0.6 - 0.2 * (i > 0)]} for i, r in enumerate(rows)
     ]
@@ -42,7 +42,7 @@ def prepared_data(folder, classes, images=3):
 
 def page_of(predictions, truths, manifest, folder, search=None):
     measured = measure(predictions, truths, manifest.classes, 0.5)
-    counts = {"images": len(truths), "boxes": 2, "difficult": 0, "images_without_boxes": 1, "digest": "d"}
+    counts = {"images": len(truths), "boxes": 2, "difficult": 0, "crowds": 0, "images_without_boxes": 1, "digest": "d"}
     metrics = measured.metrics | {"test": counts, "settings": {"report_score_threshold": 0.5}}
     lineage = {"Model": "ssd <b>1</b>", "Architecture": "tiny"}
     return render(Results(measured, metrics, predictions, truths, lineage, search), manifest, folder)
@@ -113,15 +113,19 @@ def test_worst_and_typical_images():
 
 def test_a_pictures_boxes_keep_their_pixels_and_verdicts():
     found = {"boxes": [BOX, FAR, BOX], "labels": [2, 1, 1], "scores": [0.9, 0.5, 0.4]}
-    there = {"image_id": "i", "height": HEIGHT, "width": WIDTH, "boxes": [BOX], "labels": [2], "difficult": [True]}
+    there = {"image_id": "i", "height": HEIGHT, "width": WIDTH, "boxes": [BOX, BOX, FAR], "labels": [2, 1, 1]}
+    there |= {"difficult": [True, False, False], "iscrowd": [False, True, False]}
     drawn = picture(found, there, np.array([IGNORED, FALSE, TRUE]), ["a", "b"], 0.5)
     assert [(b["name"], b["verdict"], b["colour"]) for b in drawn["found"]] == [
         ("b", "ignored", colour(1)),
         ("a", "wrong", colour(0)),
     ]
-    assert drawn["truth"] == [
-        {"x": 10, "y": 10, "width": 50, "height": 80, "name": "b", "colour": colour(1), "difficult": True}
+    shape = {"x": 10, "y": 10, "width": 50, "height": 80}
+    assert drawn["truth"][:2] == [
+        shape | {"name": "b", "colour": colour(1), "ignored": "difficult"},
+        shape | {"name": "a", "colour": colour(0), "ignored": "crowd"},
     ]
+    assert drawn["truth"][2]["ignored"] == ""
 
 
 def test_a_chart_takes_the_colours_of_the_page():

@@ -1,7 +1,7 @@
 import csv
 
 from pipelines.layouts.listing import Rejected
-from pipelines.prepare.quarantine import Entry, count_rejected, describe, rejection, write_report
+from pipelines.prepare.quarantine import Entry, count_rejected, describe, rejection, warn_of_boxes, write_report
 
 BOXES = [
     Entry("b.xml", "b.jpg", 10, "ignored", "is empty: [1, 2, 1, 4]"),
@@ -39,3 +39,11 @@ def test_the_summary_tells_records_from_boxes(tmp_path):
     ]
     assert describe([], tmp_path) == ""
     assert "quarantined" not in describe(BOXES, tmp_path)
+
+
+def test_many_ignored_boxes_are_worth_a_warning():
+    entries = [*BOXES, Entry("c.xml", "c.jpg", 1, "dropped", "is not finite")]
+    # two ignored and one dropped of 99 kept and that one: 3 %
+    assert warn_of_boxes(entries, 99, 0.03) == ""
+    assert warn_of_boxes(entries, 99, 0.02).startswith("WARNING: 3 of 100 boxes (3.0%) neither teach nor count")
+    assert warn_of_boxes([], 0, 0.0) == ""

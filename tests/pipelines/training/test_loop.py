@@ -68,9 +68,16 @@ def test_the_best_model_is_that_of_the_best_epoch_whatever_comes_after(job, monk
     )
 
 
-@pytest.mark.parametrize("stop_after", [1, 2, 3, 7])
-def test_stopped_anywhere_it_ends_as_if_it_had_not_been(tiny_prepared, tmp_path, stop_after):
-    changes = {**TINY, "train.checkpoint_steps": 1, "augment.photometric": 0.5, "train.epochs": 2}
+RARE_FROM_ORIGINALS = {
+    "train.sampling": "repeat_factor",
+    "train.repeat_threshold": 1.0,
+    "augment": {"source": "original", "iou_crop": True, "zoom_out": 0.5},
+}
+
+
+@pytest.mark.parametrize(("stop_after", "more"), [(1, {}), (2, {}), (3, {}), (7, {}), (2, RARE_FROM_ORIGINALS)])
+def test_stopped_anywhere_it_ends_as_if_it_had_not_been(tiny_prepared, tmp_path, stop_after, more):
+    changes = {**TINY, "train.checkpoint_steps": 1, "augment.photometric": 0.5, "train.epochs": 2, **more}
     job = Job(load_params(write_params(tmp_path / "p.yaml", changes)), tiny_prepared, tmp_path / "cache")
     calm = run(job)[-1][1]
     save(run(job, stop_after=stop_after)[-1][1], tmp_path / "state.pt")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
@@ -81,6 +81,8 @@ def _read(encoded: bytes, claimed: tuple[int, int] | None, least: int = 0) -> Pr
                 image.draft(None, (least, least))  # JPEGs only
             turned, size, orientation = _turn(image, size, claimed)
             return Preview(size, _to_rgb(turned), orientation)
+    except UnidentifiedImageError:  # its message has the address of an object
+        raise ValueError("cannot be decoded: no image, or one of an unknown kind") from None
     except Exception as error:  # Pillow raises whatever its decoders raise: SyntaxError, struct.error, OSError …
         raise ValueError(f"cannot be decoded: {error}") from error
 

@@ -29,7 +29,8 @@ class Finding:
 
 def with_examples(level: Literal["bad", "warn", "note"], title: str, advice: str, examples: list[str]) -> Finding:
     """A finding with the first NAMED of the examples, and how many more there are."""
-    return Finding(level, title, advice, examples[:NAMED], max(len(examples) - NAMED, 0))
+    distinct = list(dict.fromkeys(examples))
+    return Finding(level, title, advice, distinct[:NAMED], max(len(distinct) - NAMED, 0))
 
 
 def count(number: int, noun: str) -> str:

@@ -3,7 +3,6 @@
 import html
 import io
 import re
-from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,34 +17,10 @@ from pipelines.evaluate.report import Results, choose, picture, render
 from pipelines.pictures.palette import colour
 from pipelines.tuned import Tuned
 from ssd.metrics import FALSE, IGNORED, TRUE
+from tests.pipelines.pages import Page
 
 HEIGHT, WIDTH = 120, 200
 BOX, FAR = [10.0, 10.0, 60.0, 90.0], [100.0, 10.0, 150.0, 90.0]
-VOID = {"meta", "link", "br", "input", "img"}
-
-
-class Page(HTMLParser):
-    """Collects elements, and complains of tags that are not closed."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.elements = [], []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def of(self, tag):
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 def prepared_data(folder, classes, images=3):

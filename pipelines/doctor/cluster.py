@@ -27,8 +27,8 @@ from pipelines.settings import home, settings
 from pipelines.store.s3 import object_store
 
 CHECK = "Ray"
-SECONDS = 90  # for all of it: a cluster of one's own takes 10 to start, on a busy machine more
-OF_A_NODE = 30  # seconds that a node may take: it starts a process and imports torch
+SECONDS = 150  # for all of it: a cluster of one's own takes 10 to start, on a busy machine more
+OF_A_NODE = 60  # seconds that a node may take: it starts a process and imports torch
 OF_NETWORK = 15  # seconds in which the nodes must have added up
 SKEW = 60  # seconds between clocks
 GIB = 1 << 30
@@ -163,33 +163,38 @@ def task(function: Any, node: dict) -> Any:
     )(function)
 
 
-def ask(nodes: list[dict], path: str) -> dict[str, probes.Facts | str]:
-    """What each node says, or why it says nothing."""
+def ask(nodes: list[dict], path: str) -> dict[str, probes.Facts | str | None]:
+    """What each node says, or why it says nothing; None where it has not answered in time."""
     import ray
 
     waiting = {name_of(node): task(probes.facts, node).remote(path) for node in nodes}
     end = time.monotonic() + OF_A_NODE
-    said: dict[str, probes.Facts | str] = {}
+    said: dict[str, probes.Facts | str | None] = {}
     for name, one in waiting.items():
         try:
             said[name] = ray.get(one, timeout=max(end - time.monotonic(), 0.1))
         except ray.exceptions.GetTimeoutError:
-            said[name] = f"no answer within {OF_A_NODE} s: a busy GPU, or a node that is lost"
+            said[name] = None
         except Exception as problem:  # whatever the task raised there
             said[name] = str(getattr(problem, "cause", None) or problem).strip().splitlines()[-1][:200]
     return said
 
 
-def compare(said: Mapping[str, probes.Facts | str], ours: probes.Facts, gpus: Mapping[str, int]) -> Iterator[Finding]:
+def compare(
+    said: Mapping[str, probes.Facts | str | None], ours: probes.Facts, gpus: Mapping[str, int]
+) -> Iterator[Finding]:
     """What the nodes say against what they should, each kind of trouble once."""
     lost = {name: facts for name, facts in said.items() if isinstance(facts, str)}
-    told = {name: facts for name, facts in said.items() if not isinstance(facts, str)}
+    told = {name: facts for name, facts in said.items() if isinstance(facts, probes.Facts)}
+    if late := [name for name, facts in said.items() if facts is None]:
+        message = f"{some(late)}: no answer within {OF_A_NODE} s: busy, or lost"
+        yield warning("nodes", message, "see `ray status`, and try again when the cluster is idle")
     for name, reason in lost.items():
         yield error("nodes", f"{name}: {reason}", "see `ray status` and `ray logs`; the image of all nodes must be one")
     found = [finding for name, facts in told.items() for finding in of_a_node(name, facts, ours, gpus.get(name, 0))]
     for (check_name, state, message, fix), names in by_finding(found).items():
         yield Finding(check_name, state, f"{some(names)}: {message}", fix)
-    if told and not found and not lost:
+    if len(told) == len(said) and not found:
         yield ok("nodes", f"{len(told)} answered: the same packages, disk and shared memory enough, all within reach")
 
 

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from pipelines.doctor import cluster, probes
-from pipelines.doctor.cluster import compare, ended, here, of_a_node
+from pipelines.doctor.cluster import ended
+from pipelines.doctor.nodes import compare, here, of_a_node
 from pipelines.settings import home
 from tests.pipelines.doctor.projects import wrong
 from tests.pipelines.doctor.servers import nobody

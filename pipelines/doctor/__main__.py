@@ -15,7 +15,7 @@ from pipelines.params import PARAMS_FILE, Params, load_params
 from pipelines.preflight import estimates, machine, packages, parameters
 from pipelines.preflight.findings import Finding, error, guarded, ok, speak_if_wrong
 from pipelines.settings import home, settings
-from pipelines.store.shards import MANIFEST, PREPARED, Manifest, read_manifest
+from pipelines.store.shards import MANIFEST, PREPARED, Manifest, ShardError, read_manifest
 
 SECONDS = 30  # that a check of the network may take; Ray's has more
 EXIT = """exit status: 1 where something would stop a run, else 0
@@ -54,14 +54,15 @@ def read_prepared(root: Path) -> tuple[Manifest | None, list[Finding]]:
     """The prepared data that the stages will train on; None where `dvc repro` makes other ones first."""
     if not (PREPARED / MANIFEST).is_file():
         return None, [ok("prepared", "no data yet: `dvc repro prepare` makes it, then more can be checked")]
-    outdated: list[str] = []
-    trouble = guarded("prepared", lambda: outdated.append(repository.prepared_of_another(root)) or [])
-    if trouble or outdated[0]:
-        reason = outdated[0] if outdated else "DVC's files cannot be read"
-        return None, [ok("prepared", f"{PREPARED} will be made anew: {reason}")]
-    read: list[Manifest] = []
-    found = guarded("prepared", lambda: read.append(read_manifest(PREPARED)) or [])
-    return (read[0] if read else None), found
+    try:
+        outdated = repository.prepared_of_another(root)
+        if not outdated:
+            return read_manifest(PREPARED), []
+    except ShardError as problem:
+        return None, [error("prepared", str(problem), "")]
+    except Exception:  # DVC's files cannot be read: `repository.check` names them
+        return None, []
+    return None, [ok("prepared", f"{PREPARED} will be made anew: {outdated}")]
 
 
 def side_by_side(checks: dict[str, Callable[[], Iterable[Finding]]], seconds: float = SECONDS) -> list[Finding]:

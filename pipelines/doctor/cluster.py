@@ -21,18 +21,14 @@ from urllib.parse import urlsplit
 
 from pipelines.cluster.ray import ClusterError, place_workers, ray_cluster
 from pipelines.doctor import probes
+from pipelines.doctor.nodes import OF_A_NODE, compare, here
 from pipelines.errors import first_line, without_secrets
-from pipelines.preflight.findings import Finding, error, guarded, ok, warning
+from pipelines.preflight.findings import Finding, error, guarded, ok
 from pipelines.settings import home, settings
-from pipelines.store.s3 import object_store
 
 CHECK = "Ray"
-SECONDS = 90  # for all of it: a cluster of one's own takes 10 to start, on a busy machine more
-OF_A_NODE = 30  # seconds that a node may take: it starts a process and imports torch
+SECONDS = 150  # for all of it: a cluster of one's own takes 10 to start, on a busy machine more
 OF_NETWORK = 15  # seconds in which the nodes must have added up
-SKEW = 60  # seconds between clocks
-GIB = 1 << 30
-LEAST_SHARED = GIB  # of /dev/shm: Ray's objects, and the batches that loader workers hand over
 
 
 def check() -> list[Finding]:
@@ -101,7 +97,8 @@ def look() -> Iterator[Finding]:
         yield placement(resources)
         with marker() as path:
             said = ask(nodes, path)
-        yield from compare(said, here(), {name_of(node): int(node["Resources"].get("GPU", 0)) for node in nodes})
+        gpus = {name_of(node): int(node["Resources"].get("GPU", 0)) for node in nodes}
+        yield from compare(said, here(), gpus)
         told = [(node, said[name_of(node)]) for node in nodes if isinstance(said[name_of(node)], probes.Facts)]
         if len(told) > 1 and len(told) == len(nodes):
             yield together(told)
@@ -141,15 +138,6 @@ def name_of(node: dict) -> str:
     return f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})"
 
 
-def here() -> probes.Facts:
-    """What this process would say."""
-    return probes.Facts(
-        python=".".join(map(str, sys.version_info[:3])),
-        packages={name: probes.version(name) for name in probes.PACKAGES},
-        gpus=0, shared_memory=0, disk=0, sees_home=True, trouble={}, time=time.time(), port=0,
-    )  # fmt: skip
-
-
 def task(function: Any, node: dict) -> Any:
     """A function as a task on one node; it takes no CPU, so that a busy cluster answers too."""
     import ray
@@ -163,72 +151,21 @@ def task(function: Any, node: dict) -> Any:
     )(function)
 
 
-def ask(nodes: list[dict], path: str) -> dict[str, probes.Facts | str]:
-    """What each node says, or why it says nothing."""
+def ask(nodes: list[dict], path: str) -> dict[str, probes.Facts | str | None]:
+    """What each node says, or why it says nothing; None where it has not answered in time."""
     import ray
 
     waiting = {name_of(node): task(probes.facts, node).remote(path) for node in nodes}
     end = time.monotonic() + OF_A_NODE
-    said: dict[str, probes.Facts | str] = {}
+    said: dict[str, probes.Facts | str | None] = {}
     for name, one in waiting.items():
         try:
             said[name] = ray.get(one, timeout=max(end - time.monotonic(), 0.1))
         except ray.exceptions.GetTimeoutError:
-            said[name] = f"no answer within {OF_A_NODE} s: a busy GPU, or a node that is lost"
+            said[name] = None
         except Exception as problem:  # whatever the task raised there
             said[name] = str(getattr(problem, "cause", None) or problem).strip().splitlines()[-1][:200]
     return said
-
-
-def compare(said: Mapping[str, probes.Facts | str], ours: probes.Facts, gpus: Mapping[str, int]) -> Iterator[Finding]:
-    """What the nodes say against what they should, each kind of trouble once."""
-    lost = {name: facts for name, facts in said.items() if isinstance(facts, str)}
-    told = {name: facts for name, facts in said.items() if not isinstance(facts, str)}
-    for name, reason in lost.items():
-        yield error("nodes", f"{name}: {reason}", "see `ray status` and `ray logs`; the image of all nodes must be one")
-    found = [finding for name, facts in told.items() for finding in of_a_node(name, facts, ours, gpus.get(name, 0))]
-    for (check_name, state, message, fix), names in by_finding(found).items():
-        yield Finding(check_name, state, f"{some(names)}: {message}", fix)
-    if told and not found and not lost:
-        yield ok("nodes", f"{len(told)} answered: the same packages, disk and shared memory enough, all within reach")
-
-
-def by_finding(found: list[tuple[str, Finding]]) -> dict[Finding, list[str]]:
-    """The nodes of each finding."""
-    nodes: dict[Finding, list[str]] = {}
-    for name, finding in found:
-        nodes.setdefault(finding, []).append(name)
-    return nodes
-
-
-def some(names: list[str]) -> str:
-    """Some of many names."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def of_a_node(name: str, facts: probes.Facts, ours: probes.Facts, gpus: int) -> Iterator[tuple[str, Finding]]:
-    """What is wrong with one node."""
-    other = {key: value for key, value in facts.packages.items() if ours.packages.get(key) != value}
-    if facts.python != ours.python:
-        other["Python"] = facts.python
-    if other:
-        said = ", ".join(f"{key} {value} (here {ours.packages.get(key, ours.python)})" for key, value in other.items())
-        yield name, error("nodes", f"other versions: {said}", "give all nodes the image of requirements.lock")
-    if facts.gpus < gpus:
-        said = f"Ray counts {gpus} GPUs, PyTorch sees {facts.gpus}"
-        yield name, error("nodes", said, "see nvidia-smi there, and that PyTorch's CUDA fits the driver")
-    if object_store() is None and not facts.sees_home:
-        said = f"does not see SSD_HOME={home()}, and STORAGE_URI is not set"
-        yield name, error("nodes", said, "set STORAGE_URI=s3://bucket/prefix, or mount one disk on all nodes")
-    if facts.shared_memory < LEAST_SHARED:
-        said = f"only {facts.shared_memory >> 20} MiB of /dev/shm free"
-        yield name, warning("nodes", said, "docker run --shm-size=8g; in Kubernetes an emptyDir of medium Memory")
-    if facts.disk < GIB:
-        yield name, error("nodes", f"only {facts.disk >> 20} MiB free in SSD_HOME", "make room there")
-    if abs(facts.time - ours.time) > SKEW + OF_A_NODE:
-        yield name, warning("nodes", f"its clock is {abs(facts.time - ours.time):.0f} s off", "set the clocks by NTP")
-    for what, reason in facts.trouble.items():
-        yield name, error("nodes", f"does not reach {what}: {reason}", "give an address that the nodes know too")
 
 
 def together(told: list[tuple[dict, probes.Facts]]) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 import time
 import uuid
@@ -28,6 +29,7 @@ def check() -> Iterator[Finding]:
             fix = f"set {name}={what}, which the cluster reaches too"
             yield error(CHECK, f"RAY_ADDRESS is a job server's, but {name} is not set", fix)
     job = RemoteJob(address, f"ssd-doctor-{uuid.uuid4().hex[:12]}")
+    logging.getLogger("ray").setLevel(logging.WARNING)  # else a line on each package that is sent
     yield ok(CHECK, f"{without_secrets(address)}: the job server answers")
     yield from inside(job, variables)
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from pipelines.errors import first_line
-from pipelines.preflight.findings import Finding, error, ok, warning
+from pipelines.preflight.findings import Finding, error, guarded, ok, warning
 from pipelines.preflight.machine import GIB, free_bytes
 from pipelines.strict_yaml import parse_yaml
 from pipelines.tracking import provenance
@@ -22,6 +22,9 @@ def check(root: Path) -> Iterator[Finding]:
     if not (root / ".dvc").is_dir():
         yield error("DVC", f"{root}: no DVC repository", "run from the project's folder, or `git checkout .dvc`")
         return
+    in_git = any((folder / ".git").exists() for folder in (root.resolve(), *root.resolve().parents))
+    if not in_git and "no_scm" not in (root / ".dvc/config").read_text(encoding="utf-8"):
+        yield error("DVC", "no git repository, which DVC wants", "`git init`, or `dvc config core.no_scm true`")
     broken = list(unreadable(root))
     yield from broken or [ok("DVC", "its files can be read")]
     if not broken:
@@ -129,7 +132,7 @@ def check_further(root: Path) -> Iterator[Finding]:
     if (root / "dvc.lock").is_file() and (root / "params.yaml").is_file():
         yield to_run(root)
         yield from tuned(root)
-    yield remote(root)
+    yield from guarded("DVC remote", lambda: [remote(root)])
 
 
 def git() -> Finding:
@@ -173,9 +176,11 @@ def remote(root: Path) -> Finding:
             return ok("DVC remote", "none: data and results stay on this machine (`dvc remote add -d`)")
         try:
             storage = repo.cloud.get_remote_odb(name)
-            storage.fs.ls(storage.fs.parts(storage.path)[0] if "://" in storage.path else storage.path)
+            local = storage.fs.protocol == "local"
+            place = storage.path.removesuffix("/files/md5") if local else storage.fs.parts(storage.path)[0]
+            storage.fs.ls(place)
         except FileNotFoundError:
-            return error_of_remote(name, f"{storage.path} does not exist")
+            return error_of_remote(name, f"{place} does not exist")
         except Exception as problem:  # each kind of storage has errors of its own
             return error_of_remote(name, first_line(problem))
     return ok("DVC remote", f"{name} answers")

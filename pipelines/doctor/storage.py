@@ -65,7 +65,7 @@ def advice(doing: str) -> str:
     """The permissions that an operation needs."""
     actions = {
         "list": "s3:ListBucket",
-        "write": "s3:PutObject and s3:AbortMultipartUpload",
+        "write": "s3:PutObject, s3:GetObject and s3:AbortMultipartUpload",
         "read": "s3:GetObject",
         "delete": "s3:DeleteObject",
     }

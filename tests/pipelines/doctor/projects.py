@@ -55,6 +55,8 @@ class Project:
     def __init__(self, folder):
         self.folder, self.changes, self.of_manifest = folder, {}, {}
         (folder / ".dvc").mkdir(parents=True)
+        (folder / ".dvc/config").touch()
+        (folder / ".git").mkdir()
         (folder / "data").mkdir()
         for name in ("dvc.yaml", "requirements.lock"):
             shutil.copy(ROOT / name, folder / name)

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from pipelines.doctor import cluster, probes
-from pipelines.doctor.cluster import compare, ended, here, of_a_node
+from pipelines.doctor.cluster import ended
+from pipelines.doctor.nodes import compare, here, of_a_node
 from pipelines.settings import home
 from tests.pipelines.doctor.projects import wrong
 from tests.pipelines.doctor.servers import nobody
@@ -33,7 +34,8 @@ def one(**changes):
         (one(time=OURS.time - 3600), 0, "warning", "its clock is 3600 s off"),
         (one(trouble={"MLflow": "http://localhost:5000: does not answer"}), 0, "error", "does not reach MLflow"),
         (one(trouble={"S3": "no keys"}), 0, "error", "does not reach S3: no keys; give an address that the nodes know"),
-        ("no answer within 30 s", 0, "error", "b: no answer within 30 s; see `ray status`"),
+        ("ModuleNotFoundError: No module named 'torch'", 0, "error", "No module named 'torch'; see `ray status`"),
+        (None, 0, "warning", "b: no answer within 60 s: busy, or lost; see `ray status`"),
     ],
 )
 def test_one_node_of_two_is_wrong(facts, gpus, state, says):

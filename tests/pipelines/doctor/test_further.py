@@ -1,6 +1,7 @@
 """What the thorough doctor sees of anchors, git and DVC."""
 
 import subprocess
+import sys
 
 import pytest
 
@@ -27,6 +28,7 @@ def project(tmp_path, monkeypatch):
 
 
 def run(*words):
+    words = [sys.executable, "-m", *words] if words[0] == "dvc" else words
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -69,6 +71,7 @@ def test_uncommitted_changes_and_no_commit(project):
     assert git.state == "warning"
     assert "uncommitted changes over" in git.message
     run("rm", "-rf", ".git")
+    assert wrong(repository.check(project.folder)) == [("DVC", "error")]
     (git, *_) = findings(project)
     assert "no git commit: runs in MLflow will not say which code made them" in git.message
 

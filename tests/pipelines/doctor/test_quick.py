@@ -182,6 +182,7 @@ BROKEN = {  # name: (what breaks it, check, state, what the message and its fix 
     "a disk that holds the data, but no copy in DVC's cache": (
         both(without("data"), lambda project: project.write_yaml("data.dvc", LARGE)),
         "DVC's disk", "error", "50.0 GiB free, data need about 204.8 with DVC's cache; .*dvc cache dir"),
+    "a copy without git": (without(".git"), "DVC", "error", "no git repository, which DVC wants; `git init`"),
     "no DVC repository": (without(".dvc"), "DVC", "error", "no DVC repository; run from the project's folder"),
     "a damaged tracking store": (damaged_store, "MLflow", "error", "mlflow.db: damaged .*move it away"),
     "no tracking store but a text": (

@@ -91,7 +91,7 @@ READ_ONLY = """{"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Princ
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("action", "doing"), [("s3:PutObject", "write"), ("s3:GetObject", "read"), ("s3:DeleteObject", "delete")]
+    ("action", "doing"), [("s3:PutObject", "write"), ("s3:GetObject", "write"), ("s3:DeleteObject", "delete")]
 )
 def test_keys_that_may_not_do_all(s3, action, doing):
     objects = ObjectStore(s3["STORAGE_URI"])

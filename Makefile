@@ -17,13 +17,17 @@ $(VENV)/.installed: requirements.lock
 	$(BIN)/uv pip install --python $(BIN)/python --no-cache --compile-bytecode --require-hashes -r requirements.lock
 	@touch $@
 
-.PHONY: help setup repro test test-fast lint lock ui up down job chaos clean
+.PHONY: help setup doctor repro test test-fast lint lock ui up down job chaos clean
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed  ## Make .venv from the hashed requirements.lock (once)
 
+doctor: setup  ## Check all that could stop a long run, in seconds
+	python -m pipelines.doctor
+
 repro: setup  ## Run the whole pipeline: generate, prepare, tune, train, evaluate
+	python -m pipelines.doctor --quick --quiet
 	dvc repro
 
 test: setup  ## Run all tests: the fast ones first, then those on real Ray, DVC and MLflow

@@ -53,7 +53,7 @@ def _resident(job: Any, device: Any) -> tuple[Any, Any, int]:
     from ssd.model import SSD
 
     params, manifest = job.params, read_manifest(job.prepared)
-    split = DecodedSplit(job.prepared, manifest, "train", params.model.image_size, job.cache)
+    split = DecodedSplit(job.prepared, manifest, "train", params.model.image_size, job.cache, params.augment)
     samples = TrainingSamples(split, Augmentation(params.augment, params.model.mean), params.seed)
     sampler = StepSampler(Order(len(split), params.train.batch_size, 1, params.seed))
     batch = next(iter(training_batches(samples, sampler, 0, False)))

@@ -50,7 +50,7 @@ class GenerateParams(Section):
 class PrepareParams(Section):
     """How raw data becomes shards."""
 
-    layout: Literal["auto", "bananas", "voc"] = "auto"
+    layout: Literal["auto", "bananas", "coco", "parquet", "voc", "yolo"] = "auto"
     classes: list[str] = []
     train: list[str] = []
     val: list[str] = []

@@ -175,7 +175,8 @@ class Settings(BaseSettings):
         validation_alias="AWS_MAX_ATTEMPTS",
         description="attempts at each request to S3, with growing pauses. Default: 4, about 10 seconds",
     )
-    # Set by DVC for its stages, and by us for jobs: not for users.
+    # Set for Ray, by DVC for its stages, and by us for jobs: not for users.
+    ray_tmpdir: str = Field("", validation_alias="RAY_TMPDIR")
     dvc_stage: str = Field("", validation_alias="DVC_STAGE")
     dvc_experiment: str = Field("", validation_alias="DVC_EXP_NAME")
     submission: str = Field("", validation_alias="SSD_SUBMISSION")  # name of the Ray job that this process is

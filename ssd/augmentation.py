@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+
+from ssd.crops import cut, draw_canvas, draw_crop
 
 _BILINEAR = v2.InterpolationMode.BILINEAR
 
@@ -26,6 +29,10 @@ class AugmentConfig:
         rotation: degrees; images are turned by up to so much either way, each with probability ½ (fast.ai 2018, part
             2, lesson 9: 3). A box becomes the upright box around the turned one.
         lighting: brightness and contrast change by up to this share (fast.ai, likewise: 0.05).
+        source: the pixels that all this is done with. 1.0: the image, resized to the input's size once; a crop of a
+            third is then enlarged threefold. Above: the photograph, of each side at most so many times the input's,
+            or `original`, whatever its size (SSD); zoom-out and crop are cut from it and resized in one step, before
+            the rest. A crop's aspect ratio is that in the input always, as in SSD's code.
     """
 
     horizontal_flip: float = 0.0
@@ -36,6 +43,7 @@ class AugmentConfig:
     iou_crop: bool = False
     rotation: float = 0.0
     lighting: float = 0.0
+    source: float | str = 1.0
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
@@ -49,72 +57,113 @@ class AugmentConfig:
             raise ValueError(f"augment: rotation is in [0, 180] degrees: {self.rotation}")
         if not 0 <= self.lighting < 1:
             raise ValueError(f"augment: lighting is in [0, 1): {self.lighting}")
+        if self.source != "original" and (isinstance(self.source, str) or not 1 <= self.source < math.inf):
+            raise ValueError(f"augment: source is a number of at least 1, or original: {self.source}")
+
+    def source_size(self, photograph: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the pixels that an image of the input's `size` is made from."""
+        if self.source == 1:
+            return size
+        most = math.inf if self.source == "original" else self.source
+        return tuple(round(min(side, most * target)) for side, target in zip(photograph, size))
 
 
 class Augmentation:
     """The transforms of a config as one function of an image, its boxes and a seed."""
 
     def __init__(self, config: AugmentConfig, mean: tuple[float, float, float] = (0.0, 0.0, 0.0)):
+        self.config, self.fill = config, [int(m) for m in mean]
+        colours, cuts, turns = self._colours(), self._cuts(), self._turns()
+        self.steps = [*colours, *cuts, *turns] if config.source == 1 else [*turns, *colours]
+
+    def _colours(self) -> list[v2.Transform]:
         steps: list[v2.Transform] = []
-        fill = [int(m) for m in mean]
-        if config.photometric:
-            steps.append(v2.RandomPhotometricDistort(p=config.photometric))
-        if config.lighting:
-            steps.append(v2.ColorJitter(brightness=config.lighting, contrast=config.lighting))
-        if config.zoom_out:
-            steps.append(v2.RandomZoomOut(fill=fill, side_range=(1.0, config.zoom_out_most), p=config.zoom_out))
-        if config.iou_crop:
+        if self.config.photometric:
+            steps.append(v2.RandomPhotometricDistort(p=self.config.photometric))
+        if lighting := self.config.lighting:
+            steps.append(v2.ColorJitter(brightness=lighting, contrast=lighting))
+        return steps
+
+    def _cuts(self) -> list[v2.Transform]:
+        steps: list[v2.Transform] = []
+        if self.config.zoom_out:
+            sides = (1.0, self.config.zoom_out_most)
+            steps.append(v2.RandomZoomOut(fill=self.fill, side_range=sides, p=self.config.zoom_out))
+        if self.config.iou_crop:
             steps.append(v2.RandomIoUCrop())
+        return steps
+
+    def _turns(self) -> list[v2.Transform]:
+        config = self.config
+        steps: list[v2.Transform] = []
         if config.horizontal_flip:
             steps.append(v2.RandomHorizontalFlip(config.horizontal_flip))
         if config.vertical_flip:
             steps.append(v2.RandomVerticalFlip(config.vertical_flip))
         if config.rotation:
-            steps.append(v2.RandomApply([v2.RandomRotation(config.rotation, _BILINEAR, fill=fill)], p=0.5))
+            steps.append(v2.RandomApply([v2.RandomRotation(config.rotation, _BILINEAR, fill=self.fill)], p=0.5))
         if config.zoom_out or config.iou_crop or config.rotation:
             steps.append(v2.SanitizeBoundingBoxes(min_size=1))
-        self.steps = steps
+        return steps
 
-    def __call__(self, image: Tensor, boxes: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(
+        self, image: Tensor, boxes: Tensor, labels: Tensor, seed: int, size: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Transform one sample; the same seed gives the same result, and no other generator is touched.
 
         Regions to ignore move with the pixels, and that is all: no crop is chosen or refused for their sake, and what
-        is visible of one stays, wherever its centre is. They travel as points, which `RandomIoUCrop` does not look at.
+        is visible of one stays, wherever its centre is. torchvision gets them as points: its crops look at boxes.
 
         Args:
             image: uint8 [3, H, W]. boxes: float32 [N, 4] xyxy in pixels of this image. labels: int64 [N]; those of
                 regions to ignore are negative.
             seed: any 63-bit integer.
+            size: (height, width) of the result; None: that of the image, as it is where `source` is 1.
 
         Returns:
-            image uint8 [3, H, W] of the same height and width; boxes and labels of what is still visible, regions to
-            ignore last.
+            image uint8 [3, *size]; boxes, in its pixels, and labels of what is still visible, regions to ignore last.
         """
-        if not self.steps:
+        size = size or tuple(image.shape[-2:])
+        if not self.steps and tuple(image.shape[-2:]) == size:
             return image, boxes, labels
-        height, width = image.shape[-2:]
         ignored = labels < 0
-        sample = {
-            "image": tv_tensors.Image(image),
-            "boxes": tv_tensors.BoundingBoxes(boxes[~ignored], format="XYXY", canvas_size=(height, width)),
-            "labels": labels[~ignored],
-        }
-        if ignored.any():
-            sample["ignored"] = tv_tensors.KeyPoints(_corners(boxes[ignored]), canvas_size=(height, width))
+        boxes, regions, objects = boxes[~ignored], boxes[ignored], labels[~ignored]
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed formats tracebacks
+            if self.config.source != 1:
+                image, boxes, objects, regions = self._cut(image, boxes, objects, regions, size)
+            sample = {
+                "image": tv_tensors.Image(image),
+                "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=image.shape[-2:]),
+                "labels": objects,
+            }
+            if len(regions):
+                sample["ignored"] = tv_tensors.KeyPoints(_corners(regions), canvas_size=image.shape[-2:])
             for step in self.steps:
                 sample = step(sample)
-            if "ignored" in sample:
+            if len(regions):
                 regions = _around(sample.pop("ignored").as_subclass(Tensor))
                 sample["boxes"] = tv_tensors.wrap(torch.cat([sample["boxes"], regions]), like=sample["boxes"])
                 sample["labels"] = torch.cat([sample["labels"], labels[ignored]])
-            if sample["image"].shape[-2:] != (height, width):
-                sample = v2.Resize((height, width), antialias=True)(sample)
+            if sample["image"].shape[-2:] != size:
+                sample = v2.Resize(size, antialias=True)(sample)
         boxes = v2.functional.clamp_bounding_boxes(sample["boxes"])  # rounding may lead past the border
         image, boxes, labels = sample["image"].as_subclass(Tensor), boxes.as_subclass(Tensor), sample["labels"]
         visible = (labels > 0) | (boxes[:, :2] < boxes[:, 2:]).all(dim=1)
         return image, boxes[visible], labels[visible]
+
+    def _cut(
+        self, image: Tensor, boxes: Tensor, labels: Tensor, regions: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        height, width = image.shape[-2:]
+        window = (0, 0, width, height)
+        if self.config.zoom_out and torch.rand(()) < self.config.zoom_out:
+            window = draw_canvas(boxes, (height, width), self.config.zoom_out_most)
+        if self.config.iou_crop:
+            window, kept = draw_crop(boxes, window, (width / height) / (size[1] / size[0]))
+            boxes, labels = boxes[kept], labels[kept]
+        image, moved = cut(image, torch.cat([boxes, regions]), window, size, self.fill)
+        return image, moved[: len(boxes)], labels, moved[len(boxes) :]
 
 
 def _corners(boxes: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +24,20 @@ TURNS = {  # what brings the stored pixels upright, by EXIF orientation; 1 is up
 INVERSE = {6: 8, 8: 6}  # the others are their own
 
 
+class Preview(NamedTuple):
+    """An image at a glance.
+
+    Attributes:
+        size: (height, width) of what `decode` returns.
+        pixels: uint8 [h, w, 3], turned as by `decode`; of JPEGs they may be fewer than there are.
+        orientation: of EXIF, 1 to 8; 1 is upright.
+    """
+
+    size: tuple[int, int]
+    pixels: np.ndarray
+    orientation: int
+
+
 def decode(encoded: bytes, size: tuple[int, int] | None = None) -> Tensor:
     """Decode any image that Pillow reads into RGB, turned upright.
 
@@ -40,41 +55,44 @@ def decode(encoded: bytes, size: tuple[int, int] | None = None) -> Tensor:
     Raises:
         ValueError: not an image, truncated, or too large to be decoded safely.
     """
-    pixels, _ = _read(encoded, size)
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(_read(encoded, size).pixels).permute(2, 0, 1).contiguous()
 
 
-def check(encoded: bytes, size: tuple[int, int] | None = None) -> tuple[int, int]:
-    """(height, width) of what `decode` returns for the same arguments, after reading the image to its last bit.
+def preview(encoded: bytes, size: tuple[int, int] | None = None, least: int = 32) -> Preview:
+    """What `decode` returns for the same arguments, in fewer pixels, after reading the image to its last bit.
 
-    Faster than `decode` for JPEGs: all of the file is read and its Huffman codes are followed, but only an eighth of
-    each side is computed.
+    Faster than `decode` for JPEGs: all of the file is read and its Huffman codes are followed, but only a half, a
+    quarter or an eighth of each side is computed, as long as each keeps `least` pixels.
 
     Raises:
         ValueError: `decode` would fail.
     """
-    return _read(encoded, size, draft=True)[1]
+    return _read(encoded, size, least)
 
 
-def _read(encoded: bytes, claimed: tuple[int, int] | None, draft: bool = False) -> tuple[np.ndarray, tuple[int, int]]:
-    """Pixels uint8 [H, W, 3] (of JPEGs an eighth of each side if `draft`), and the (height, width) of the image."""
+def _read(encoded: bytes, claimed: tuple[int, int] | None, least: int = 0) -> Preview:
+    """All pixels of an image; of JPEGs fewer, but `least` of each side, if that is not 0."""
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             size = image.height, image.width
             if image.width * image.height > LARGEST:
                 raise ValueError(f"{image.width}×{image.height} pixels, more than {LARGEST} (decompression bomb?)")
-            if draft:
-                image.draft(None, (1, 1))  # JPEGs only
-            turned, size = _turn(image, size, claimed)
-            return _to_rgb(turned), size
+            if least:
+                image.draft(None, (least, least))  # JPEGs only
+            turned, size, orientation = _turn(image, size, claimed)
+            return Preview(size, _to_rgb(turned), orientation)
     except Exception as error:  # Pillow raises whatever its decoders raise: SyntaxError, struct.error, OSError …
         raise ValueError(f"cannot be decoded: {error}") from error
 
 
 def _turn(
     image: Image.Image, size: tuple[int, int], claimed: tuple[int, int] | None
-) -> tuple[Image.Image, tuple[int, int]]:
-    """Load an image of `size` (height, width), and bring it upright unless only its stored pixels have `claimed`."""
+) -> tuple[Image.Image, tuple[int, int], int]:
+    """Load an image of `size` (height, width), and bring it upright unless only its stored pixels have `claimed`.
+
+    Returns:
+        The image, its (height, width), and its orientation.
+    """
     before = _orientation(image)
     image.load()
     orientation = _orientation(image)
@@ -86,7 +104,7 @@ def _turn(
     keep_stored = claimed == stored != seen
     if orientation > 1 and keep_stored == upright:
         image = image.transpose(TURNS[INVERSE.get(orientation, orientation) if upright else orientation])
-    return image, stored if keep_stored else seen
+    return image, stored if keep_stored else seen, orientation
 
 
 def _orientation(image: Image.Image) -> int:

@@ -11,23 +11,25 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("generate", "prepare", "tune", "train", "evaluate")
-TOOLS = ("fetch", "anchors", "predict", "ui")
+TOOLS = ("fetch", "anchors", "doctor", "predict", "ui")
 # From the ground up: a room imports rooms below its own floor only, and itself.
 FLOORS = (
     {"errors", "strict_yaml"},
     {"params", "settings"},
-    {"store", "tracking", "tuned", "pictures", "layouts", "coco"},
-    {"cluster"},
+    {"store", "tracking", "tuned", "pictures", "coco"},
+    {"cluster", "layouts"},
     {"command", "training"},
+    {"preflight"},
     {*STAGES, *TOOLS},
 )
-# The design's one exception: a search begins with the anchors that the tool would propose.
-EXCEPTIONS = {("pipelines/tune", "pipelines.anchors.coverage")}
-# What only carries a result and does not decide it: DVC and the names of runs look no further than these.
+# A search begins with the anchors that the tool would propose, and the doctor looks at those there are.
+EXCEPTIONS = {("pipelines/tune", "pipelines.anchors.coverage"), ("pipelines/doctor", "pipelines.anchors.coverage")}
+# What only carries a result, or refuses to make one: DVC and the names of runs look no further than these.
 CARRIERS = (
     "pipelines/cluster/",
     "pipelines/command.py",
     "pipelines/errors.py",
+    "pipelines/preflight/",
     "pipelines/settings.py",
     "pipelines/store/checkpoints.py",
     "pipelines/store/download.py",

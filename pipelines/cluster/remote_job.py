@@ -63,6 +63,10 @@ class RemoteJob:
                     raise ClusterError(f"{self.name}: refused: {reason}") from error
                 time.sleep(2)
 
+    def output(self) -> str:
+        """All that the job has printed."""
+        return self._client.get_job_logs(self.name)
+
     def delete(self) -> None:
         """Remove what the server knows of an ended job, so that its name is free."""
         self._client.delete_job(self.name)

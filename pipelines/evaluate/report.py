@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
-from PIL import Image
 
 from pipelines.evaluate.charts import calibration_chart, precision_recall_chart, sweep_chart
 from pipelines.evaluate.coco_metrics import AREAS, TIDE_ERRORS
 from pipelines.evaluate.metrics import BACKGROUND, OBJECT, Measured
+from pipelines.pictures.page import render_page, thumbnail
 from pipelines.pictures.palette import colour
 from pipelines.store.shards import Manifest, read_records
-from ssd.images import decode
 from ssd.metrics import FALSE, IGNORED, TRUE
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 SHOWN = 12  # worst images, and as many typical ones
-THUMBNAIL = 420  # pixels, the longer side
 VERDICTS = {TRUE: "right", FALSE: "wrong", IGNORED: "ignored"}
 
 
@@ -60,28 +56,25 @@ def render(results: Results, manifest: Manifest, prepared: Path) -> str:
         drawn = picture(results.predictions[i], truth, measured.verdicts[i], manifest.classes, threshold)
         return drawn | {"src": thumbnails[truth["image_id"]], **measured.images[i]}
 
-    return (
-        _environment()
-        .from_string(TEMPLATE.read_text(encoding="utf-8"))
-        .render(
-            metrics=metrics,
-            threshold=threshold,
-            classes=[(name, colour(i)) for i, name in enumerate(manifest.classes)],
-            confusion=_confusion(measured.confusion, manifest.classes),
-            tide=[{"kind": k, "meaning": TIDE_ERRORS[k], **error} for k, error in measured.tide.items()],
-            areas=AREAS,
-            charts={
-                "precision_recall": precision_recall_chart(measured.curves, metrics),
-                "sweep": sweep_chart(measured.sweep, threshold),
-                "calibration": calibration_chart(measured.calibration["bins"]),
-            },
-            best=max(measured.sweep, key=lambda point: point["f1"], default=None),
-            worst=[show(i) for i in worst],
-            typical=[show(i) for i in typical],
-            lineage=results.lineage,
-            search=search,
-            slices=base64.b64encode(search["slices"]).decode() if search else "",
-        )
+    return render_page(
+        TEMPLATE,
+        metrics=metrics,
+        threshold=threshold,
+        classes=[(name, colour(i)) for i, name in enumerate(manifest.classes)],
+        confusion=_confusion(measured.confusion, manifest.classes),
+        tide=[{"kind": k, "meaning": TIDE_ERRORS[k], **error} for k, error in measured.tide.items()],
+        areas=AREAS,
+        charts={
+            "precision_recall": precision_recall_chart(measured.curves, metrics),
+            "sweep": sweep_chart(measured.sweep, threshold),
+            "calibration": calibration_chart(measured.calibration["bins"]),
+        },
+        best=max(measured.sweep, key=lambda point: point["f1"], default=None),
+        worst=[show(i) for i in worst],
+        typical=[show(i) for i in typical],
+        lineage=results.lineage,
+        search=search,
+        slices=base64.b64encode(search["slices"]).decode() if search else "",
     )
 
 
@@ -129,21 +122,7 @@ def _thumbnails(prepared: Path, manifest: Manifest, wanted: dict[str, tuple[int,
                 yield image_id, thumbnail(batch.column("image")[row].as_py()["bytes"], wanted[image_id])
 
 
-def thumbnail(encoded: bytes, size: tuple[int, int]) -> str:
-    """A data: URL of the image of `size` (height, width), shrunk to THUMBNAIL pixels where it is larger."""
-    image = Image.fromarray(decode(encoded, size).permute(1, 2, 0).numpy())
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    image.save(buffer := io.BytesIO(), "JPEG", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
 def _confusion(counts: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
     """Counts, and each row's shares for the shading."""
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     return {"names": [*class_names, BACKGROUND], "counts": counts.tolist(), "shares": shares.tolist()}
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters["number"] = lambda value, digits=3: "–" if value is None else f"{value:.{digits}f}"
-    return environment

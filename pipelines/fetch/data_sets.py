@@ -14,6 +14,7 @@ from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from pipelines.fetch.archives import ArchiveError, obtain, unpack
 from pipelines.layouts import bananas, voc
+from pipelines.layouts.files import Files
 
 DATA = Path("data")
 DOWNLOADS = Path("artifacts/downloads")
@@ -49,7 +50,7 @@ def fetch(layout: str, sources: list[str], data: Path, downloads: Path) -> int:
     try:
         for source in sources:
             unpack(obtain(source, downloads), unpacked)
-        listing = bananas.list_photos(unpacked, []) if layout == "bananas" else voc.list_photos(unpacked)
+        listing = (bananas if layout == "bananas" else voc).list_photos(Files(unpacked), [])
         if not listing.photos:
             raise ArchiveError(f"{', '.join(sources)}: no photographs in the layout of {layout}")
     except BaseException:

@@ -3,57 +3,60 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
 
-from pipelines.layouts.listing import Annotation, Listing, Photo, Rejected, files_in, is_image
+from pipelines.layouts.files import Files
+from pipelines.layouts.listing import Annotation, Listing, Photo, Rejected, as_float32
 
 HEADER = ["img_name", "label", "xmin", "ymin", "xmax", "ymax"]
-SETS = ("train", "val")
 
 
-def find_sets(folder: Path) -> dict[str, Path]:
+def find_sets(files: Files) -> dict[str, str]:
     """Folders of the image sets by name, looked for in the data folder and one below (banana-detection/)."""
     found = {}
-    for name in SETS:
-        files = [*folder.glob(f"bananas_{name}/label.csv"), *folder.glob(f"*/bananas_{name}/label.csv")]
-        folders = sorted(file.parent for file in files if file.is_file())
-        if folders:
-            found[name] = folders[0]
-    return found
+    for file in files.having(".csv"):
+        match = re.fullmatch(r"((?:[^/]+/)?bananas_(train|val))/label\.csv", file)
+        if match:
+            found.setdefault(match[2], match[1])
+    return dict(sorted(found.items()))
 
 
-def list_photos(folder: Path, classes: list[str]) -> Listing:
-    """List the images and the boxes of label.csv; an empty listing if there is no bananas_train/label.csv.
+def find(files: Files) -> list[str]:
+    """The files label.csv of the image sets."""
+    return [f"{folder}/label.csv" for folder in find_sets(files).values()]
+
+
+def list_photos(files: Files, classes: list[str]) -> Listing:
+    """List the images and the boxes of label.csv.
 
     Args:
-        folder: the data.
+        files: of the data.
         classes: names of the csv's labels 0, 1, …; a label without one is called "banana" if 0, else "label 1", ….
     """
     listing = Listing("bananas")
-    for name, set_folder in find_sets(folder).items():
-        rows, missing = _read_csv(listing, folder, set_folder / "label.csv", classes)
-        images = set_folder / "images"
-        files = dict.fromkeys(filter(is_image, files_in(images))) if images.is_dir() else {}
-        image_folder = images.relative_to(folder).as_posix()
-        csv_file = (set_folder / "label.csv").relative_to(folder).as_posix()
-        for file in dict.fromkeys([*files, *rows]):
+    for name, folder in find_sets(files).items():
+        csv_file = f"{folder}/label.csv"
+        rows, missing = _read_csv(listing, files.root, csv_file, classes)
+        images = [path.rpartition("/")[2] for path in files.images if path.rpartition("/")[0] == f"{folder}/images"]
+        images = dict.fromkeys(images)
+        for file in dict.fromkeys([*images, *rows]):
             boxes, problem = rows.get(file, ((), missing or f"no row in {csv_file}"))
             image_id = Path(file).stem
-            if file not in files:
+            if file not in images:
                 image_id, problem = file, f"no such image; named in {csv_file}"
-            listing.add(Photo(f"{name}/{image_id}", f"{image_folder}/{file}", (csv_file, *boxes), problem))
+            listing.add(Photo(f"{name}/{image_id}", f"{folder}/images/{file}", (csv_file, *boxes), problem))
         listing.sets[name] = [image_id for image_id in listing.photos if image_id.startswith(f"{name}/")]
     return listing
 
 
-def _read_csv(listing: Listing, folder: Path, path: Path, classes: list[str]) -> tuple[dict, str]:
+def _read_csv(listing: Listing, folder: Path, file: str, classes: list[str]) -> tuple[dict, str]:
     """Boxes and problem of each image named in a label.csv, and what is wrong with all of it."""
-    file = path.relative_to(folder).as_posix()
     rows: dict[str, tuple[tuple, str]] = {}
     try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
+        with open(folder / file, newline="", encoding="utf-8-sig") as stream:
             lines = csv.reader(stream)
             header = [cell.strip() for cell in next(lines, [])]
             if header != HEADER:
@@ -97,6 +100,6 @@ def _name(label: int, classes: list[str]) -> str:
 def read_annotation(folder: Path, photo: Photo) -> Annotation:
     """Boxes of a listed image; the pixels are 0-based already."""
     file, *rows = photo.annotation
-    boxes = np.array([sides for _, *sides in rows], np.float32).reshape(-1, 4)
+    boxes = as_float32([sides for _, *sides in rows])
     none = np.zeros(len(rows), bool)
     return Annotation(file, tuple(name for name, *_ in rows), boxes, difficult=none, iscrowd=none)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import Element, ParseError
 
@@ -15,67 +16,91 @@ import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from pipelines.layouts.listing import Annotation, Listing, Photo, Rejected, files_in, is_image
+from pipelines.layouts.files import Files, split_of
+from pipelines.layouts.listing import Annotation, DataError, Listing, Photo, Rejected, as_float32, is_image
 
 MAX_XML_BYTES = 8 << 20
 MAX_DEPTH = 3  # folders below the data folder in which years are looked for
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
-def list_photos(folder: Path) -> Listing:
-    """List the photographs of a VOC tree; an empty listing if there is no XML at all.
+def find(files: Files) -> list[str]:
+    """Folders of XML beside JPEGImages/, or the first XML that lies beside its photograph."""
+    images = {image.rpartition(".")[0] for image in files.images}
+    beside = (file for file in files.having(".xml") if file.rpartition(".")[0] in images)
+    return [_join(year, labels) for year, labels, _ in _find_years(files)] or list(islice(beside, 1))
 
-    With several years their image sets are named VOC2007/trainval and so on.
+
+def list_photos(files: Files, classes: list[str]) -> Listing:
+    """List the photographs of a VOC tree.
+
+    With several years their image sets are named VOC2007/trainval and so on. Without image sets, folders named train,
+    val or test make them.
     """
     listing = Listing("voc")
-    years = sorted(_find_years(folder))
+    years = _find_years(files)
     for year, labels, images in years:
-        _list_year(listing, folder, year / labels, year / images)
-        for name, ids in _read_image_sets(listing, folder, year / "ImageSets" / "Main"):
-            listing.sets[name if len(years) == 1 else f"{year.name}/{name}"] = ids
-    if not years:
-        _list_beside(listing, folder)
+        _list_year(listing, files, _join(year, labels), _join(year, images))
+        for name, ids in _read_image_sets(listing, files, _join(year, "ImageSets/Main")):
+            listing.sets[name if len(years) == 1 else f"{year}/{name}"] = ids
+    if not years and files.having(".xml"):
+        _list_beside(listing, files)
+    if _say_nothing(listing):
+        listing.sets.clear()
+    if not listing.sets:
+        listing.divide({i: split_of(photo.image or photo.annotation) for i, photo in listing.photos.items()})
     return listing
 
 
-def _find_years(folder: Path) -> Iterator[tuple[Path, str, str]]:
+def _say_nothing(listing: Listing) -> bool:
+    """Whether the image sets are but one of all photographs, CVAT's `default`."""
+    return [*listing.sets] == ["default"] and set(listing.sets["default"]) == set(listing.photos)
+
+
+def _join(*parts: str) -> str:
+    return "/".join(part for part in parts if part)
+
+
+def _find_years(files: Files) -> list[tuple[str, str, str]]:
     """Folders that hold Annotations and JPEGImages (any case; or `images`), with those two names."""
-    for root, names, _ in os.walk(folder, followlinks=True):
-        names[:] = sorted(name for name in names if not name.startswith((".", "__")))
-        known = {name.lower(): name for name in names}
+    inner: dict[str, dict[str, str]] = {}
+    for folder in files.folders:
+        above, _, name = folder.rpartition("/")
+        inner.setdefault(above, {})[name.lower()] = name
+    years = []
+    for year, known in sorted(inner.items()):
         images = known.get("jpegimages") or known.get("images")
-        if "annotations" in known and images:
-            yield Path(root), known["annotations"], images
-            names.clear()
-        elif len(Path(root).relative_to(folder).parts) >= MAX_DEPTH:
-            names.clear()
+        depth = year.count("/") + 1 if year else 0
+        if "annotations" in known and images and depth <= MAX_DEPTH:
+            labels = known["annotations"]
+            if any(file.lower().endswith(".xml") for file in files.below(_join(year, labels))):
+                years.append((year, labels, images))
+    return years
 
 
-def _list_year(listing: Listing, folder: Path, annotations: Path, images: Path) -> None:
-    xml = {name[:-4]: name for name in files_in(annotations) if name.lower().endswith(".xml")}
+def _list_year(listing: Listing, files: Files, annotations: str, images: str) -> None:
+    """List the photographs of a year; the id is the path in JPEGImages without its suffix."""
+    xml = {_id(file, annotations): file for file in files.below(annotations) if file.lower().endswith(".xml")}
     found: dict[str, list[str]] = {image_id: [] for image_id in xml}
-    for name in files_in(images):
-        if is_image(name):
-            found.setdefault(PurePosixPath(name).stem, []).append(name)
-    label_folder, image_folder = (PurePosixPath(path.relative_to(folder).as_posix()) for path in (annotations, images))
+    for file in filter(is_image, files.below(images)):
+        found.setdefault(_id(file, images), []).append(file)
     for image_id, names in found.items():
-        annotation = str(label_folder / xml[image_id]) if image_id in xml else ""
-        listing.add(_pair(image_id, [str(image_folder / name) for name in names], annotation))
+        listing.add(_pair(image_id, names, xml.get(image_id, "")))
 
 
-def _list_beside(listing: Listing, folder: Path) -> None:
+def _id(file: str, folder: str) -> str:
+    return str(PurePosixPath(file).relative_to(folder).with_suffix(""))
+
+
+def _list_beside(listing: Listing, files: Files) -> None:
     """List photographs that lie beside their XML; the id is the path without its suffix."""
     found: dict[str, list[str]] = {}
-    for root, names, _ in os.walk(folder):
-        names[:] = sorted(name for name in names if not name.startswith((".", "__")))
-        subfolder = PurePosixPath(Path(root).relative_to(folder).as_posix())
-        for name in files_in(root):
-            if is_image(name) or name.lower().endswith(".xml"):
-                found.setdefault(str(subfolder / PurePosixPath(name).stem), []).append(str(subfolder / name))
-    xml = {image_id: file for image_id, files in found.items() for file in files if file.lower().endswith(".xml")}
-    if xml:
-        for image_id, files in found.items():
-            listing.add(_pair(image_id, [file for file in files if is_image(file)], xml.get(image_id, "")))
+    for file in files.paths:
+        if is_image(file) or file.lower().endswith(".xml"):
+            found.setdefault(_id(file, ""), []).append(file)
+    for image_id, names in found.items():
+        xml = [file for file in names if file.lower().endswith(".xml")]
+        listing.add(_pair(image_id, [file for file in names if is_image(file)], xml[-1] if xml else ""))
 
 
 def _pair(image_id: str, images: list[str], annotation: str) -> Photo:
@@ -89,12 +114,17 @@ def _pair(image_id: str, images: list[str], annotation: str) -> Photo:
     return Photo(image_id, images[0] if images else "", annotation, problem)
 
 
-def _read_image_sets(listing: Listing, folder: Path, main: Path) -> Iterator[tuple[str, list[str]]]:
+def _read_image_sets(listing: Listing, files: Files, main: str) -> Iterator[tuple[str, list[str]]]:
     """Names and ids of the image sets; per-class lists (two columns) are none."""
-    for name in files_in(main) if main.is_dir() else ():
-        file = (main / name).relative_to(folder).as_posix()
-        lines = [line.split() for line in (main / name).read_text("utf-8-sig", "replace").splitlines() if line.strip()]
-        if not name.endswith(".txt") or any(len(line) > 1 for line in lines):
+    for file in files.below(main):
+        if not file.endswith(".txt"):
+            continue
+        try:
+            text = (files.root / file).read_text("utf-8-sig", "replace")
+        except OSError as error:
+            raise DataError(f"{files.root / file}: cannot be read: {error.strerror}") from None
+        lines = [line.split() for line in text.splitlines() if line.strip()]
+        if any(len(line) > 1 for line in lines):
             continue
         ids = dict.fromkeys(line[0] for line in lines)
         if len(ids) < len(lines):
@@ -102,7 +132,7 @@ def _read_image_sets(listing: Listing, folder: Path, main: Path) -> Iterator[tup
         for image_id in ids:
             if image_id not in listing.photos:
                 listing.add(Photo(image_id, "", "", f"neither image nor annotation; named in {file}"))
-        yield name[:-4], list(ids)
+        yield PurePosixPath(file).stem, list(ids)
 
 
 def read_annotation(folder: Path, photo: Photo) -> Annotation:
@@ -140,7 +170,7 @@ def _parse(file: str, root: Element) -> Annotation:
     return Annotation(
         file,
         names,
-        np.array(boxes, np.float32).reshape(-1, 4) - np.array([1, 1, 0, 0], np.float32),
+        as_float32(boxes, (-1, -1, 0, 0)),
         np.array(difficult, bool),
         np.zeros(len(objects), bool),
         _read_size(root),

@@ -1,4 +1,4 @@
-"""What several rooms draw with: the colours of classes, boxes on photographs, charts as SVG.
+"""What several rooms draw with: the colours of classes, boxes on photographs, charts as SVG, the frame of reports.
 
-Others may use `palette`, `boxes` and `svg`. Nothing here knows of stages or data sets.
+Others may use `palette`, `boxes`, `svg` and `page`. Nothing here knows of stages or data sets.
 """

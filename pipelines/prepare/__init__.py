@@ -1,5 +1,5 @@
-"""The stage `prepare`: from labelled photographs to checked Parquet shards.
+"""The stage `prepare`: from labelled photographs to checked Parquet shards, and a report on them.
 
-`stage` goes through the photographs, `records` checks each, `quarantine` reports the bad ones, `splits` divides,
-`groups` says what belongs together, `shard_writer` writes. What it writes is read by `pipelines.store.shards`.
+`stage` examines `records` in `splits` of `groups`; bad ones are in `quarantine`, good ones go to the `shard_writer`.
+`report` has `samples`, `statistics`, `charts`, `duplicates` and each `finding` of `suspicions` and `oddities`.
 """

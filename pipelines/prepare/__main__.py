@@ -9,6 +9,7 @@ from pathlib import Path
 from pipelines.command import command
 from pipelines.params import PARAMS_FILE, load_params
 from pipelines.prepare.quarantine import REPORT, describe, warn_of_boxes
+from pipelines.prepare.report import FOLDER
 from pipelines.prepare.stage import prepare
 from pipelines.store.shard_transfer import upload
 from pipelines.store.shards import PREPARED
@@ -20,11 +21,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipelines.prepare", description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("data"), help="raw data (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=PREPARED, help="folder to write (default: %(default)s)")
+    parser.add_argument("--report", type=Path, default=FOLDER, help="folder of report.html … (default: %(default)s)")
     parser.add_argument("--params", type=Path, default=PARAMS_FILE, help="parameters (default: %(default)s)")
     args = parser.parse_args()
     start = time.monotonic()
     params = load_params(args.params)
-    manifest, entries = prepare(args.data, args.out, params.prepare, params.seed)
+    manifest, entries = prepare(args.data, args.out, params.prepare, params.seed, args.report)
     upload(args.out, manifest)
     if entries:
         print(describe(entries, args.out / REPORT))

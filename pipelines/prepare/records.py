@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from pipelines.layouts.listing import Annotation, Photo, Rejected
+from pipelines.prepare.duplicates import shrink
 from pipelines.prepare.quarantine import Entry
-from ssd.images import check
+from ssd.images import preview
 
 SLACK = 1.0  # pixels that a box may stick out: tools that count from 0, or round up, do so; the box is clipped
 LEAST_VISIBLE = 0.25  # share of a box's area in the image from which on `clip` takes what is there for the object
@@ -18,7 +19,10 @@ OUTSIDE = "lies outside the image"
 
 
 class Record(NamedTuple):
-    """A checked photograph: the encoded bytes as they were found, sides in pixels, labels 1..C as int64 [N]."""
+    """A checked photograph: the encoded bytes as they were found, sides in pixels, labels 1..C as int64 [N].
+
+    For the report there are its EXIF `orientation` (1: upright) and a `thumbnail` of `pipelines.prepare.duplicates`.
+    """
 
     image_id: str
     path: str
@@ -29,6 +33,8 @@ class Record(NamedTuple):
     labels: np.ndarray
     difficult: np.ndarray
     iscrowd: np.ndarray
+    orientation: int
+    thumbnail: np.ndarray
 
 
 class Fitted(NamedTuple):
@@ -61,19 +67,21 @@ def examine(
         Rejected: the image cannot be read or decoded, or the annotation does not fit it.
     """
     try:
-        encoded = (folder / photo.image).read_bytes()
-        height, width = check(encoded, annotation.size)
+        encoded = annotation.encoded or (folder / photo.image).read_bytes()
+        seen = preview(encoded, annotation.size)
     except OSError as error:
         raise Rejected(photo.image, f"cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise Rejected(photo.image, str(error)) from None
+    height, width = seen.size
     if annotation.size and annotation.size != (height, width):
         claimed = f"{annotation.size[1]} × {annotation.size[0]}"
         raise Rejected(annotation.file, f"it says {claimed} pixels, the image has {width} × {height}")
     labels = number(annotation, classes)
-    boxes, iscrowd, kept, entries = fit(annotation, height, width, bad_boxes)
+    boxes, iscrowd, kept, entries = fit(annotation.in_pixels(height, width), height, width, bad_boxes)
     columns = (column[kept] for column in (boxes, labels, annotation.difficult, iscrowd))
-    record = Record(photo.image_id, photo.image, encoded, height, width, *columns)
+    for_report = (seen.orientation, shrink(seen.pixels))
+    record = Record(photo.image_id, photo.image, encoded, height, width, *columns, *for_report)
     return record, [entry._replace(image=photo.image) for entry in entries]
 
 

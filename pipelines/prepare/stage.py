@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,49 +18,57 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from pipelines.errors import UserError, writing
-from pipelines.layouts import bananas, voc
-from pipelines.layouts.listing import Annotation, Listing, Photo, Rejected
+from pipelines.layouts import advice, bananas, coco, parquet, voc, yolo
+from pipelines.layouts.files import Files
+from pipelines.layouts.listing import Annotation, DataError, Listing, Photo, Rejected
 from pipelines.params import PrepareParams
+from pipelines.prepare.duplicates import Thumbnails
 from pipelines.prepare.groups import describe, group
 from pipelines.prepare.quarantine import REPORT, Entry, check_share, count_rejected, rejection, write_report
 from pipelines.prepare.records import Record, examine
+from pipelines.prepare.report import Prepared, clear, report, report_failure
 from pipelines.prepare.shard_writer import write_split
 from pipelines.prepare.splits import divide, shuffle
 from pipelines.store.shards import MANIFEST, VERSION, Manifest, Split, digest
 
 THREADS = os.cpu_count() or 1
+LAYOUTS = {"bananas": bananas, "coco": coco, "parquet": parquet, "voc": voc, "yolo": yolo}
 AHEAD = 4  # photographs read ahead by each thread
-
-
-class DataError(UserError):
-    """The data folder holds nothing that can be prepared."""
 
 
 def list_photos(folder: Path, params: PrepareParams) -> Listing:
     """List the photographs of the data folder, whichever layout it has.
 
     Raises:
-        DataError: there is no data, or it has another layout than params.yaml says.
+        DataError: there is no data, it has another layout than params.yaml says, or several that fit.
     """
     if folder.is_file():
         raise DataError(f"{folder}: a file, a folder is due; unpack archives with `python -m pipelines.fetch`")
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; run `dvc repro`, or `dvc pull` if the data has a remote")
-    if params.layout in ("auto", "bananas"):
-        listing = bananas.list_photos(folder, params.classes)
-        if listing.photos or listing.rejected:
-            return listing
-    if params.layout in ("auto", "voc"):
-        listing = voc.list_photos(folder)
-        if listing.photos or listing.rejected:
-            return listing
-    layouts = {
-        "bananas": "bananas_train/label.csv",
-        "voc": "Annotations/*.xml with JPEGImages/, or photographs with their XML beside them",
-    }
-    looked_for = [text for layout, text in layouts.items() if params.layout in ("auto", layout)]
-    raise DataError(
-        f"{folder}: no data found; looked for {' and for '.join(looked_for)} (prepare.layout in params.yaml)"
+    files = Files(folder)
+    candidates = LAYOUTS if params.layout == "auto" else {params.layout: LAYOUTS[params.layout]}
+    found = {name: evidence for name, layout in candidates.items() if (evidence := layout.find(files))}
+    if not found and params.classes and yolo.pairs(files) and "yolo" in candidates:
+        found = {"yolo": []}  # whose class names params.yaml has
+    if len(found) > 1:
+        each = " and ".join(f"{name} ({evidence[0]})" for name, evidence in found.items())
+        raise DataError(f"{folder}: several layouts fit: {each}; choose one by prepare.layout in params.yaml")
+    if not found:
+        raise DataError(_say_what_is_missing(files, params.layout))
+    (name,) = found
+    listing = LAYOUTS[name].list_photos(files, params.classes)
+    listing.rejected.extend(files.rejected)
+    return listing
+
+
+def _say_what_is_missing(files: Files, layout: str) -> str:
+    looked_for = "; ".join(f"{name}: {due}" for name, due in advice.DUE.items() if layout in ("auto", name))
+    unreadable = "".join(f"; {item.file} {item.reason}" for item in files.rejected[:3])
+    suggestion = advice.suggest(files)
+    return (
+        f"{files.root}: no data found (prepare.layout: {layout}); there are {advice.describe(files)}{unreadable}"
+        f"{f'; {suggestion}' if suggestion else ''}\n  looked for {looked_for}"
     )
 
 
@@ -71,8 +79,9 @@ def read_annotation(folder: Path, layout: str, photo: Photo) -> Annotation:
         Rejected: it, or the photograph, cannot be used.
     """
     if photo.problem:
-        raise Rejected(photo.image or str(photo.annotation) or photo.image_id, photo.problem)
-    return (bananas if layout == "bananas" else voc).read_annotation(folder, photo)
+        file = photo.image or (photo.annotation if isinstance(photo.annotation, str) else "") or photo.image_id
+        raise Rejected(file, photo.problem)
+    return LAYOUTS[layout].read_annotation(folder, photo)
 
 
 def map_in_order(work: Callable, items: Iterable, pool: ThreadPoolExecutor) -> Iterator:
@@ -104,8 +113,13 @@ def find_classes(folder: Path, listing: Listing, splits: dict[str, list[str]], p
     return sorted(names)
 
 
-def prepare(data: Path, out: Path, params: PrepareParams, seed: int) -> tuple[Manifest, list[Entry]]:
+def prepare(
+    data: Path, out: Path, params: PrepareParams, seed: int, report_folder: Path | None = None
+) -> tuple[Manifest, list[Entry]]:
     """Write `data` as shards to `out`, with manifest.json and quarantine.csv; what was in `out` is replaced.
+
+    Where there is a `report_folder`, the report on the data goes there, also if too many records are bad; what spoils
+    results is printed.
 
     Returns:
         The manifest, and the entries of quarantine.csv.
@@ -125,9 +139,11 @@ def prepare(data: Path, out: Path, params: PrepareParams, seed: int) -> tuple[Ma
         print(*describe(splits, groups, params.group_by), sep="\n", flush=True)
     partial = out.with_name(f".{out.name}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(out), _removed_on_failure(partial), writing(out):
+    with _locked(out), _removed_on_failure(partial), writing(out), Thumbnails(out.parent) as thumbnails:
         shutil.rmtree(out, ignore_errors=True)
-        classes, written, entries = _write_splits(data, partial, listing, splits, params, seed)
+        if report_folder:
+            clear(report_folder)
+        classes, written, entries = _write_splits(data, partial, listing, splits, params, seed, thumbnails)
         entries += map(rejection, listing.rejected)
         quarantined = count_rejected(entries)
         try:
@@ -136,13 +152,21 @@ def prepare(data: Path, out: Path, params: PrepareParams, seed: int) -> tuple[Ma
             train = written.get("train")
             if not train or not train.images or not classes or (train.crowds and not train.boxes):
                 raise DataError(f"{data}: nothing is left to train on; see {out / REPORT}")
-        except UserError:
+        except UserError as error:
             write_report(out, entries)
+            if report_folder:
+                report_failure(report_folder, data, entries, str(error))
             raise
         write_report(partial, entries)
         manifest = _describe(listing.layout, classes, written, quarantined)
         (partial / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         partial.rename(out)
+        lines = list(listing.notes)
+        if report_folder:
+            prepared = Prepared(data, out, manifest, entries, listing.notes, thumbnails.read(), thumbnails.turned)
+            lines += report(report_folder, prepared)
+    for line in lines:
+        print(f"prepare: {line}")
     return manifest, entries
 
 
@@ -179,32 +203,45 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def _write_splits(
-    data: Path, partial: Path, listing: Listing, splits: dict[str, list[str]], params: PrepareParams, seed: int
+    data: Path,
+    partial: Path,
+    listing: Listing,
+    splits: dict[str, list[str]],
+    params: PrepareParams,
+    seed: int,
+    thumbnails: Thumbnails,
 ) -> tuple[list[str], dict[str, Split], list[Entry]]:
     """Check and write every split; returns the classes, the splits' parts of the manifest, and what was wrong."""
     entries: list[Entry] = []
     written = {}
     with ThreadPoolExecutor(THREADS) as pool:
-        classes = params.classes or find_classes(data, listing, splits, pool)
+        classes = params.classes or listing.classes or find_classes(data, listing, splits, pool)
+        became: list[str] = []
 
         def check(image_id: str) -> tuple[Record | None, list[Entry]]:
             photo = listing.photos[image_id]
             try:
                 annotation = read_annotation(data, listing.layout, photo)
-                return examine(data, photo, annotation, classes, params.bad_boxes)
+                record, found = examine(data, photo, annotation, classes, params.bad_boxes)
             except Rejected as rejected:
                 return None, [rejection(rejected, photo.image)]
+            became.extend(annotation.notes)
+            return record, found
 
         for split, ids in splits.items():
             results = tqdm(map_in_order(check, shuffle(ids, seed), pool), f"prepare {split}", len(ids), mininterval=1)
-            records = _sift(results, entries)
+            records = _sift(results, entries, thumbnails)
             written[split] = write_split(partial, split, records, classes, int(params.shard_mib * (1 << 20)))
+    listing.notes.extend(f"{count} times a {note}" for note, count in Counter(became).items())
     return classes, written, entries
 
 
-def _sift(results: Iterable[tuple[Record | None, list[Entry]]], entries: list[Entry]) -> Iterator[Record]:
-    """Let records through and put aside what was wrong."""
+def _sift(
+    results: Iterable[tuple[Record | None, list[Entry]]], entries: list[Entry], thumbnails: Thumbnails
+) -> Iterator[Record]:
+    """Let records through and put aside what was wrong, and what the report wants to know."""
     for record, found in results:
         entries += found
         if record:
+            thumbnails.add(record.thumbnail, record.orientation > 1)
             yield record

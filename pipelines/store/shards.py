@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
@@ -205,16 +206,44 @@ def read_records(
     for shard in split_of(manifest, split).shards:
         if check:
             verify(folder, shard)
-        path = Path(folder) / shard.path
-        _require_file(path)
-        try:
-            with pq.ParquetFile(path) as file:
-                yield from file.iter_batches(64, columns=None if columns is None else list(columns))
-        except (pa.ArrowException, OSError) as error:
-            raise ShardError(f"{path}: not a whole Parquet file ({error}); run `dvc repro -f prepare`") from None
+        with _opened(Path(folder) / shard.path) as file:
+            yield from file.iter_batches(64, columns=None if columns is None else list(columns))
 
 
 def read_boxes(folder: Path | str, manifest: Manifest, split: str) -> list[dict]:
     """Ground truth of a split without its images: dicts of BOXES, in the order of the shards."""
     batches = read_records(folder, manifest, split, BOXES)
     return [row for batch in batches for row in batch.to_pylist()]
+
+
+def read_images(folder: Path | str, manifest: Manifest, split: str, rows: Iterable[int]) -> dict[int, bytes]:
+    """Encoded images of a split by their positions in it; only the row groups that hold them are read.
+
+    Raises:
+        ShardError: the split or a shard is missing, or a shard is damaged.
+    """
+    wanted, images, start = sorted(set(rows)), {}, 0
+    for shard in split_of(manifest, split).shards:
+        here = [row for row in wanted if start <= row < start + shard.rows]
+        if here:
+            with _opened(Path(folder) / shard.path) as file:
+                for group in range(file.num_row_groups):
+                    end = start + file.metadata.row_group(group).num_rows
+                    mine = [row for row in here if start <= row < end]
+                    if mine:
+                        encoded = file.read_row_group(group, columns=["image.bytes"]).column("image")
+                        images |= {row: encoded[row - start]["bytes"].as_py() for row in mine}
+                    start = end
+        else:
+            start += shard.rows
+    return images
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    _require_file(path)
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        raise ShardError(f"{path}: not a whole Parquet file ({error}); run `dvc repro -f prepare`") from None

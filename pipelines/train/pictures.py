@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from pipelines.params import Params
 from pipelines.pictures.palette import PALETTE, colour
 from pipelines.store.shards import BOXES, Manifest, read_records
+from pipelines.training.batches import sides, to_sample
 from pipelines.training.order import derive_seed
 from pipelines.training.time_parts import draw_times
 from ssd.augmentation import Augmentation
@@ -27,12 +27,12 @@ def draw_samples(params: Params, manifest: Manifest, prepared: Path, path: Path)
     sheet = Image.new("RGB", (SHEET * width, SHEET * height))
     batch = next(iter(read_records(prepared, manifest, "train", ["image", *BOXES])))
     for index, row in enumerate(batch.slice(0, SHEET * SHEET).to_pylist()):
-        scale = torch.tensor([width / row["width"], height / row["height"]] * 2)
-        boxes = torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4) * scale
-        image = resize(decode(row["image"]["bytes"], (row["height"], row["width"])), (height, width))
-        labels = torch.tensor(row["labels"], dtype=torch.int64)
-        labels = labels.where(~torch.tensor(row["iscrowd"], dtype=torch.bool), -labels)
-        image, boxes, labels = augmentation(image, boxes, labels, derive_seed(params.seed, 0, index))
+        photograph = row["height"], row["width"]
+        image = decode(row["image"]["bytes"], photograph)
+        image = resize(image, params.augment.source_size(photograph, (height, width)))
+        sample = to_sample(row)
+        boxes, seed = sample.boxes * sides(image.shape[-2:]), derive_seed(params.seed, 0, index)
+        image, boxes, labels = augmentation(image, boxes, sample.signed_labels, seed, (height, width))
         columns = truths(params.model.task, boxes, labels.abs(), labels == 0, labels < 0, (height, width))
         canvas = Image.fromarray(image.permute(1, 2, 0).numpy())
         pen = ImageDraw.Draw(canvas)

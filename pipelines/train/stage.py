@@ -14,7 +14,9 @@ from pipelines.cluster.ray import place_workers, ray_cluster
 from pipelines.cluster.signals import end_state, run_lock
 from pipelines.errors import first_line, without_secrets
 from pipelines.params import Params
-from pipelines.settings import home, tracking_uri
+from pipelines.preflight import machine, packages, parameters
+from pipelines.preflight.findings import speak_if_wrong
+from pipelines.settings import home, settings, tracking_uri
 from pipelines.store.checkpoints import checkpoints
 from pipelines.store.shard_transfer import local_copy, upload
 from pipelines.store.shards import Manifest, read_manifest
@@ -36,21 +38,15 @@ def run_name(params: Params, manifest: Manifest, weights: InitialWeights | None 
 
 
 def check(params: Params, manifest: Manifest, path: Path) -> None:
-    """Refuse what cannot be trained, before anything starts.
+    """Refuse what cannot be trained, and warn of what hardly will, before anything starts.
 
     Raises:
-        TrainingFailed: naming the fix.
+        Unfit: naming the fix.
     """
-    split = manifest.splits.get("train")
-    if split is None or split.images == 0:
-        raise TrainingFailed(f"{path / 'manifest.json'}: the training split is empty; see prepare.train in params.yaml")
-    if sum(split.boxes_per_class.values()) == 0:
-        raise TrainingFailed(f"{path / 'manifest.json'}: no image of the training split has a box")
-    if params.train.batch_size > split.images:
-        raise TrainingFailed(
-            f"params.yaml: train.batch_size is {params.train.batch_size}, but the training split has only "
-            f"{split.images} images; lower it"
-        )
+    found = [*parameters.of_training(params, manifest, path)]
+    if settings().ray_address == "local" and not settings().in_job:  # else workers are on other machines
+        found += [*packages.check(), *machine.check(params, manifest)]
+    speak_if_wrong(found)
 
 
 def describe(params: Params, manifest: Manifest, name: str) -> runs.RunSpec:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from pipelines.store.shards import Manifest, read_boxes
 from pipelines.training.decoded import decoded_shards
 from pipelines.training.order import StepSampler, derive_seed
-from ssd.augmentation import Augmentation
+from ssd.augmentation import Augmentation, AugmentConfig
 from ssd.tasks import truths
 from ssd.trainer import Batch
 
@@ -32,14 +32,30 @@ class Sample:
     difficult: Tensor
     iscrowd: Tensor
 
+    @property
+    def signed_labels(self) -> Tensor:
+        """The labels, those of crowds negative: what augmentation takes."""
+        return self.labels.where(~self.iscrowd, -self.labels)
+
 
 class DecodedSplit:
-    """A split's images, decoded and resized once, and their annotations."""
+    """A split's images, decoded once, and their annotations.
 
-    def __init__(self, prepared: Path, manifest: Manifest, split: str, size: tuple[int, int], cache: Path):
+    Images have the network's input `size`, or that of the source of `augment`, see `ssd.augmentation`.
+    """
+
+    def __init__(
+        self,
+        prepared: Path,
+        manifest: Manifest,
+        split: str,
+        size: tuple[int, int],
+        cache: Path,
+        augment: AugmentConfig = AugmentConfig(),  # noqa: B008  it is frozen
+    ):
         shards = manifest.splits[split].shards
         self.size = size
-        self.arrays = decoded_shards(prepared, shards, size, cache)
+        self.arrays = decoded_shards(prepared, shards, size, cache, augment)
         self.samples = [to_sample(row) for row in read_boxes(prepared, manifest, split)]
         self.positions = [(number, row) for number, array in enumerate(self.arrays) for row in range(len(array))]
 
@@ -54,11 +70,15 @@ class DecodedSplit:
 
 def to_sample(row: dict[str, Any]) -> Sample:
     """The annotation in a row of the shards."""
-    sides = torch.tensor([row["width"], row["height"]] * 2, dtype=torch.float32)
-    boxes = torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4) / sides
+    boxes = torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4) / sides((row["height"], row["width"]))
     labels = torch.tensor(row["labels"], dtype=torch.int64)
     flags = (torch.tensor(row[name], dtype=torch.bool) for name in ("difficult", "iscrowd"))
     return Sample(row["image_id"], row["height"], row["width"], boxes, labels, *flags)
+
+
+def sides(size: tuple[int, int]) -> Tensor:
+    """What boxes xyxy in unit coordinates are multiplied by for pixels of an image of `size` (height, width)."""
+    return torch.tensor([size[1], size[0]] * 2, dtype=torch.float32)
 
 
 class TrainingSamples(Dataset):
@@ -81,14 +101,13 @@ class TrainingSamples(Dataset):
         """Image uint8 [3, H, W], boxes [N, 4] in unit coordinates, labels [N], image id, regions to ignore [K, 4]."""
         epoch, index = position
         sample = self.split.samples[index]
-        height, width = self.split.size
-        sides = torch.tensor([width, height] * 2, dtype=torch.float32)
         seed, pixels = derive_seed(self.seed, epoch, index), self.split.image(index)
         if self.mark:
             self.mark("read")
-        labels = sample.labels.where(~sample.iscrowd, -sample.labels)
-        image, boxes, labels = self.augmentation(pixels, sample.boxes * sides, labels, seed)
-        boxes, labels, _, iscrowd = truths(self.task, boxes / sides, labels.abs(), labels == 0, labels < 0)
+        boxes = sample.boxes * sides(pixels.shape[-2:])
+        image, boxes, labels = self.augmentation(pixels, boxes, sample.signed_labels, seed, self.split.size)
+        boxes = boxes / sides(self.split.size)
+        boxes, labels, _, iscrowd = truths(self.task, boxes, labels.abs(), labels == 0, labels < 0)
         if self.mark:
             self.mark("augment")
         return image, boxes[~iscrowd], labels[~iscrowd], sample.image_id, boxes[iscrowd]

@@ -62,7 +62,7 @@ class Run:
         self.classes = list(manifest.classes)
         size = self.params.model.image_size
         started = time.perf_counter()
-        self.train = DecodedSplit(job.prepared, manifest, "train", size, job.cache)
+        self.train = DecodedSplit(job.prepared, manifest, "train", size, job.cache, self.params.augment)
         has_val = "val" in manifest.splits and manifest.splits["val"].images > 0
         self.val = DecodedSplit(job.prepared, manifest, "val", size, job.cache) if has_val else None
         self.decoding = {"time/decode_s": time.perf_counter() - started}  # of the first epoch to come

@@ -1,11 +1,15 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from ssd.augmentation import Augmentation, AugmentConfig
+from ssd.images import resize
 
 SSD_SET = AugmentConfig(horizontal_flip=0.5, photometric=0.5, zoom_out=0.5, iou_crop=True)
 FASTAI_SET = AugmentConfig(horizontal_flip=0.5, rotation=3.0, lighting=0.05)
@@ -20,7 +24,12 @@ def painted(boxes, height=60, width=80):
     return image
 
 
-@pytest.mark.parametrize("config", [SSD_SET, FASTAI_SET, EVERYTHING], ids=["ssd", "fastai", "everything"])
+CUT_ONCE = replace(EVERYTHING, source="original")
+
+
+@pytest.mark.parametrize(
+    "config", [SSD_SET, FASTAI_SET, EVERYTHING, CUT_ONCE], ids=["ssd", "fastai", "all", "cut once"]
+)
 @settings(max_examples=30)
 @example(seed=842, count=2)  # rounding led past the border
 @given(seed=st.integers(0, 2**62), count=st.integers(0, 4))
@@ -49,9 +58,10 @@ def test_boxes_move_with_the_pixels():
     assert image.count_nonzero() == 3 * 20 * 20
 
 
-def test_the_seed_decides_and_the_global_generator_is_left_alone():
+@pytest.mark.parametrize("config", [EVERYTHING, CUT_ONCE], ids=["resized", "cut once"])
+def test_the_seed_decides_and_the_global_generator_is_left_alone(config):
     boxes, labels = torch.tensor([[10.0, 5.0, 30.0, 25.0]]), torch.tensor([1])
-    augmentation = Augmentation(EVERYTHING)
+    augmentation = Augmentation(config)
     torch.manual_seed(7)
     state = torch.get_rng_state()
     first = augmentation(painted(boxes), boxes, labels, 3)
@@ -92,7 +102,59 @@ def test_lighting_changes_pixels_a_little_and_boxes_not_at_all():
     assert not torch.equal(lit, image)
 
 
-@pytest.mark.parametrize(("arguments", "says"), [({"rotation": 181.0}, "rotation"), ({"lighting": 1.0}, "lighting")])
+def test_the_resized_image_goes_through_torchvisions_transforms_one_after_the_other():
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 30, 40), dtype=np.uint8)
+    image = v2.functional.resize(torch.from_numpy(pixels), [60, 80])
+    boxes, labels = torch.tensor([[10.0, 5.0, 30.0, 25.0], [50.0, 8.0, 61.0, 52.0]]), torch.tensor([1, 2])
+    fill = [123, 117, 104]
+    steps = [
+        v2.RandomPhotometricDistort(p=0.5),
+        v2.ColorJitter(brightness=0.3, contrast=0.3),
+        v2.RandomZoomOut(fill=fill, side_range=(1.0, 4.0), p=0.5),
+        v2.RandomIoUCrop(),
+        v2.RandomHorizontalFlip(0.5),
+        v2.RandomVerticalFlip(0.5),
+        v2.RandomApply([v2.RandomRotation(20.0, v2.InterpolationMode.BILINEAR, fill=fill)], p=0.5),
+        v2.SanitizeBoundingBoxes(min_size=1),
+        v2.Resize((60, 80), antialias=True),
+        v2.ClampBoundingBoxes(),
+    ]
+    for seed in range(20):
+        torch.manual_seed(seed)
+        framed = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(60, 80))
+        sample = v2.Compose(steps)({"image": tv_tensors.Image(image), "boxes": framed, "labels": labels})
+        ours = Augmentation(EVERYTHING, (123.7, 117.0, 104.0))(image, boxes, labels, seed)
+        assert all(torch.equal(a, b) for a, b in zip(ours, sample.values(), strict=True))
+
+
+@pytest.mark.parametrize("source", [1.0, 2.0, "original"])
+def test_the_source_says_how_large_the_pixels_are(source):
+    config = AugmentConfig(source=source)
+    wide, small = config.source_size((480, 1000), (300, 200)), config.source_size((50, 90), (300, 200))
+    assert (wide, small) == {
+        1.0: ((300, 200), (300, 200)),
+        2.0: ((480, 400), (50, 90)),
+        "original": ((480, 1000), (50, 90)),
+    }[source]
+
+
+def test_without_cuts_the_photograph_is_resized_as_in_evaluation():
+    image = torch.randint(0, 256, (3, 48, 100), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    boxes = torch.tensor([[10.0, 12.0, 50.0, 24.0]])
+    result, moved, _ = Augmentation(AugmentConfig(source="original"))(image, boxes, torch.tensor([1]), 0, (32, 50))
+    assert torch.equal(result, resize(image, (32, 50)))
+    assert moved.tolist() == [[5, 8, 25, 16]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"rotation": 181.0}, "rotation"),
+        ({"lighting": 1.0}, "lighting"),
+        ({"source": 0.5}, "source is a number of at least 1, or original: 0.5"),
+        ({"source": "orignal"}, "source is a number of at least 1, or original: orignal"),
+    ],
+)
 def test_impossible_settings_are_refused(arguments, says):
     with pytest.raises(ValueError, match=says):
         AugmentConfig(**arguments)
@@ -108,9 +170,10 @@ def test_a_region_to_ignore_moves_with_the_pixels():
     assert (alone[1].tolist(), alone[2].tolist()) == ([[20, 10, 40, 30]], [-2])
 
 
-def test_what_is_visible_of_a_region_stays_and_no_crop_is_chosen_for_it():
+@pytest.mark.parametrize("source", [1.0, "original"])
+def test_what_is_visible_of_a_region_stays_and_no_crop_is_chosen_for_it(source):
     """Painted 200 on black: the moved region is what is seen of it, though its centre was cut off."""
-    augmentation = Augmentation(replace(SSD_SET, photometric=0.0, vertical_flip=0.5))
+    augmentation = Augmentation(replace(SSD_SET, photometric=0.0, vertical_flip=0.5, source=source))
     objects, labels = torch.tensor([[5.0, 5.0, 15.0, 15.0]]), torch.tensor([1])
     region = torch.tensor([[40.0, 30.0, 75.0, 55.0]])
     image = torch.zeros(3, 60, 80, dtype=torch.uint8)

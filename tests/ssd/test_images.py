@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from ssd.images import check, decode, resize
+from ssd.images import decode, preview, resize
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
@@ -74,7 +74,7 @@ WHOLE = [
     flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=4),
     kept=st.floats(0, 1) | st.just(1.0),
 )
-def test_check_fails_where_decode_does_and_knows_the_size(whole, flips, kept):
+def test_preview_fails_where_decode_does_and_knows_the_size(whole, flips, kept):
     damaged = bytearray(whole)
     for place, value in flips:
         damaged[int(place * len(damaged))] = value
@@ -83,12 +83,12 @@ def test_check_fails_where_decode_does_and_knows_the_size(whole, flips, kept):
         wanted = tuple(decode(damaged).shape[1:])
     except ValueError:
         with pytest.raises(ValueError, match="cannot be decoded"):
-            check(damaged)
+            preview(damaged)
     else:
-        assert check(damaged) == wanted
+        assert preview(damaged).size == wanted
 
 
-@pytest.mark.parametrize("read", [decode, check])
+@pytest.mark.parametrize("read", [decode, preview])
 def test_decompression_bombs_are_refused(read):
     with pytest.raises(ValueError, match="decompression bomb"):
         read(encoded(Image.new("1", (9500, 9500)), "PNG"))
@@ -131,10 +131,10 @@ def test_photographs_are_turned_upright_unless_only_the_stored_pixels_fit(orient
     content, stored = photograph(orientation, kind), STORED[orientation]
     for claimed in (None, (24, 40), (100, 200)):  # silent, upright, and neither
         assert same_picture(decode(content, claimed), UPRIGHT)
-        assert check(content, claimed) == (24, 40)
+        assert preview(content, claimed).size == (24, 40)
     if orientation >= 5:
         assert same_picture(decode(content, (40, 24)), stored)
-        assert check(content, (40, 24)) == (40, 24)
+        assert preview(content, (40, 24)).size == (40, 24)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "LA", "I;16", "CMYK"])
@@ -149,13 +149,13 @@ def test_every_mode_is_turned(mode):
 def test_an_orientation_that_means_nothing_is_none(value):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = value
-    assert check(encoded(Image.new("RGB", (30, 20)), "JPEG", exif=exif)) == (20, 30)
+    assert preview(encoded(Image.new("RGB", (30, 20)), "JPEG", exif=exif)).size == (20, 30)
 
 
 def test_damaged_exif_is_none():
     content = photograph(6, "JPEG")
     start = content.index(b"Exif") + 6
-    assert check(content[:start] + b"?" * 8 + content[start + 8 :]) == (40, 24)
+    assert preview(content[:start] + b"?" * 8 + content[start + 8 :]).size == (40, 24)
 
 
 def test_hugging_face_turns_alike(tmp_path):

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.layouts import voc
+from pipelines.layouts.files import Files
 from pipelines.layouts.listing import Photo, Rejected
 from tests.pipelines.layouts.trees import encode, good, voc_xml, write_voc
 
@@ -99,7 +100,7 @@ def test_any_bytes_are_rejected_or_read(tmp_path_factory, content):
 @pytest.mark.parametrize("below", ["", "VOC2007", "VOCdevkit/VOC2007", "download/VOCdevkit/VOC2012"])
 def test_year_is_found_wherever_it_lies(tmp_path, below):
     write_voc(tmp_path / below, good(2), {"train": ["p000"], "val": ["p001"]})
-    listing = voc.list_photos(tmp_path)
+    listing = voc.list_photos(Files(tmp_path), [])
     assert set(listing.photos) == {"p000", "p001"}
     assert listing.sets == {"train": ["p000"], "val": ["p001"]}
     assert (tmp_path / listing.photos["p001"].image).is_file()
@@ -108,7 +109,7 @@ def test_year_is_found_wherever_it_lies(tmp_path, below):
 def test_several_years_name_their_image_sets(tmp_path):
     write_voc(tmp_path / "VOC2007", good(2, "a"), {"trainval": ["a000"], "test": ["a001"]})
     write_voc(tmp_path / "VOC2012", good(1, "b"), {"trainval": ["b000"]})
-    listing = voc.list_photos(tmp_path)
+    listing = voc.list_photos(Files(tmp_path), [])
     assert sorted(listing.sets) == ["VOC2007/test", "VOC2007/trainval", "VOC2012/trainval"]
     assert len(listing.photos) == 3
 
@@ -116,7 +117,7 @@ def test_several_years_name_their_image_sets(tmp_path):
 def test_one_id_in_two_years_is_a_duplicate(tmp_path):
     write_voc(tmp_path / "VOC2007", good(1))
     write_voc(tmp_path / "VOC2012", good(1))
-    listing = voc.list_photos(tmp_path)
+    listing = voc.list_photos(Files(tmp_path), [])
     assert listing.photos["p000"].image.startswith("VOC2007/")
     assert "duplicate image id 'p000'" in listing.rejected[0].reason
 
@@ -127,7 +128,7 @@ def test_photographs_with_xml_beside_them(tmp_path):
         (tmp_path / file).write_bytes(encode())
     for file in ("one.xml", "kitchen/one.xml"):
         (tmp_path / file).write_text(voc_xml())
-    listing = voc.list_photos(tmp_path)
+    listing = voc.list_photos(Files(tmp_path), [])
     assert {photo.image for photo in listing.photos.values()} == {"one.JPG", "kitchen/one.png", "kitchen/two.webp"}
     assert listing.photos["kitchen/one"].problem == ""
     assert "no annotation file" in listing.photos["kitchen/two"].problem
@@ -136,14 +137,14 @@ def test_photographs_with_xml_beside_them(tmp_path):
 
 def test_images_without_any_xml_are_not_voc(tmp_path):
     (tmp_path / "one.jpg").write_bytes(encode())
-    assert voc.list_photos(tmp_path).photos == {}
+    assert voc.list_photos(Files(tmp_path), []).photos == {}
 
 
 def test_pairs_that_do_not_match_are_problems(tmp_path):
     year = write_voc(tmp_path, {"a": voc_xml(), "b": None, "c": voc_xml()}, {"all": ["a", "b", "c", "d", "a"]})
     (year / "JPEGImages" / "a.jpg").write_bytes(encode())
     (year / "JPEGImages" / "c.png").unlink()
-    listing = voc.list_photos(tmp_path)
+    listing = voc.list_photos(Files(tmp_path), [])
     problems = {image_id: photo.problem for image_id, photo in listing.photos.items()}
     assert "duplicate image id 'a'" in problems["a"]
     assert "no annotation file" in problems["b"]
@@ -156,10 +157,10 @@ def test_pairs_that_do_not_match_are_problems(tmp_path):
 def test_lists_of_one_class_are_no_image_sets(tmp_path):
     year = write_voc(tmp_path, good(2), {"train": ["p000"]})
     (year / "ImageSets" / "Main" / "cat_train.txt").write_text("p000  1\np001 -1\n")
-    assert list(voc.list_photos(tmp_path).sets) == ["train"]
+    assert list(voc.list_photos(Files(tmp_path), []).sets) == ["train"]
 
 
 def test_image_set_cannot_leave_the_folder(tmp_path):
     write_voc(tmp_path / "in", good(1), {"train": ["../../secret"]})
     (tmp_path / "secret.png").write_bytes(encode())
-    assert "neither" in voc.list_photos(tmp_path / "in").photos["../../secret"].problem
+    assert "neither" in voc.list_photos(Files(tmp_path / "in"), []).photos["../../secret"].problem

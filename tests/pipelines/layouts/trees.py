@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,56 @@ def write_bananas(folder: Path, train: list[str], val: list[str] | None = None, 
         named = [row.split(",")[0] for row in rows]
         for number, file in enumerate(dict.fromkeys(named) if images is None else [f"{n}.png" for n in range(images)]):
             (place / "images" / file).write_bytes(encode(value=number))
+    return folder
+
+
+def coco_document(boxes: dict[str, list[tuple]], names: tuple[str, ...] = ("cat",), size: tuple = (20, 30)) -> dict:
+    """COCO of images by file name, with boxes (name, x, y, width, height[, iscrowd]); ids count from 1."""
+    images = [
+        {"id": number, "file_name": file, "height": size[0], "width": size[1]} for number, file in enumerate(boxes, 1)
+    ]
+    marks = [
+        {
+            "id": 0,
+            "image_id": number,
+            "category_id": names.index(name) + 1,
+            "bbox": sides[:4],
+            "iscrowd": [*sides, 0][4],
+        }
+        for number, items in enumerate(boxes.values(), 1)
+        for name, *sides in items
+    ]
+    marks = [{**mark, "id": number} for number, mark in enumerate(marks, 1)]
+    categories = [{"id": number, "name": name, "supercategory": ""} for number, name in enumerate(names, 1)]
+    return {"images": images, "annotations": marks, "categories": categories}
+
+
+def write_images(folder: Path, names: list[str], value: int = 0) -> None:
+    """Write an image of each name, no two of them alike."""
+    for number, name in enumerate(names, value):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(encode(value=number))
+
+
+def write_coco(folder: Path, file: str, document: dict, images: str = "", value: int = 0) -> Path:
+    """Write a COCO file, and its images to the folder `images`."""
+    (folder / file).parent.mkdir(parents=True, exist_ok=True)
+    (folder / file).write_text(json.dumps(document))
+    write_images(folder / images, [image["file_name"] for image in document["images"]], value)
+    return folder
+
+
+def write_yolo(folder: Path, lines: dict[str, str], index: dict[str, str], value: int = 0) -> Path:
+    """Write images by path, with the label file that Ultralytics looks for (None: none), and the files of `index`."""
+    write_images(folder, list(lines), value)
+    for image, text in lines.items():
+        if text is not None:
+            label = folder / f"{image.rpartition('.')[0]}.txt".replace("images/", "labels/")
+            label.parent.mkdir(parents=True, exist_ok=True)
+            label.write_text(text)
+    for file, text in index.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(text)
     return folder
 
 

@@ -324,7 +324,7 @@ def test_missing_empty_or_packed_data_says_what_to_do(tmp_path):
     with pytest.raises(DataError, match=r"unpack .* pipelines\.fetch"):
         prepare(tmp_path / "data", tmp_path / "out", PrepareParams(), 0)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"looked for bananas_train/label\.csv and for Annotations"):
+    with pytest.raises(DataError, match=r"there are no files\n  looked for bananas: .*label\.csv .* voc: XML"):
         prepare(tmp_path / "empty", tmp_path / "out", PrepareParams(), 0)
     write_voc(tmp_path / "voc", good(3))
     with pytest.raises(DataError, match="bananas"):
@@ -341,7 +341,7 @@ def test_command_ends_with_one_line_and_errors_with_another(tmp_path, monkeypatc
     write_voc(tmp_path / "data", {**good(3), "bad": "<broken"})
     text = (Path(__file__).parents[3] / "params.yaml").read_text()
     params = tmp_path / "params.yaml"
-    command = ["prepare", *(f"--{name}={tmp_path / name}" for name in ("data", "out")), f"--params={params}"]
+    command = ["prepare", *(f"--{name}={tmp_path / name}" for name in ("data", "out", "report")), f"--params={params}"]
     monkeypatch.setattr("sys.argv", command)
     params.write_text(text)
     with pytest.raises(SystemExit, match=r"prepare: 1 of 4 records \(25.0%\) are bad"):
@@ -349,8 +349,9 @@ def test_command_ends_with_one_line_and_errors_with_another(tmp_path, monkeypatc
     params.write_text(text.replace("quarantine_limit: 0.02", "quarantine_limit: 0.5"))
     main()
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "quarantined 1:"
-    assert lines[1].startswith("  Annotations/bad.xml: not a VOC annotation")
+    assert lines[0].endswith(f"suspicious: {tmp_path}/report/report.html")
+    assert lines[1] == "quarantined 1:"
+    assert lines[2].startswith("  Annotations/bad.xml: not a VOC annotation")
     assert "1 quarantined, in" in lines[-1]
 
 
@@ -358,7 +359,8 @@ def test_a_file_where_the_folder_is_due_is_one_line(tmp_path, monkeypatch):
     write_voc(tmp_path / "data", good(3))
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        arguments = [f"--data={tmp_path / 'data'}", f"--out={out}", f"--params={ROOT / 'params.yaml'}"]
+        folders = [f"--data={tmp_path / 'data'}", f"--out={out}", f"--report={tmp_path / 'report'}"]
+        arguments = [*folders, f"--params={ROOT / 'params.yaml'}"]
         monkeypatch.setattr("sys.argv", ["prepare", *arguments])
         with pytest.raises(SystemExit, match=r"prepare: .*file.*a file is where a folder is due; move it away"):
             main()
@@ -375,7 +377,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
         with open(image, "ab") as file:
             file.write(bytes(20_000))  # PNGs end before their file does
     (tmp_path / "disk").mkdir()
-    arguments = [f"--data={tmp_path}/data", f"--out={tmp_path}/disk/out", f"--params={ROOT / 'params.yaml'}"]
+    folders = [f"--data={tmp_path}/data", f"--out={tmp_path}/disk/out", f"--report={tmp_path}/disk/report"]
+    arguments = [*folders, f"--params={ROOT / 'params.yaml'}"]
     command = [sys.executable, "-m", "pipelines.prepare", *arguments]
     done = run_on_small_disk(tmp_path / "disk", "300k", command)
     assert done.returncode == 1

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from pipelines.prepare import shard_writer
+from pipelines.prepare.duplicates import SIDE
 from pipelines.prepare.records import Record
 from pipelines.prepare.shard_writer import write_split
 from pipelines.store.shards import (
@@ -38,6 +39,8 @@ def record(number: int, boxes: list, labels: list, difficult: list, iscrowd: lis
         np.array(labels, np.int64),
         np.array(difficult, bool),
         np.array(iscrowd or [False] * len(labels), bool),
+        1,
+        np.zeros((SIDE, SIDE), np.uint8),
     )
 
 

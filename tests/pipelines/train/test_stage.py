@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from pipelines.params import load_params
+from pipelines.preflight.findings import Unfit
 from pipelines.store.checkpoints import Checkpoints
 from pipelines.store.shards import read_manifest
 from pipelines.tracking import runs
 from pipelines.tracking.registry import find_version, read_model_json, sha256
-from pipelines.train.stage import TrainingFailed, check, run_name
+from pipelines.train.stage import check, run_name
 from pipelines.training.loop import Job, Run
 from pipelines.training.order import steps_an_epoch
 from ssd.checkpoint import load
@@ -41,10 +42,10 @@ def test_equal_inputs_make_one_run_and_others_another(tiny_prepared, tmp_path):
 def test_refuses_what_cannot_be_trained(tiny_prepared, tmp_path):
     manifest = read_manifest(tiny_prepared)
     params = load_params(write_params(tmp_path / "a.yaml", {**TINY, "train.batch_size": 1000}))
-    with pytest.raises(TrainingFailed, match=r"train\.batch_size is 1000, but the training split has only"):
+    with pytest.raises(Unfit, match=r"train\.batch_size is 1000, but the training split has only"):
         check(params, manifest, tiny_prepared)
     empty = manifest.model_copy(update={"splits": {}})
-    with pytest.raises(TrainingFailed, match="the training split is empty"):
+    with pytest.raises(Unfit, match="the training split is empty"):
         check(params, empty, tiny_prepared)
 
 

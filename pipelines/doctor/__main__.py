@@ -1,0 +1,138 @@
+"""Check all that could stop a long run, in seconds: `python -m pipelines.doctor`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from pipelines.cluster.jobs import requested as submitted
+from pipelines.command import command
+from pipelines.doctor import anchors, cluster, gpu, jobs, report, repository, storage, tracking
+from pipelines.params import PARAMS_FILE, Params, load_params
+from pipelines.preflight import estimates, machine, packages, parameters
+from pipelines.preflight.findings import Finding, error, guarded, ok, speak_if_wrong
+from pipelines.settings import home, settings
+from pipelines.store.shards import MANIFEST, PREPARED, Manifest, read_manifest
+
+SECONDS = 30  # that a check of the network may take; Ray's has more
+EXIT = """exit status: 1 where something would stop a run, else 0
+
+✓ well, ! a run works, but hardly as wanted, ✗ would stop a run. `make repro` begins with --quick --quiet, and
+`python -m pipelines.train` with what of that is about its parameters, data and machine."""
+
+
+def cheap(root: Path) -> tuple[list[Finding], Params | None, Manifest | None]:
+    """What needs no network; and the parameters and the prepared data, where they can be used.
+
+    Raises:
+        SettingsError: a variable cannot be used; without them nothing can be checked.
+    """
+    home()
+    read: dict[str, Params] = {}
+    found = guarded("parameters", read_params, read)
+    params = read.get("params")
+    manifest, said = read_prepared(root)
+    found += guarded("packages", packages.check, root)
+    found += guarded("machine", machine.check, params, manifest)
+    found += guarded("DVC", repository.check, root) + said
+    if params is not None and manifest is not None:
+        found += guarded("parameters", parameters.check, params, manifest)
+    found += guarded("MLflow", tracking.check_file)
+    return found, params, manifest
+
+
+def read_params(into: dict[str, Params]) -> Iterator[Finding]:
+    """params.yaml by itself; what tune hands over is looked at where it is used."""
+    into["params"] = load_params(PARAMS_FILE)
+    yield ok("parameters", f"{PARAMS_FILE}: valid")
+
+
+def read_prepared(root: Path) -> tuple[Manifest | None, list[Finding]]:
+    """The prepared data that the stages will train on; None where `dvc repro` makes other ones first."""
+    if not (PREPARED / MANIFEST).is_file():
+        return None, [ok("prepared", "no data yet: `dvc repro prepare` makes it, then more can be checked")]
+    outdated: list[str] = []
+    trouble = guarded("prepared", lambda: outdated.append(repository.prepared_of_another(root)) or [])
+    if trouble or outdated[0]:
+        reason = outdated[0] if outdated else "DVC's files cannot be read"
+        return None, [ok("prepared", f"{PREPARED} will be made anew: {reason}")]
+    read: list[Manifest] = []
+    found = guarded("prepared", lambda: read.append(read_manifest(PREPARED)) or [])
+    return (read[0] if read else None), found
+
+
+def side_by_side(checks: dict[str, Callable[[], Iterable[Finding]]], seconds: float = SECONDS) -> list[Finding]:
+    """The findings of all checks, in their order; one that does not end in time is a finding."""
+    found: dict[str, list[Finding]] = {}
+
+    def run(name: str) -> None:
+        found[name] = guarded(name, checks[name])
+
+    threads = {name: threading.Thread(target=run, args=[name], daemon=True) for name in checks}
+    for thread in threads.values():
+        thread.start()
+    for name, thread in threads.items():
+        thread.join(seconds + (cluster.SECONDS if name == "Ray" else 0))
+        if thread.is_alive():
+            found[name] = [error(name, f"no answer within {seconds:.0f} s", "see the address, or the firewall")]
+    return [finding for name in checks for finding in found[name]]
+
+
+def thorough(root: Path, params: Params | None, manifest: Manifest | None) -> list[Finding]:
+    """What takes longer, side by side."""
+
+    def of_gpu() -> Iterable[Finding]:
+        facts = gpu.gather()
+        workers = max(settings().workers or (len(facts.devices), 1))
+        step = estimates.step_bytes(params, len(manifest.classes), workers) if params and manifest else 0
+        return gpu.examine(facts, settings().use_gpu, params.train.precision if params else "fp32", step)
+
+    checks: dict[str, Callable[[], Iterable[Finding]]] = {
+        "git": lambda: repository.check_further(root),
+        "MLflow": tracking.check,
+        "S3": storage.check,
+        "GPU": of_gpu,
+        "Ray": jobs.check if submitted() else cluster.check,
+    }
+    if params is not None and manifest is not None:
+        checks = {"anchors": lambda: anchors.check(params, manifest, PREPARED), **checks}
+    return side_by_side(checks)
+
+
+def examine(root: Path, quick: bool) -> list[Finding]:
+    """All findings.
+
+    Raises:
+        SettingsError: as of `cheap`.
+    """
+    found, params, manifest = cheap(root)
+    return found if quick else found + thorough(root, params, manifest)
+
+
+@command("doctor", "nothing was changed")
+def main(words: Sequence[str] | None = None) -> int:
+    """Read the command line and check."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.doctor",
+        description=__doc__,
+        epilog=EXIT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="neither the network nor Ray")
+    parser.add_argument("--quiet", action="store_true", help="print only what is wrong, to stderr")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    args = parser.parse_args(words)
+    findings = guarded("settings", lambda: examine(Path(), args.quick))
+    if args.quiet:
+        speak_if_wrong(findings)
+        return 0
+    sys.stdout.reconfigure(errors="replace")  # a terminal that knows no ✓
+    print(report.as_json(findings) if args.json else report.as_text(findings, sys.stdout.isatty()))
+    return int(any(finding.state == "error" for finding in findings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""What a training will need, about: memory of a step, decoded images, checkpoints; nothing is computed to find out."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from pipelines.params import Params
+from pipelines.store.shards import Manifest
+from ssd.coverage import anchors_per_map
+from ssd.model import ModelConfig, make_backbone, map_sizes
+
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}  # a number of the network's outputs
+# Against the resident size of a process that trained on CPUs, tiny_fine with 32 and 64 images and ssd300_vgg16 with 2,
+# in fp32 and bf16: 4 to 24 % too much.
+KEPT = 0.8  # share of the layers' outputs that a step keeps for its way back: rectifiers work in place
+OF_LOSS = 10  # float32 copies of logits and offsets that the loss keeps
+OF_PARAMETERS = 6  # float32 copies of the weights: these, gradients, average, two moments of AdamW, one for the update
+OF_LIBRARIES = 256 << 20  # bytes that these allocate at the first step
+CHECKPOINTS = 3  # on disk at a time: two, and the one that is being written
+OF_CHECKPOINT = 5  # float32 copies of the weights in it: average, two moments, the best epoch's
+
+
+@lru_cache
+def sizes(config: ModelConfig, classes: int) -> tuple[int, int, int]:
+    """How many numbers a network holds: its layers' outputs for one image, its weights, its logits and offsets."""
+    outputs = 0
+
+    def count(layer: nn.Module, _: tuple, output: object) -> None:
+        nonlocal outputs
+        if isinstance(output, Tensor):
+            outputs += output[0].numel()
+
+    with torch.device("meta"), torch.no_grad():  # shapes alone; two images, for batch norm takes no single number
+        backbone = make_backbone(config)
+        for layer in backbone.modules():
+            if not list(layer.children()):
+                layer.register_forward_hook(count)
+        maps = backbone(torch.zeros(2, 3, *config.image_size))
+    values = classes + (config.scores == "softmax") + 4
+    kinds = [len(shapes) for shapes in config.anchors.shapes(len(maps))]
+    heads = sum(9 * each.shape[1] * kind * values for each, kind in zip(maps, kinds))
+    predicted = sum(anchors_per_map(config.anchors, map_sizes(config))) * values
+    return outputs + predicted, sum(weights.numel() for weights in backbone.parameters()) + heads, predicted
+
+
+def step_bytes(params: Params, classes: int, workers: int = 1) -> int:
+    """Memory of one worker's training step beside the program itself."""
+    outputs, weights, predicted = sizes(params.model, classes)
+    images = -(-params.train.batch_size // workers)
+    height, width = params.model.image_size
+    an_image = outputs * BYTES[params.train.precision] * KEPT + predicted * 4 * OF_LOSS + 3 * height * width * 5
+    return round(images * an_image + weights * 4 * OF_PARAMETERS) + OF_LIBRARIES
+
+
+def decoded_bytes(params: Params, manifest: Manifest) -> int:
+    """Decoded images of the splits that training reads, in SSD_HOME."""
+    images = sum(manifest.splits[name].images for name in ("train", "val") if name in manifest.splits)
+    height, width = params.model.image_size
+    return images * 3 * height * width
+
+
+def checkpoint_bytes(params: Params, classes: int) -> int:
+    """Checkpoints of the training and of the search's trials, in SSD_HOME."""
+    _, weights, _ = sizes(params.model, classes)
+    return (params.tune.trials + 1) * CHECKPOINTS * OF_CHECKPOINT * 4 * weights

@@ -1,0 +1,190 @@
+"""params.yaml against the prepared data: what cannot be trained, and what hardly gives what was hoped for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from pipelines.params import Params
+from pipelines.preflight.findings import Finding, error, ok, warning
+from pipelines.store.shards import PREPARED, Manifest
+from pipelines.training.order import steps_an_epoch
+
+# (lr, batch, power of batch / 32) that are usual. AdamW: its authors' default; SGD: SSD's 1e-3 (Liu et al. 2016),
+# NVIDIA's 2.6e-3 and torchvision's 2e-3, all at 32 images a step. Adam's step grows with the root of the batch.
+USUAL_LR = {"adamw": (1e-3, 0.5), "sgd": (2e-3, 1.0)}
+LR_TOO_HIGH, LR_TOO_LOW = 10, 1 / 50  # times the usual one
+FEWEST_STEPS = 200  # the default data's detector takes 224
+MOST_STEPS = 500_000  # SSD512 on COCO took 400 000 (Liu et al. 2016)
+MOST_EPOCHS = 1000
+MANY_IMAGES, FEW_EPOCHS = 5000, 40  # published SSDs see each photograph 100 times (COCO) to 230 times (VOC)
+FEWEST_BOXES = 10  # of a class
+LONG_SEARCH = 20  # times the training
+
+
+def check(params: Params, manifest: Manifest, folder: Path = PREPARED) -> Iterator[Finding]:
+    """All that a whole `dvc repro` needs."""
+    yield from of_training(params, manifest, folder)
+    yield from of_search(params, manifest)
+    yield from of_evaluation(params, manifest, folder)
+
+
+def of_training(params: Params, manifest: Manifest, folder: Path = PREPARED) -> Iterator[Finding]:
+    """What the stage `train` needs of its parameters and data."""
+    problem = cannot_train(params, manifest, folder)
+    if problem:
+        yield problem
+        return
+    enough = length(params, manifest)
+    yield enough
+    yield learning_rate(params)
+    if enough.state == "ok":  # else that is to be mended first
+        yield from first_steps(params, manifest)
+    yield from classes(params, manifest, folder)
+    yield validation(manifest)
+
+
+def total_steps(params: Params, manifest: Manifest, epochs: int) -> int:
+    """Steps that so many epochs take."""
+    return epochs * steps_an_epoch(manifest.splits["train"].images, params.train.batch_size)
+
+
+def cannot_train(params: Params, manifest: Manifest, folder: Path) -> Finding | None:
+    """What no training can work with."""
+    split = manifest.splits.get("train")
+    if split is None or split.images == 0:
+        return error("data", f"{folder}: the training split is empty", "see prepare.train in params.yaml")
+    if sum(split.boxes_per_class.values()) == 0:
+        return error("data", f"{folder}: no image of the training split has a box", "label some, then `dvc repro`")
+    if params.train.batch_size > split.images:
+        return error(
+            "batch",
+            f"params.yaml: train.batch_size is {params.train.batch_size}, but the training split has only "
+            f"{split.images} images",
+            "lower it",
+        )
+    return None
+
+
+def length(params: Params, manifest: Manifest) -> Finding:
+    """Epochs for so many images: mmdetection#3063 lost 36 mAP by epochs that were meant for a data set repeated."""
+    images, epochs = manifest.splits["train"].images, params.train.epochs
+    steps = total_steps(params, manifest, epochs)
+    said = f"{epochs} epochs of {images} images are {steps} steps"
+    key = "train.epochs in params.yaml"
+    if steps < FEWEST_STEPS:
+        return warning("epochs", f"{said}: hardly enough for a detector to learn anything", f"raise {key}")
+    if images >= MANY_IMAGES and epochs < FEW_EPOCHS:
+        return warning("epochs", f"{said}: published SSDs see each photograph 100 times or more", f"raise {key}")
+    if steps > MOST_STEPS or epochs > MOST_EPOCHS:
+        return warning("epochs", f"{said}: more than any published SSD was trained for", f"lower {key}")
+    return ok("epochs", said)
+
+
+def learning_rate(params: Params) -> Finding:
+    """The learning rate for this optimizer and batch."""
+    train = params.train
+    base, power = USUAL_LR[train.optimizer]
+    usual = base * (train.batch_size / 32) ** power
+    said = f"train.lr is {train.lr:g}; usual for {train.optimizer} with {train.batch_size} images a step: {usual:.1e}"
+    if train.lr > LR_TOO_HIGH * usual:
+        return warning("learning rate", said, "lower it in params.yaml, or the loss may become infinite")
+    if train.lr < LR_TOO_LOW * usual:
+        return warning("learning rate", said, "raise it in params.yaml, or little is learned")
+    return ok("learning rate", said)
+
+
+def first_steps(params: Params, manifest: Manifest) -> Iterator[Finding]:
+    """Warm-up and moving average, against the steps there are."""
+    train = params.train
+    steps = total_steps(params, manifest, train.epochs)
+    if train.warmup_steps > steps / 2:
+        said = f"train.warmup_steps is {train.warmup_steps}, of {steps} steps in all"
+        yield warning("warm-up", f"{said}: the learning rate is hardly reached", "lower it in params.yaml")
+    elif not train.warmup_steps and not train.clip_norm:
+        said = "train.warmup_steps and train.clip_norm are both 0"
+        yield warning("warm-up", f"{said}: the first steps may make the loss infinite", "set one in params.yaml")
+    reached = (1 + steps) / (10 + steps)  # of `ssd.optimizer.update_average`
+    if train.ema_decay > reached:
+        said = f"train.ema_decay {train.ema_decay:g} is not reached in {steps} steps: it ends at {reached:.3f}"
+        yield ok("moving average", said)
+
+
+def classes(params: Params, manifest: Manifest, folder: Path) -> Iterator[Finding]:
+    """Classes that cannot be learned, or are not those of params.yaml."""
+    wanted = params.prepare.classes
+    if wanted and wanted != manifest.classes:
+        said = f"prepare.classes in params.yaml are not those of {folder}: {_some(manifest.classes)}"
+        yield warning("classes", said, "`dvc repro prepare`")
+    counts = {name: split.boxes_per_class for name, split in manifest.splits.items()}
+    train = counts["train"]
+    absent = [name for name in manifest.classes if not train.get(name)]
+    rare = [f"{name} ({train[name]})" for name in manifest.classes if 0 < train.get(name, 0) < FEWEST_BOXES]
+    if absent:
+        said = f"no box of {_some(absent)} in the training split: it cannot be learned, and counts in the mean AP"
+        yield warning("classes", said, "label some, or list the others in prepare.classes in params.yaml")
+    if rare:
+        said = f"under {FEWEST_BOXES} boxes in the training split: {_some(rare)}"
+        yield warning("classes", said, "label more; AP of these is chance")
+    if not absent and not rare:
+        yield ok("classes", f"{len(manifest.classes)}, each with {min(train.values())} boxes or more to learn from")
+
+
+def validation(manifest: Manifest) -> Finding:
+    """The split by which the best epoch is chosen; to have none is a choice."""
+    split = manifest.splits.get("val")
+    if split is None or not split.images:
+        return ok("validation", "no validation split: the last epoch is registered, not the best")
+    if split.boxes == 0:
+        return warning("validation", "no image of the validation split has a box", "see prepare.val in params.yaml")
+    return ok("validation", f"{split.images} images choose the best epoch")
+
+
+def of_search(params: Params, manifest: Manifest) -> Iterator[Finding]:
+    """The search before the training; nothing where there is none."""
+    tune, train = params.tune, manifest.splits.get("train")
+    if not tune.trials or train is None or not train.images:
+        return
+    val = manifest.splits.get("val")
+    if val is None or not sum(val.boxes_per_class.values()):
+        said = f"tune.trials is {tune.trials}, but the validation split has no boxes to compare trials on"
+        yield error("search", said, "see prepare.val and prepare.val_share in params.yaml, or write tune.trials: 0")
+        return
+    steps = total_steps(params, manifest, tune.epochs)
+    said = f"{tune.trials} trials of {tune.epochs} epochs, {steps} steps each at most"
+    enough = total_steps(params, manifest, params.train.epochs) >= FEWEST_STEPS
+    if enough and params.train.warmup_steps >= steps:
+        said = f"{said}: a trial ends within train.warmup_steps ({params.train.warmup_steps})"
+        yield warning("search", said, "raise tune.epochs in params.yaml")
+    elif tune.epochs > params.train.epochs:
+        fix = "lower tune.epochs in params.yaml"
+        yield warning("search", f"{said}: longer than the training of {params.train.epochs} epochs", fix)
+    elif tune.trials * tune.epochs > LONG_SEARCH * params.train.epochs:
+        times = tune.trials * tune.epochs / params.train.epochs
+        yield warning("search", f"{said}: up to {times:.0f} times the training", "lower tune.trials or tune.epochs")
+    else:
+        yield ok("search", said)
+
+
+def of_evaluation(params: Params, manifest: Manifest, folder: Path = PREPARED) -> Iterator[Finding]:
+    """What the last stage needs: found out here, not after the training."""
+    split = manifest.splits.get("test")
+    if split is None or not split.images:
+        yield error("evaluation", f"{folder}: there is no test split to measure on", "see prepare.test in params.yaml")
+        return
+    drawn, lowest = params.evaluate.score_threshold, params.detect.score_threshold
+    if split.boxes == 0:
+        yield warning("evaluation", "no image of the test split has a box: all metrics are 0", "see prepare.test")
+    elif drawn < lowest:
+        said = f"evaluate.score_threshold {drawn:g} is below detect.score_threshold {lowest:g}, which drops such boxes"
+        yield warning("evaluation", said, "raise the one or lower the other in params.yaml")
+    elif lowest > 0.1:
+        said = f"detect.score_threshold is {lowest:g}: AP counts boxes of low scores too, and is cut short"
+        yield warning("evaluation", said, "0.01 is usual; evaluate.score_threshold is the one of the report")
+    else:
+        yield ok("evaluation", f"{split.images} test images with {split.boxes} boxes")
+
+
+def _some(names: Iterable[str], shown: int = 5) -> str:
+    names = list(names)
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")

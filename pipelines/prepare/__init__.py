@@ -1,5 +1,5 @@
 """The stage `prepare`: from labelled photographs to checked Parquet shards, and a report on them.
 
-`stage` goes through the photographs, `records` checks each, `quarantine` lists the bad, `splits` and `groups` divide.
-`shard_writer` writes. `report`: `samples`, `statistics`, `charts`, `duplicates`, `finding`, `suspicions`, `oddities`.
+`stage` examines `records` in `splits` of `groups`; bad ones are in `quarantine`, good ones go to the `shard_writer`.
+`report` has `samples`, `statistics`, `charts`, `duplicates` and each `finding` of `suspicions` and `oddities`.
 """

@@ -33,8 +33,8 @@ class Sample:
     iscrowd: Tensor
 
     @property
-    def taught(self) -> Tensor:
-        """Labels, negative where a region is to be ignored, as `ssd.augmentation` takes them."""
+    def signed_labels(self) -> Tensor:
+        """The labels, those of crowds negative: what augmentation takes."""
         return self.labels.where(~self.iscrowd, -self.labels)
 
 
@@ -105,7 +105,7 @@ class TrainingSamples(Dataset):
         if self.mark:
             self.mark("read")
         boxes = sample.boxes * sides(pixels.shape[-2:])
-        image, boxes, labels = self.augmentation(pixels, boxes, sample.taught, seed, self.split.size)
+        image, boxes, labels = self.augmentation(pixels, boxes, sample.signed_labels, seed, self.split.size)
         boxes = boxes / sides(self.split.size)
         boxes, labels, _, iscrowd = truths(self.task, boxes, labels.abs(), labels == 0, labels < 0)
         if self.mark:

@@ -74,6 +74,6 @@ def locked(lock: str, have: Mapping[str, str]) -> Finding:
 
 def _same(version: str, other: str) -> bool:
     try:
-        return Version(version).public == Version(other).public
+        return Version(Version(version).public) == Version(Version(other).public)
     except InvalidVersion:
         return version == other

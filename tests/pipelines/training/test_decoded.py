@@ -143,5 +143,5 @@ except UserError as error:
     command = [sys.executable, "-c", script, str(prepared), str(tmp_path / "home")]
     done = run_on_small_disk(tmp_path / "home", "500k", command, {**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 1, done.stderr
-    assert "no room for 2 MiB of decoded images; free some, lower SSD_CACHE_GIB, or choose" in done.stderr
+    assert "no room for 2 MiB of decoded images; free some, lower SSD_CACHE_GIB or augment.source, or" in done.stderr
     assert done.stdout.strip() == ""  # no file is left that looks finished

@@ -164,3 +164,49 @@ def test_image_set_cannot_leave_the_folder(tmp_path):
     write_voc(tmp_path / "in", good(1), {"train": ["../../secret"]})
     (tmp_path / "secret.png").write_bytes(encode())
     assert "neither" in voc.list_photos(Files(tmp_path / "in"), []).photos["../../secret"].problem
+
+
+@pytest.mark.parametrize(
+    ("files", "sets"),
+    [
+        (["train/a", "valid/b", "test/c"], {"train": ["train/a"], "val": ["valid/b"], "test": ["test/c"]}),
+        (["x/Train2017/y/a", "x/validation/b"], {"train": ["x/Train2017/y/a"], "val": ["x/validation/b"]}),
+        (["test/train/a", "train/test/b"], {"train": ["test/train/a"], "test": ["train/test/b"]}),
+        (["a", "test/b"], {"train": ["a"], "test": ["test/b"]}),
+        (["a", "trains/b"], {}),
+    ],
+)
+def test_folders_of_splits_are_image_sets(tmp_path, files, sets):
+    for number, name in enumerate(files):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.png").write_bytes(encode(value=number))
+        (tmp_path / f"{name}.xml").write_text(voc_xml())
+    listing = voc.list_photos(Files(tmp_path), [])
+    assert (listing.sets, listing.notes) == (sets, [])
+
+
+def test_photographs_outside_of_the_folders_of_splits_are_said(tmp_path):
+    for name in ("train/a", "b"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.png").write_bytes(encode())
+        (tmp_path / f"{name}.xml").write_text(voc_xml())
+    listing = voc.list_photos(Files(tmp_path), [])
+    assert listing.sets == {"train": ["train/a"]}
+    assert listing.notes == ["1 photographs lie in no split's folder and are not used, 'b' for one"]
+
+
+def test_folders_of_splits_below_annotations(tmp_path):
+    write_voc(tmp_path, {})
+    for number, name in enumerate(("train/a", "val/b")):
+        for part, content in (("JPEGImages", encode(value=number)), ("Annotations", voc_xml().encode())):
+            file = tmp_path / part / f"{name}.{'png' if part == 'JPEGImages' else 'xml'}"
+            file.parent.mkdir()
+            file.write_bytes(content)
+    listing = voc.list_photos(Files(tmp_path), [])
+    assert listing.sets == {"train": ["train/a"], "val": ["val/b"]}
+    assert [photo.problem for photo in listing.photos.values()] == ["", ""]
+
+
+def test_the_one_set_that_cvat_writes_divides_nothing(tmp_path):
+    write_voc(tmp_path, good(3), {"default": sorted(good(3))})
+    assert voc.list_photos(Files(tmp_path), []).sets == {}

@@ -5,6 +5,9 @@ import os
 import uuid
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # two processes of two threads each on two cores wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from hypothesis import settings

@@ -5,7 +5,7 @@ import shutil
 import yaml
 
 from pipelines.params import load_params
-from pipelines.store.shards import Manifest, Shard, Split, digest
+from pipelines.store.shards import VERSION, Manifest, Shard, Split, digest
 from tests.conftest import ROOT, write_params
 
 DATA = "0123456789abcdef0123456789abcdef.dir"  # DVC's digest of the raw data
@@ -21,6 +21,7 @@ def split(images, boxes, shards=()):
         boxes_per_class=boxes,
         images_without_boxes=0,
         difficult=0,
+        crowds=0,
         box_sizes_pixels={},
         box_sizes_unit={},
         shards=list(shards),
@@ -40,7 +41,7 @@ def manifest(train=1000, val=100, test=100, classes=("banana",), boxes=None):
         if images is not None
     }
     return Manifest(
-        version=1,
+        version=VERSION,
         layout="bananas",
         classes=list(classes),
         digest=digest(classes, splits),

@@ -1,5 +1,5 @@
 """The stage `prepare`: from labelled photographs to checked Parquet shards, and a report on them.
 
 `stage` examines `records` in `splits` of `groups`; bad ones are in `quarantine`, good ones go to the `shard_writer`.
-`report` has `samples`, `statistics`, `charts`, `duplicates` and each `finding` of `suspicions` and `oddities`.
+`pipelines.prepare.report` is what to look at before training.
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipelines.command import command
 from pipelines.params import PARAMS_FILE, load_params
 from pipelines.prepare.quarantine import REPORT, describe, warn_of_boxes
-from pipelines.prepare.report import FOLDER
+from pipelines.prepare.report.writer import FOLDER
 from pipelines.prepare.stage import prepare
 from pipelines.store.shard_transfer import upload
 from pipelines.store.shards import PREPARED

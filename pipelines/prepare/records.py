@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pipelines.layouts.listing import Annotation, Photo, Rejected
-from pipelines.prepare.duplicates import shrink
 from pipelines.prepare.quarantine import Entry
+from pipelines.prepare.report.duplicates import shrink
 from ssd.images import preview
 
 SLACK = 1.0  # pixels that a box may stick out: tools that count from 0, or round up, do so; the box is clipped
@@ -21,7 +21,7 @@ OUTSIDE = "lies outside the image"
 class Record(NamedTuple):
     """A checked photograph: the encoded bytes as they were found, sides in pixels, labels 1..C as int64 [N].
 
-    For the report there are its EXIF `orientation` (1: upright) and a `thumbnail` of `pipelines.prepare.duplicates`.
+    For the report there are its EXIF `orientation` (1: upright) and a `thumbnail` of `report.duplicates`.
     """
 
     image_id: str

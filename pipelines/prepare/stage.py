@@ -22,11 +22,11 @@ from pipelines.layouts import advice, bananas, coco, parquet, voc, yolo
 from pipelines.layouts.files import Files
 from pipelines.layouts.listing import Annotation, DataError, Listing, Photo, Rejected
 from pipelines.params import PrepareParams
-from pipelines.prepare.duplicates import Thumbnails
 from pipelines.prepare.groups import describe, group
 from pipelines.prepare.quarantine import REPORT, Entry, check_share, count_rejected, rejection, write_report
 from pipelines.prepare.records import Record, examine
-from pipelines.prepare.report import Prepared, clear, report, report_failure
+from pipelines.prepare.report.duplicates import Thumbnails
+from pipelines.prepare.report.writer import Prepared, clear, report, report_failure
 from pipelines.prepare.shard_writer import write_split
 from pipelines.prepare.splits import divide, shuffle
 from pipelines.store.shards import MANIFEST, VERSION, Manifest, Split, digest

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from pipelines.prepare import shard_writer
-from pipelines.prepare.duplicates import SIDE
 from pipelines.prepare.records import Record
+from pipelines.prepare.report.duplicates import SIDE
 from pipelines.prepare.shard_writer import write_split
 from pipelines.store.shards import (
     BOXES,

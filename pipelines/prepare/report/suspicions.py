@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pipelines.prepare.duplicates import Match, leaks
-from pipelines.prepare.finding import Finding, count, with_examples
-from pipelines.prepare.oddities import odd_boxes, odd_photographs
 from pipelines.prepare.quarantine import Entry, count_rejected
-from pipelines.prepare.statistics import Truth
+from pipelines.prepare.report.duplicates import Match, leaks
+from pipelines.prepare.report.finding import Finding, count, with_examples
+from pipelines.prepare.report.oddities import odd_boxes, odd_photographs
+from pipelines.prepare.report.statistics import Truth
 from pipelines.store.shards import Manifest
 
 FEW_BOXES = 10  # of a class

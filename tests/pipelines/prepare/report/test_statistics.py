@@ -6,9 +6,17 @@ from hypothesis import strategies as st
 from pycocotools import mask
 
 from pipelines.params import PrepareParams
-from pipelines.prepare.charts import CELLS, heat_map
+from pipelines.prepare.report.charts import CELLS, heat_map
+from pipelines.prepare.report.statistics import (
+    SAME_BOX,
+    Truth,
+    describe,
+    quantiles,
+    read_truth,
+    repeated_boxes,
+    too_small,
+)
 from pipelines.prepare.stage import prepare
-from pipelines.prepare.statistics import SAME_BOX, Truth, describe, quantiles, read_truth, repeated_boxes, too_small
 from tests.pipelines.layouts.trees import good, voc_xml, write_voc
 
 

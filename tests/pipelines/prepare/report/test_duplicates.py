@@ -6,8 +6,8 @@ import pytest
 from PIL import Image, ImageEnhance
 from scipy.ndimage import gaussian_filter
 
-from pipelines.prepare import duplicates
-from pipelines.prepare.duplicates import (
+from pipelines.prepare.report import duplicates
+from pipelines.prepare.report.duplicates import (
     DISTANCE,
     SIDE,
     VIEWS,

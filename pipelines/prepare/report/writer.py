@@ -16,13 +16,13 @@ import numpy as np
 from pipelines.errors import first_line, writing
 from pipelines.pictures.page import render_page, thumbnail
 from pipelines.pictures.palette import colour
-from pipelines.prepare import charts
-from pipelines.prepare.duplicates import Match, find_duplicates, leaks, name_pairs
-from pipelines.prepare.finding import Finding
 from pipelines.prepare.quarantine import REPORT, Entry
-from pipelines.prepare.samples import choose_samples, draw_pictures
-from pipelines.prepare.statistics import Truth, describe, read_truth
-from pipelines.prepare.suspicions import FEW_BOXES, find_suspicious, leak_lines, margin_of
+from pipelines.prepare.report import charts
+from pipelines.prepare.report.duplicates import Match, find_duplicates, leaks, name_pairs
+from pipelines.prepare.report.finding import Finding
+from pipelines.prepare.report.samples import choose_samples, draw_pictures
+from pipelines.prepare.report.statistics import Truth, describe, read_truth
+from pipelines.prepare.report.suspicions import FEW_BOXES, find_suspicious, leak_lines, margin_of
 from pipelines.store.shards import Manifest
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")

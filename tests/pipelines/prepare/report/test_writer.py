@@ -8,16 +8,16 @@ from xml.sax.saxutils import escape
 import pytest
 from PIL import ExifTags, Image
 
-from pipelines.prepare import report as report_module
 from pipelines.prepare import stage
 from pipelines.prepare.quarantine import QuarantineError
-from pipelines.prepare.report import CLASSES, DUPLICATES, PAGE, QUARANTINED, STATISTICS
+from pipelines.prepare.report import writer
+from pipelines.prepare.report.writer import CLASSES, DUPLICATES, PAGE, QUARANTINED, STATISTICS
 from pipelines.prepare.stage import prepare
 from pipelines.store.shards import read_manifest
 from tests.conftest import BCCD, draw_voc, needs_bccd
 from tests.pipelines.layouts.trees import encode, good, lenient, voc_xml, write_voc
 from tests.pipelines.pages import Page
-from tests.pipelines.prepare.test_duplicates import scene
+from tests.pipelines.prepare.report.test_duplicates import scene
 
 
 def made(tmp_path, name="prepare", **params):
@@ -196,7 +196,7 @@ def test_too_many_bad_records_leave_a_report_of_them(tmp_path):
 
 def test_a_report_that_fails_costs_no_shard(tmp_path, monkeypatch, capsys):
     write_voc(tmp_path / "data", good(4))
-    monkeypatch.setattr(report_module, "find_suspicious", lambda *_: 1 / 0)
+    monkeypatch.setattr(writer, "find_suspicious", lambda *_: 1 / 0)
     text, statistics, rows = made(tmp_path)
     assert read_manifest(tmp_path / "out").splits["train"].images
     assert "no report could be made, the shards are whole: ZeroDivisionError" in capsys.readouterr().out
@@ -211,7 +211,7 @@ def test_a_kill_leaves_no_page(tmp_path, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(report_module.os, "replace", killed)
+    monkeypatch.setattr(writer.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         made(tmp_path)
     assert [path.name for path in (tmp_path / "prepare").iterdir() if not path.name.startswith(".")] == []

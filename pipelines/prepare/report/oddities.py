@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipelines.prepare.finding import Finding, count, with_examples
-from pipelines.prepare.statistics import INPUTS, SEEN, Truth, repeated_boxes, too_small
+from pipelines.prepare.report.finding import Finding, count, with_examples
+from pipelines.prepare.report.statistics import INPUTS, SEEN, Truth, repeated_boxes, too_small
 
 SMALL_SHARE = 0.05  # of the objects too small to be seen
 DISTORTED = 2.0  # longer side of a photograph over its shorter one; and what is another shape

@@ -7,7 +7,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from pipelines.pictures.palette import colour
 from pipelines.pictures.svg import canvas, to_svg
-from pipelines.prepare.statistics import Truth
+from pipelines.prepare.report.statistics import Truth
 
 CELLS = 24  # of a side of the heat map
 DOTS = 2000  # sizes of photographs drawn

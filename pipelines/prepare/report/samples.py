@@ -10,8 +10,8 @@ import numpy as np
 
 from pipelines.pictures.page import THUMBNAIL, thumbnail
 from pipelines.pictures.palette import colour
+from pipelines.prepare.report.statistics import Truth
 from pipelines.prepare.splits import draw
-from pipelines.prepare.statistics import Truth
 from pipelines.store.shards import Manifest, read_images
 
 SAMPLES = 12  # photographs of a split, and more where that many do not show each of FEW_CLASSES

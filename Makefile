@@ -34,7 +34,7 @@ test: setup  ## Run all tests: the fast ones first, then those on real Ray, DVC 
 	pytest -m "not slow" -n 2
 	pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
-test-fast: setup  ## Run the fast tests, about a minute
+test-fast: setup  ## Run the fast tests, two minutes
 	pytest -m "not slow" -n 2
 
 lint: setup  ## Check style and format

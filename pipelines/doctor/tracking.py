@@ -15,7 +15,7 @@ from contextlib import closing, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.errors import UserError, first_line, without_secrets
+from pipelines.errors import first_line, without_secrets
 from pipelines.preflight.findings import Finding, error, ok, warning
 from pipelines.settings import home, set_defaults, tracking_uri
 from pipelines.tracking import runs
@@ -92,10 +92,6 @@ def installed_version() -> str:
     from importlib.metadata import version
 
     return version("mlflow")
-
-
-class Refused(UserError):  # noqa: N818  named after what happened
-    """One of the steps does not work."""
 
 
 def use(shown: str) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 Draws scenes of 2000×2000 pixels with some thirty bananas of 16 to 24 pixels among balls of their size, and trains
 params.yaml on the photographs resized to each of `--whole`, and on tiles. Each network has the anchors that
 `python -m pipelines.anchors` proposes for it. AP is of whole photographs, those of the validation split, by the
-last epoch. Then the merging of tiles is measured beside plain NMS, on boxes and scores of the trained network.
+last epoch.
 """
 
 from __future__ import annotations

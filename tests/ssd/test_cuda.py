@@ -40,7 +40,8 @@ def test_detections_are_the_cpus_apart_from_ties(name):
     for one, other in zip(expected, found):
         assert len(one.scores) == len(other.scores) > 0
         torch.testing.assert_close(other.scores.cpu(), one.scores, atol=1e-5, rtol=1e-4)
-        apart = torch.cdist(one.boxes + 10 * one.labels[:, None], (other.boxes + 10 * other.labels[:, None]).cpu())
+        mine, theirs = (d.boxes.cpu().double() + 10 * d.labels.cpu()[:, None] for d in (one, other))
+        apart = torch.cdist(mine, theirs)  # in float32 it is only exact to 1e-2 here
         assert apart.min(dim=1).values.max() < 1e-4
         assert apart.min(dim=0).values.max() < 1e-4
 
@@ -63,6 +64,13 @@ def trained(device, precision, steps=5):
     return (sums["class_sum"] + sums["box_sum"]) / sums["positives"]
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-2), ("bf16", 5e-2), ("fp16", 5e-2)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-2), ("bf16", 5e-2)])
 def test_training_loses_as_on_the_cpu(precision, tolerance):
     assert trained("cuda", precision) == pytest.approx(trained("cpu", "fp32"), rel=tolerance)
+
+
+def test_fp16_loses_as_on_the_cpu_once_its_scale_is_found():
+    """The gradients' scale begins at 65536, and steps are skipped until none overflows."""
+    first = trained("cuda", "fp16", steps=1)
+    assert first == pytest.approx(trained("cpu", "fp32", steps=1), rel=5e-2)
+    assert trained("cuda", "fp16", steps=40) < first

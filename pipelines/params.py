@@ -196,14 +196,14 @@ class Params(Section):
     @model_validator(mode="after")
     def _anchors_fit_the_backbone(self) -> Params:
         model = self.model
-        model.anchors.shapes(_count_maps(model.backbone, model.width, model.image_size))
+        model.anchors.shapes(_count_maps(model.backbone, model.width, model.neck, model.image_size))
         return self
 
 
 @lru_cache
-def _count_maps(backbone: str, width: float, image_size: tuple[int, int]) -> int:
+def _count_maps(backbone: str, width: float, neck: str, image_size: tuple[int, int]) -> int:
     """How many feature maps a backbone gives."""
-    return len(map_sizes(ModelConfig(backbone=backbone, width=width, image_size=image_size)))
+    return len(map_sizes(ModelConfig(backbone=backbone, width=width, neck=neck, image_size=image_size)))
 
 
 def merge(base: dict, override: dict) -> dict:

@@ -88,6 +88,15 @@ PRESETS: dict[str, Preset] = {
     # fast.ai 2018, part 2, lesson 8: the largest object; which classes there are
     "resnet34_largest_object": _resnet34("resnet34_whole", (1,), (0.5,), task="largest_object", loss="softmax"),
     "resnet34_multi_label": _resnet34("resnet34_whole", (1,), task="multi_label", loss="bce"),
+    # not from a textbook: a network of our own for few CPU cores
+    "fast": Preset(
+        ModelConfig(
+            backbone="fast",
+            neck="fpn",
+            neck_channels=96,
+            anchors=AnchorConfig(scale_min=0.08, scale_max=0.8, square=True),
+        )
+    ),
     # not from a textbook: the backbone that shows how one is added; anchors by eq. 4 of the SSD paper
     "ssd320_mobilenet_v3": Preset(
         ModelConfig(

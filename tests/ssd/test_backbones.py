@@ -1,0 +1,72 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ssd.backbones import BACKBONES
+from ssd.backbones.fast import Residual
+from ssd.model import SSD, ModelConfig, map_sizes
+from ssd.presets import PRESETS
+
+OURS = sorted(BACKBONES)
+
+
+def features(name, images):
+    torch.manual_seed(0)
+    return BACKBONES[name]().eval()(images)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_maps_have_the_promised_channels_and_grow_coarser(name):
+    maps = features(name, torch.zeros(1, 3, 300, 340))
+    assert tuple(m.shape[1] for m in maps) == BACKBONES[name]().out_channels
+    sizes = [tuple(m.shape[-2:]) for m in maps]
+    assert sizes == map_sizes(ModelConfig(backbone=name, image_size=(300, 340)))
+    assert sizes == sorted(sizes, reverse=True)
+    assert all(height <= width for height, width in sizes)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_depths_are_parts_of_the_backbone_that_share_nothing(name):
+    backbone = BACKBONES[name]()
+    depths = [[id(p) for module in modules for p in module.parameters()] for modules in backbone.depths]
+    listed = depths[0] + depths[1]
+    assert all(depths)
+    assert len(listed) == len(set(listed))
+    assert set(listed) <= {id(p) for p in backbone.parameters()}
+
+
+@pytest.mark.parametrize("size", [(64, 64), (65, 64), (250, 333), (256, 256)])
+def test_fast_halves_and_rounds_up(size):
+    sizes = map_sizes(ModelConfig(backbone="fast", image_size=size))
+    assert sizes == [tuple(-(-side // stride) for side in size) for stride in (8, 16, 32, 64, 128)]
+
+
+def test_a_residual_block_is_the_identity_at_first():
+    torch.manual_seed(0)
+    block, features = Residual(8), torch.rand(2, 8, 5, 7)
+    torch.testing.assert_close(block(features), features, rtol=0, atol=0)  # of features that a ReLU left
+    block(features).square().sum().backward()
+    assert block.second[1].weight.grad.abs().min() > 0  # and it learns
+
+
+def test_width_scales_the_channels_of_fast():
+    assert BACKBONES["fast"](width=0.5).out_channels == tuple(c // 2 for c in BACKBONES["fast"]().out_channels)
+
+
+def test_names_in_the_state_of_the_default_network_stay():
+    names = set(SSD(PRESETS["tiny_fine"].model, 2).state_dict())
+    assert {"backbone.stages.0.0.0.weight", "backbone.stages.3.4.running_var", "class_heads.4.bias"} <= names
+    assert {name.split(".")[0] for name in names} == {"backbone", "class_heads", "box_heads"}
+
+
+@pytest.mark.parametrize("name", ["fast", "tiny_fine"])
+def test_the_same_seed_gives_the_same_gradients(name):
+    def gradients():
+        torch.manual_seed(3)
+        model = SSD(replace(PRESETS[name].model, image_size=(64, 96)), 2)
+        logits, offsets = model(torch.rand(2, 3, 64, 96) * 255)
+        (logits.square().sum() + offsets.square().sum()).backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    assert torch.equal(gradients(), gradients())

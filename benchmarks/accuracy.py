@@ -29,8 +29,8 @@ from benchmarks.paired import machine
 from pipelines.params import Params, load_params
 from pipelines.store.shards import read_manifest
 from pipelines.tracking.provenance import code_digest
-from pipelines.training.batches import DecodedSplit
-from pipelines.training.loop import Job, Run, fit
+from pipelines.training.loop import Job, fit
+from pipelines.training.tiled import open_split
 from ssd.memory import keep_memory
 
 CONFIGURATIONS = Path(__file__).with_name("accuracy.yaml")
@@ -73,7 +73,7 @@ def train(spec: dict[str, Any], out: Path) -> None:
         run = fit(job, lambda metrics, _: history.append(metrics) if metrics else None, device=device)
         seconds = time.perf_counter() - start
         if spec["test"]:
-            run.val = test_split(run)
+            run.val = open_split(job.prepared, read_manifest(job.prepared), "test", params.model, job.cache)
             history[-1] |= run.validate()
     taken = [row["time/train_s"] + row["time/validate_s"] for row in history]
     result = {
@@ -94,12 +94,6 @@ def train(spec: dict[str, Any], out: Path) -> None:
     pq.write_table(pa.Table.from_pylist([result]), partial)
     partial.rename(file)
     print(f"{describe(spec)}: AP {result['ap']:.3f}, AP50 {result['ap50']:.3f}, {seconds:.0f} s", flush=True)
-
-
-def test_split(run: Run) -> DecodedSplit:
-    """The test split in place of a run's validation split."""
-    job = run.job
-    return DecodedSplit(job.prepared, read_manifest(job.prepared), "test", job.params.model.image_size, job.cache)
 
 
 def describe(spec: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from ssd.trainer import TrainConfig
 PARAMS_FILE = Path("params.yaml")
 SEARCHED = ("model", "loss", "detect", "augment", "train")  # the sections that a trial depends on
 
+TILE, NO_TILE = "TileConfig", "literal['none']"  # pydantic's names for the forms of model.tile
 
 Positive = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0)]  # numpy's generators refuse negative ones
@@ -234,7 +235,7 @@ def load_params(path: Path | str = PARAMS_FILE, overrides: dict | None = None) -
         # as JSON: strict about types, but a list may become a tuple
         return Params.model_validate_json(json.dumps(_fill_in_preset(raw), allow_nan=False), strict=True)
     except ValidationError as error:
-        problems = "\n".join(f"  {_explain(e)}" for e in error.errors())
+        problems = "\n".join(f"  {_explain(e)}" for e in error.errors() if not _is_other_form(e))
         raise ParamsError(f"{path}:\n{problems}") from None
     except ValueError as error:
         raise ParamsError(f"{path}:\n  {error}") from None
@@ -279,10 +280,19 @@ def _fill_in_preset(raw: dict) -> dict:
     return filled
 
 
+def _is_other_form(error: dict) -> bool:
+    """Whether an error is of the form of `model.tile`, a word or settings, that was not meant."""
+    if error["type"] == "dataclass_type":
+        return TILE in error["loc"]
+    return error["type"] == "literal_error" and isinstance(error["input"], dict)
+
+
 def _explain(error: dict) -> str:
     """One line for one of pydantic's errors: the dotted key, what is wrong and what to write."""
-    key = ".".join(str(part) for part in error["loc"])
+    key = ".".join(str(part) for part in error["loc"] if part not in (TILE, NO_TILE))
     value = error.get("input")
+    if NO_TILE in error["loc"]:
+        return f"{key}: write none, or size and overlap as in {{size: [512, 512], overlap: 0.25}} (it is {value!r:.80})"
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{key}: unknown key; remove it or mend its spelling"
     if error["type"].startswith(("float", "int")) and isinstance(value, str):

@@ -12,6 +12,7 @@ import torch
 
 from ssd.anchors import AnchorConfig
 from ssd.model import SSD, ModelConfig
+from ssd.tiles import TileConfig
 
 
 def save(state: dict[str, Any], path: Path | str) -> None:
@@ -66,9 +67,16 @@ def model_state(model: SSD, class_names: list[str], detect: dict[str, Any] | Non
     return {"config": config, "class_names": list(class_names), "detect": detect or {}, "weights": weights}
 
 
+def read_config(state: dict[str, Any]) -> ModelConfig:
+    """The config of a model from what `model_state` returned or `load` read."""
+    config = state["config"] | {"anchors": AnchorConfig(**state["config"]["anchors"])}
+    if isinstance(config.get("tile"), dict):
+        config["tile"] = TileConfig(**config["tile"])
+    return ModelConfig(**config)
+
+
 def build_model(state: dict[str, Any]) -> SSD:
     """The model, in evaluation mode, from what `model_state` returned or `load` read."""
-    config = state["config"] | {"anchors": AnchorConfig(**state["config"]["anchors"])}
-    model = SSD(ModelConfig(**config), len(state["class_names"]))
+    model = SSD(read_config(state), len(state["class_names"]))
     model.load_state_dict(state["weights"])
     return model.eval()

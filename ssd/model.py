@@ -14,6 +14,7 @@ from ssd.anchors import AnchorConfig, make_anchors, make_cells
 from ssd.backbones import BACKBONES
 from ssd.boxes import Coder, OffsetCoder, TanhCoder
 from ssd.necks import NECKS
+from ssd.tiles import TileConfig
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class ModelConfig:
         class_bias: initial bias of the class logits; below 0, scores over sigmoids start low (fast.ai: -3 and -4).
         task: `detection` of all objects; its two siblings of fast.ai's lesson 8, `largest_object` and `multi_label`,
             see `ssd.tasks`.
+        tile: `none`, the input is a whole photograph; or a `TileConfig`: it is a tile of one, in training, evaluation
+            and use alike.
         mean, std: the input is (pixels - mean) / std, pixels in 0..255.
     """
 
@@ -52,6 +55,7 @@ class ModelConfig:
     scores: Literal["softmax", "sigmoid"] = "softmax"
     class_bias: float = 0.0
     task: Literal["detection", "largest_object", "multi_label"] = "detection"
+    tile: TileConfig | Literal["none"] = "none"
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
@@ -72,6 +76,8 @@ class ModelConfig:
             raise ValueError(f"model: head_depth is negative: {self.head_depth}")
         if self.task == "multi_label" and self.scores != "sigmoid":
             raise ValueError("model: task multi_label needs scores over sigmoids: set loss.class_loss to bce or focal")
+        if self.tile != "none" and self.task != "detection":
+            raise ValueError(f"model: tile is for the task detection alone, {self.task} is of whole photographs")
 
 
 class SSD(nn.Module):

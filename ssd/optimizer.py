@@ -23,6 +23,8 @@ class TrainConfig:
             less, as many an epoch as there are (Gupta et al. 2019, "LVIS", Appendix B.2).
         repeat_threshold: of `repeat_factor`: a class is rare that a smaller share of the images has (LVIS: 0.001 of
             100,000 images with 1203 classes). One that a quarter of it have is seen twice as often.
+        empty_tiles: of a model with `tile`: tiles without an object that an epoch sees, drawn anew each epoch, as a
+            share of the number with objects, all of which it sees.
         optimizer: `adamw`, or `sgd` with `momentum`.
         lr: peak learning rate.
         lr_factors: on `lr`, for the early layers of the backbone's body, its late layers, and all others.
@@ -45,6 +47,7 @@ class TrainConfig:
     batch_size: int = 32
     sampling: Literal["uniform", "repeat_factor"] = "uniform"
     repeat_threshold: float = 1e-3
+    empty_tiles: float = 0.25
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = 1e-3
     lr_factors: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -66,7 +69,7 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "lr"):
             if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
                 raise ValueError(f"train: {name} is not positive: {getattr(self, name)}")
-        for name in ("weight_decay", "warmup_steps", "clip_norm", "checkpoint_steps"):
+        for name in ("empty_tiles", "weight_decay", "warmup_steps", "clip_norm", "checkpoint_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"train: {name} is negative: {getattr(self, name)}")
         for name in ("lr_factors", "unfreeze_epochs"):

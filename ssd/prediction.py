@@ -13,6 +13,9 @@ from torch import Tensor
 from ssd.checkpoint import build_model
 from ssd.detection import DetectConfig, Detections, detect
 from ssd.images import resize
+from ssd.tiles import cut_tile, grid, merge
+
+TILES_AT_ONCE = 32  # that go through the network together, of one photograph or of several
 
 
 class Prediction(NamedTuple):
@@ -54,7 +57,7 @@ class Detector:
 
     @torch.inference_mode()
     def predict(self, images: Sequence[Tensor], score_threshold: float | None = None) -> list[Prediction]:
-        """Detect in one batch of images.
+        """Detect in one batch of images; in tiles, and over the whole image, where the model has them.
 
         Args:
             images: uint8 [3, H, W] each, as `ssd.images.decode` returns them; their sizes may differ.
@@ -62,6 +65,8 @@ class Detector:
         """
         if not images:
             return []
+        if self.model.config.tile != "none":
+            return self._predict_in_tiles(images, score_threshold)
         batch = torch.stack([resize(image, self.model.config.image_size) for image in images])
         return self.predict_batch(batch, [image.shape[-2:] for image in images], score_threshold)
 
@@ -69,7 +74,7 @@ class Detector:
     def predict_batch(
         self, batch: Tensor, sizes: Sequence[tuple[int, int]], score_threshold: float | None = None
     ) -> list[Prediction]:
-        """Detect in images that have the network's size already.
+        """Detect in images, or tiles of them, that have the network's size already.
 
         Args:
             batch: uint8 [B, 3, H, W], H and W the network's, on any device.
@@ -81,6 +86,26 @@ class Detector:
         found = detect(self.model.scores(logits), offsets, self.model.coder, config)
         return [_to_pixels(one, *size) for one, size in zip(found, sizes, strict=True)]
 
+    def _predict_in_tiles(self, images: Sequence[Tensor], score_threshold: float | None) -> list[Prediction]:
+        tile = self.model.config.tile
+        tiles = [grid(image.shape[-2:], tile) for image in images]
+        parts = [(image, one) for image, of_image in zip(images, tiles) for one in of_image]
+        found: list[Prediction] = []
+        for start in range(0, len(parts), TILES_AT_ONCE):
+            batch = [self.cut(*part) for part in parts[start : start + TILES_AT_ONCE]]
+            found += self.predict_batch(torch.stack(batch), [tile.size] * len(batch), score_threshold)
+        counts = [len(of_image) for of_image in tiles]
+        groups = (found[end - count : end] for end, count in zip(np.cumsum(counts), counts))
+        return [
+            merge_predictions(of_image, group, image.shape[-2:], self.detect)
+            for image, of_image, group in zip(images, tiles, groups)
+        ]
+
+    def cut(self, image: Tensor, tile: Tensor) -> Tensor:
+        """A tile int [4] of an image uint8 [3, H, W] as the network takes it."""
+        config = self.model.config
+        return resize(cut_tile(image, tile, config.mean), config.image_size)
+
     def forward(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and offsets of a batch uint8 [B, 3, H, W] of the network's size, on its device."""
         return self.model(batch.contiguous(memory_format=torch.channels_last))
@@ -88,6 +113,22 @@ class Detector:
     def names(self, labels: np.ndarray) -> list[str]:
         """Class names [N] of labels [N] in 1..C."""
         return [self.class_names[label - 1] for label in labels]
+
+
+def merge_predictions(
+    tiles: Tensor, found: Sequence[Prediction], size: tuple[int, int], config: DetectConfig
+) -> Prediction:
+    """What was found in a photograph, from what was found in its tiles.
+
+    Args:
+        tiles: int [T, 4] xyxy of `ssd.tiles.grid`. found: of each, boxes in pixels from its corner.
+        size: (height, width) of the photograph. config: see `ssd.tiles.merge`.
+    """
+    counts = torch.tensor([len(one.labels) for one in found])
+    of_each = tiles.repeat_interleave(counts, dim=0)
+    boxes, labels, scores = (torch.from_numpy(np.concatenate(column)) for column in zip(*found))
+    boxes = boxes + of_each[:, :2].repeat(1, 2)
+    return Prediction(*(column.numpy() for column in merge(boxes, labels, scores, of_each, size, config)))
 
 
 def _to_pixels(found: Detections, height: int, width: int) -> Prediction:

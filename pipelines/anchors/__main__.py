@@ -55,6 +55,7 @@ def preset_overrides(name: str) -> dict[str, Any]:
     if name not in PRESETS:
         raise ParamsError(f"--preset {name}: there is no such preset; there are {', '.join(sorted(PRESETS))}")
     model = asdict(PRESETS[name].model)
+    del model["tile"]  # it is of the data, as the file says
     anchors = {f"model.anchors.{key}": value for key, value in model.pop("anchors").items()}
     return {"model.preset": name, **{f"model.{key}": value for key, value in model.items()}, **anchors}
 
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     overrides = preset_overrides(args.preset) if args.preset else {}
     model = load_params(args.params, overrides | parse_settings(args.set)).model
     manifest = read_manifest(args.prepared)
-    found = gather(manifest, args.prepared)
+    found = gather(manifest, args.prepared, model.tile)
     if not len(found.boxes):
         raise ShardError(f"{args.prepared}: the {SPLIT} split has no boxes to cover; label some, then `dvc repro`")
     print(describe(found, model, args.prepared), end="\n\n", flush=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from ssd.anchors import AnchorConfig
 from ssd.coverage import Coverage, anchors_per_map
 from ssd.design import FOUND, design
 from ssd.model import ModelConfig, map_sizes
+from ssd.tiles import TileConfig, clip_to_tiles, grid, objects_and_ignored
 
 SPLIT = "train"
 OCTAVES = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0)  # pixels
@@ -35,18 +36,25 @@ class Boxes(NamedTuple):
     left_out: int
 
 
-def gather(manifest: Manifest, prepared: Path, split: str = SPLIT) -> Boxes:
-    """Read the boxes of a split without touching its images.
+def gather(manifest: Manifest, prepared: Path, tile: TileConfig | Literal["none"] = "none") -> Boxes:
+    """Read the boxes of the training split without touching its images: as training sees them.
+
+    Where the model has tiles they are in unit coordinates of a tile, once for each tile that teaches the object.
 
     Raises:
         ShardError: the split or a shard is missing or damaged.
     """
     boxes, labels, left_out = [torch.zeros(0, 4)], [torch.zeros(0, dtype=torch.int64)], 0
-    for row in read_boxes(prepared, manifest, split):
+    for row in read_boxes(prepared, manifest, SPLIT):
         counted = ~torch.tensor([row["difficult"], row["iscrowd"]], dtype=torch.bool).any(dim=0)
-        sides = torch.tensor([row["width"], row["height"]] * 2, dtype=torch.float32)
-        boxes.append((torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4) / sides)[counted])
-        labels.append(torch.tensor(row["labels"], dtype=torch.int64)[counted])
+        found = torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4)[counted]
+        of_each, size = torch.tensor(row["labels"], dtype=torch.int64)[counted], (row["height"], row["width"])
+        if tile != "none":
+            found, visible = clip_to_tiles(found, grid(size, tile))
+            taught, _ = objects_and_ignored(visible, torch.zeros(len(of_each), dtype=torch.bool))
+            found, of_each, size = found[taught], of_each.expand_as(taught)[taught], tile.size
+        boxes.append(found / torch.tensor([size[1], size[0]] * 2, dtype=torch.float32))
+        labels.append(of_each)
         left_out += int((~counted).sum())
     return Boxes(torch.cat(boxes), torch.cat(labels), left_out)
 
@@ -109,7 +117,7 @@ def propose(params: Params, manifest: Manifest, prepared: Path, budget: int | No
         ShardError: a shard is missing or damaged.
         ParamsError: there are no anchors within the budget.
     """
-    better = design_anchors(gather(manifest, prepared), params.model, budget)
+    better = design_anchors(gather(manifest, prepared, params.model.tile), params.model, budget)
     return overrides(better) if better else {}
 
 

@@ -84,8 +84,9 @@ def describe(found: Boxes, model: ModelConfig, prepared: Path) -> str:
     anchors = sum(anchors_per_map(model.anchors, map_sizes(model)))
     height, width = model.image_size
     left_out = f" ({found.left_out} difficult ones and crowds left out)" if found.left_out else ""
+    tiles = "" if model.tile == "none" else f", in tiles of {model.tile.size[0]}×{model.tile.size[1]}"
     return (
-        f"{len(found.boxes)} boxes{left_out} of the {SPLIT} split in {prepared}, "
+        f"{len(found.boxes)} boxes{left_out} of the {SPLIT} split in {prepared}{tiles}, "
         f"{anchors} anchors of {model.backbone} at {height}×{width}"
     )
 

@@ -23,7 +23,7 @@ def check(params: Params, manifest: Manifest, prepared: Path) -> Iterator[Findin
         return
     split = manifest.splits[SPLIT]
     some = split.model_copy(update={"shards": split.shards[:SHARDS]})
-    found = gather(manifest.model_copy(update={"splits": {SPLIT: some}}), prepared)
+    found = gather(manifest.model_copy(update={"splits": {SPLIT: some}}), prepared, params.model.tile)
     if not len(found.boxes):
         return
     model = params.model

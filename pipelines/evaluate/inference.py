@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from pipelines.cluster.ray import ClusterError, ray_cluster
 from pipelines.settings import set_defaults, settings
 from pipelines.store.s3 import object_store
 from pipelines.store.shard_transfer import object_prefix
 from pipelines.store.shards import Manifest, split_of, verify
+from ssd.checkpoint import read_config
 from ssd.detection import DetectConfig
 from ssd.images import decode, resize
-from ssd.prediction import Detector
+from ssd.model import ModelConfig
+from ssd.prediction import TILES_AT_ONCE, Detector, Prediction, merge_predictions
+from ssd.tiles import TileConfig, cut_tile, grid
 
 MOST_BLOCKS = 200  # parts of a split that are decoded at a time, at most
+FOUND = ("boxes", "labels", "scores")
 PREDICTIONS = pa.schema(
     {
         "image_id": pa.string(),
@@ -32,6 +38,7 @@ PREDICTIONS = pa.schema(
         "scores": pa.list_(pa.float32()),
     }
 )
+TILES = PREDICTIONS.append(pa.field("number", pa.int64()))
 
 
 def decode_rows(rows: pa.Table, size: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -42,21 +49,63 @@ def decode_rows(rows: pa.Table, size: tuple[int, int]) -> dict[str, np.ndarray]:
     """
     columns = {name: rows[name].to_numpy() for name in ("image_id", "height", "width")}
     pixels = np.empty((len(rows), 3, *size), np.uint8)
-    for row, (image_id, height, width, image) in enumerate(zip(*columns.values(), rows["image"])):
-        try:
-            pixels[row] = resize(decode(image["bytes"].as_py(), (height, width)), size).numpy()
-        except ValueError as error:
-            raise ValueError(f"image {image_id}: {error}; run `dvc repro -f prepare`") from None
+    for row, image in enumerate(_decoded(rows)):
+        pixels[row] = resize(image, size).numpy()
     return columns | {"pixels": pixels}
 
 
+def decode_tiles(rows: pa.Table, config: ModelConfig) -> Iterator[dict[str, np.ndarray]]:
+    """As `decode_rows`, but a row for each tile of the photographs, with its `number` in `ssd.tiles.grid`."""
+    columns = rows.select(["image_id", "height", "width"]).to_pylist()
+    for photograph, image in zip(columns, _decoded(rows)):
+        tiles = grid(image.shape[-2:], config.tile)
+        for start in range(0, len(tiles), TILES_AT_ONCE):
+            some = tiles[start : start + TILES_AT_ONCE]
+            pixels = np.stack([resize(cut_tile(image, one, config.mean), config.image_size) for one in some])
+            repeated = {name: np.array([value] * len(some)) for name, value in photograph.items()}
+            yield repeated | {"number": np.arange(start, start + len(some)), "pixels": pixels}
+
+
+def _decoded(rows: pa.Table) -> Iterator[Tensor]:
+    columns = (rows[name].to_pylist() for name in ("image_id", "height", "width"))
+    for image_id, height, width, image in zip(*columns, rows["image"]):
+        try:
+            yield decode(image["bytes"].as_py(), (height, width))
+        except ValueError as error:
+            raise ValueError(f"image {image_id}: {error}; run `dvc repro -f prepare`") from None
+
+
 def detect_rows(detector: Detector, rows: dict[str, np.ndarray]) -> pa.Table:
-    """Rows of PREDICTIONS for what `decode_rows` returned; boxes are xyxy, in 0-based pixels of the record."""
+    """Rows of PREDICTIONS for what `decode_rows` returned; boxes are xyxy, in 0-based pixels of the record.
+
+    For tiles of `decode_tiles` they are rows of TILES, boxes in pixels from the tile's corner.
+    """
     pixels = torch.tensor(rows["pixels"])  # a copy: Ray's array is read-only
-    found = detector.predict_batch(pixels, list(zip(rows["height"], rows["width"])))
-    columns = {name: rows[name] for name in ("image_id", "height", "width")}
-    columns |= {name: [getattr(one, name).tolist() for one in found] for name in ("boxes", "labels", "scores")}
-    return pa.table(columns, schema=PREDICTIONS)
+    schema, sizes = PREDICTIONS, list(zip(rows["height"], rows["width"]))
+    if "number" in rows:
+        schema, sizes = TILES, [detector.model.config.tile.size] * len(pixels)
+    found = detector.predict_batch(pixels, sizes)
+    columns = {name: rows[name] for name in schema.names if name not in FOUND}
+    columns |= {name: [getattr(one, name).tolist() for one in found] for name in FOUND}
+    return pa.table(columns, schema=schema)
+
+
+def merge_tiles(tables: Iterable[pa.Table], tile: TileConfig, config: DetectConfig) -> Iterator[pa.Table]:
+    """PREDICTIONS of each photograph, as soon as all its tiles have come in tables of TILES."""
+    waiting: dict[str, dict[int, Prediction]] = {}
+    for table in tables:
+        for row in table.to_pylist():
+            boxes = np.array(row["boxes"], np.float32).reshape(-1, 4)
+            one = Prediction(boxes, np.array(row["labels"], np.int64), np.array(row["scores"], np.float32))
+            size, found = (row["height"], row["width"]), waiting.setdefault(row["image_id"], {})
+            found[row["number"]] = one
+            tiles = grid(size, tile)
+            if len(found) == len(tiles):
+                whole = merge_predictions(tiles, [found[number] for number in range(len(tiles))], size, config)
+                del waiting[row["image_id"]]
+                merged = {name: row[name] for name in ("image_id", "height", "width")}
+                merged |= {name: getattr(whole, name).tolist() for name in FOUND}
+                yield pa.Table.from_pylist([merged], schema=PREDICTIONS)
 
 
 class DetectBatch:
@@ -139,9 +188,11 @@ def _run(
         len(paths), min(-(-total // batch_size), MOST_BLOCKS)
     )  # not by the cluster's CPUs, for the same reason
     rows = ray.data.read_parquet(paths, filesystem=filesystem, override_num_blocks=blocks)
+    model = read_config(state)
+    tiled = model.tile != "none"
     decoded = rows.map_batches(
-        decode_rows,
-        fn_kwargs={"size": state["config"]["image_size"]},
+        decode_tiles if tiled else decode_rows,
+        fn_kwargs={"config": model} if tiled else {"size": model.image_size},
         batch_format="pyarrow",
         batch_size=batch_size,
     )
@@ -155,7 +206,10 @@ def _run(
         num_gpus=actors["gpu"],
     )
     tables, done, started, shown = [], 0, time.monotonic(), time.monotonic()
-    for table in found.iter_batches(batch_size=None, batch_format="pyarrow"):
+    answers = found.iter_batches(batch_size=None, batch_format="pyarrow")
+    if tiled:
+        answers = merge_tiles(answers, model.tile, config)
+    for table in answers:
         tables.append(table.cast(PREDICTIONS))
         done += len(table)
         if time.monotonic() - shown > 10 or done == total:

@@ -105,12 +105,15 @@ def describe_settings(params: Params) -> dict[str, Any]:
 def describe_lineage(model: registry.TrainedModel, manifest: Manifest, state: dict[str, Any]) -> dict[str, str]:
     """Where the model and the numbers come from, for the report."""
     config = state["config"]
+    seen = f"{config['image_size'][0]}×{config['image_size'][1]} pixels"
+    if isinstance(tile := config.get("tile"), dict):
+        seen += f", tiles of {tile['size'][0]}×{tile['size'][1]} with an overlap of {tile['overlap']:g}"
     return {
         "Model": str(model),
         "Weights (SHA-256)": model.sha256,
         "Epoch": str(model.epoch),
         "Training run": model.fingerprint,
-        "Architecture": f"{config['backbone']}, {config['image_size'][0]}×{config['image_size'][1]} pixels",
+        "Architecture": f"{config['backbone']}, {seen}",
         "Data (digest)": manifest.digest,
         "Test split (digest)": describe_test(manifest)["digest"],
         "torch": torch.__version__,

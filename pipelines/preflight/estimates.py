@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.params import Params
-from pipelines.store.shards import Manifest
+from pipelines.store.shards import Manifest, Split
 from ssd.coverage import anchors_per_map
 from ssd.model import SSD, ModelConfig, map_sizes
 
@@ -54,9 +54,19 @@ def step_bytes(params: Params, classes: int, workers: int = 1) -> int:
 
 def decoded_bytes(params: Params, manifest: Manifest) -> int:
     """Decoded images of the splits that training reads, in SSD_HOME."""
-    images = sum(manifest.splits[name].images for name in ("train", "val") if name in manifest.splits)
+    splits = [manifest.splits[name] for name in ("train", "val") if name in manifest.splits]
+    if params.model.tile != "none":  # whole photographs
+        return round(sum(split.images * 3 * _photograph(split) for split in splits))
     height, width = params.model.image_size
-    return images * 3 * height * width
+    return sum(split.images for split in splits) * 3 * height * width
+
+
+def _photograph(split: Split) -> float:
+    """Pixels of a photograph, about: those by which a middling box in pixels is that share of its photograph."""
+    middle = "0.50"
+    if not split.box_sizes_unit.get(middle):
+        return 0.0
+    return (split.box_sizes_pixels[middle] / split.box_sizes_unit[middle]) ** 2
 
 
 def checkpoint_bytes(params: Params, classes: int) -> int:

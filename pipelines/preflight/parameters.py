@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import torch
+
 from pipelines.params import Params
 from pipelines.preflight.findings import Finding, error, ok, warning
-from pipelines.store.shards import PREPARED, Manifest
+from pipelines.store.shards import PREPARED, Manifest, read_boxes
+from pipelines.training.batches import to_sample
 from pipelines.training.order import steps_an_epoch
+from pipelines.training.tiled import images_an_epoch, shown_whole
 
 # (lr, batch, power of batch / 32) that are usual. AdamW: its authors' default; SGD: SSD's 1e-3 (Liu et al. 2016),
 # NVIDIA's 2.6e-3 and torchvision's 2e-3, all at 32 images a step. Adam's step grows with the root of the batch.
@@ -19,13 +23,14 @@ MOST_STEPS = 500_000  # SSD512 on COCO took 400 000 (Liu et al. 2016)
 MOST_EPOCHS = 1000
 MANY_IMAGES, FEW_EPOCHS = 5000, 40  # published SSDs see each photograph 100 times (COCO) to 230 times (VOC)
 FEWEST_BOXES = 10  # of a class
+MANY_CUT = 0.05  # share of the boxes that no tile sees whole
 LONG_SEARCH = 20  # times the training
 
 
 def check(params: Params, manifest: Manifest, folder: Path = PREPARED) -> Iterator[Finding]:
     """All that a whole `dvc repro` needs."""
     yield from of_training(params, manifest, folder)
-    yield from of_search(params, manifest)
+    yield from of_search(params, manifest, folder)
     yield from of_evaluation(params, manifest, folder)
 
 
@@ -35,18 +40,21 @@ def of_training(params: Params, manifest: Manifest, folder: Path = PREPARED) -> 
     if problem:
         yield problem
         return
-    enough = length(params, manifest)
+    images = images_an_epoch(params, manifest, folder)
+    enough = length(params, images)
     yield enough
     yield learning_rate(params)
     if enough.state == "ok":  # else that is to be mended first
-        yield from first_steps(params, manifest)
+        yield from first_steps(params, images)
+    if params.model.tile != "none":
+        yield from tiles(params, manifest, folder)
     yield from classes(params, manifest, folder)
     yield validation(manifest)
 
 
-def total_steps(params: Params, manifest: Manifest, epochs: int) -> int:
-    """Steps that so many epochs take."""
-    return epochs * steps_an_epoch(manifest.splits["train"].images, params.train.batch_size)
+def total_steps(params: Params, images: int, epochs: int) -> int:
+    """Steps that so many epochs of so many images take."""
+    return epochs * steps_an_epoch(images, params.train.batch_size)
 
 
 def cannot_train(params: Params, manifest: Manifest, folder: Path) -> Finding | None:
@@ -56,21 +64,26 @@ def cannot_train(params: Params, manifest: Manifest, folder: Path) -> Finding | 
         return error("data", f"{folder}: the training split is empty", "see prepare.train in params.yaml")
     if sum(split.boxes_per_class.values()) == 0:
         return error("data", f"{folder}: no image of the training split has a box", "label some, then `dvc repro`")
-    if params.train.batch_size > split.images:
+    images = images_an_epoch(params, manifest, folder)
+    if params.train.batch_size > images:
         return error(
             "batch",
             f"params.yaml: train.batch_size is {params.train.batch_size}, but the training split has only "
-            f"{split.images} images",
+            f"{images} {_what(params)}",
             "lower it",
         )
     return None
 
 
-def length(params: Params, manifest: Manifest) -> Finding:
+def _what(params: Params) -> str:
+    return "images" if params.model.tile == "none" else "tiles with objects and drawn others"
+
+
+def length(params: Params, images: int) -> Finding:
     """Epochs for so many images: mmdetection#3063 lost 36 mAP by epochs that were meant for a data set repeated."""
-    images, epochs = manifest.splits["train"].images, params.train.epochs
-    steps = total_steps(params, manifest, epochs)
-    said = f"{epochs} epochs of {images} images are {steps} steps"
+    epochs = params.train.epochs
+    steps = total_steps(params, images, epochs)
+    said = f"{epochs} epochs of {images} {_what(params)} are {steps} steps"
     key = "train.epochs in params.yaml"
     if steps < FEWEST_STEPS:
         return warning("epochs", f"{said}: hardly enough for a detector to learn anything", f"raise {key}")
@@ -94,10 +107,10 @@ def learning_rate(params: Params) -> Finding:
     return ok("learning rate", said)
 
 
-def first_steps(params: Params, manifest: Manifest) -> Iterator[Finding]:
+def first_steps(params: Params, images: int) -> Iterator[Finding]:
     """Warm-up and moving average, against the steps there are."""
     train = params.train
-    steps = total_steps(params, manifest, train.epochs)
+    steps = total_steps(params, images, train.epochs)
     if train.warmup_steps > steps / 2:
         said = f"train.warmup_steps is {train.warmup_steps}, of {steps} steps in all"
         yield warning("warm-up", f"{said}: the learning rate is hardly reached", "lower it in params.yaml")
@@ -108,6 +121,20 @@ def first_steps(params: Params, manifest: Manifest) -> Iterator[Finding]:
     if train.ema_decay > reached:
         said = f"train.ema_decay {train.ema_decay:g} is not reached in {steps} steps: it ends at {reached:.3f}"
         yield ok("moving average", said)
+
+
+def tiles(params: Params, manifest: Manifest, folder: Path) -> Iterator[Finding]:
+    """Objects that no tile shows whole, and a loss that learns nothing from tiles without objects."""
+    whole = torch.cat([shown_whole(to_sample(row), params.model.tile) for row in read_boxes(folder, manifest, "train")])
+    lost = 1 - float(whole.float().mean())
+    said = f"{lost:.1%} of the training boxes are seen whole by no tile"
+    if lost > MANY_CUT:
+        yield warning("tiles", said, "raise model.tile.overlap or model.tile.size in params.yaml")
+    else:
+        yield ok("tiles", said)
+    if params.loss.class_loss == "softmax_mining" and not params.loss.least_negatives and params.train.empty_tiles:
+        said = "tiles without objects teach nothing: softmax_mining mines negatives by the objects of an image"
+        yield warning("empty tiles", said, "set loss.least_negatives, or write train.empty_tiles: 0.0 in params.yaml")
 
 
 def classes(params: Params, manifest: Manifest, folder: Path) -> Iterator[Finding]:
@@ -140,7 +167,7 @@ def validation(manifest: Manifest) -> Finding:
     return ok("validation", f"{split.images} images choose the best epoch")
 
 
-def of_search(params: Params, manifest: Manifest) -> Iterator[Finding]:
+def of_search(params: Params, manifest: Manifest, folder: Path = PREPARED) -> Iterator[Finding]:
     """The search before the training; nothing where there is none."""
     tune, train = params.tune, manifest.splits.get("train")
     if not tune.trials or train is None or not train.images:
@@ -150,9 +177,10 @@ def of_search(params: Params, manifest: Manifest) -> Iterator[Finding]:
         said = f"tune.trials is {tune.trials}, but the validation split has no boxes to compare trials on"
         yield error("search", said, "see prepare.val and prepare.val_share in params.yaml, or write tune.trials: 0")
         return
-    steps = total_steps(params, manifest, tune.epochs)
+    images = images_an_epoch(params, manifest, folder)
+    steps = total_steps(params, images, tune.epochs)
     said = f"{tune.trials} trials of {tune.epochs} epochs, {steps} steps each at most"
-    enough = total_steps(params, manifest, params.train.epochs) >= FEWEST_STEPS
+    enough = total_steps(params, images, params.train.epochs) >= FEWEST_STEPS
     if enough and params.train.warmup_steps >= steps:
         said = f"{said}: a trial ends within train.warmup_steps ({params.train.warmup_steps})"
         yield warning("search", said, "raise tune.epochs in params.yaml")

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 from pipelines.params import Params
 from pipelines.pictures.palette import PALETTE, colour
 from pipelines.store.shards import BOXES, Manifest, read_records
-from pipelines.training.batches import sides, to_sample
+from pipelines.training.batches import Sample, sides, to_sample
 from pipelines.training.order import derive_seed
+from pipelines.training.tiled import Tiles, sample_of_tile
 from pipelines.training.time_parts import draw_times
 from ssd.augmentation import Augmentation
 from ssd.images import decode, resize
 from ssd.tasks import truths
+from ssd.tiles import cut_tile
 
 SHEET = 4  # images a side of a sheet
 
 
 def draw_samples(params: Params, manifest: Manifest, prepared: Path, path: Path) -> None:
-    """Write a sheet of the first training images as training sees them in its first epoch: augmented, with boxes."""
+    """Write a sheet of the first training images as training sees them in its first epoch: augmented, with boxes.
+
+    Where the model has tiles, it is of the first ones with objects.
+    """
     augmentation = Augmentation(params.augment, params.model.mean)
     height, width = params.model.image_size
     sheet = Image.new("RGB", (SHEET * width, SHEET * height))
     batch = next(iter(read_records(prepared, manifest, "train", ["image", *BOXES])))
-    for index, row in enumerate(batch.slice(0, SHEET * SHEET).to_pylist()):
-        photograph = row["height"], row["width"]
-        image = decode(row["image"]["bytes"], photograph)
-        image = resize(image, params.augment.source_size(photograph, (height, width)))
-        sample = to_sample(row)
+    for place, (index, image, sample) in enumerate(islice(_images(batch.to_pylist(), params), SHEET * SHEET)):
         boxes, seed = sample.boxes * sides(image.shape[-2:]), derive_seed(params.seed, 0, index)
         image, boxes, labels = augmentation(image, boxes, sample.signed_labels, seed, (height, width))
         columns = truths(params.model.task, boxes, labels.abs(), labels == 0, labels < 0, (height, width))
@@ -38,9 +43,28 @@ def draw_samples(params: Params, manifest: Manifest, prepared: Path, path: Path)
         pen = ImageDraw.Draw(canvas)
         for box, label, _, ignored in zip(*(column.tolist() for column in columns)):
             pen.rectangle(box, outline="grey" if ignored else colour(label - 1), width=max(1, width // 150))
-        sheet.paste(canvas, (index % SHEET * width, index // SHEET * height))
+        sheet.paste(canvas, (place % SHEET * width, place // SHEET * height))
     sheet.thumbnail((1280, 1280))
     sheet.save(path, "JPEG", quality=88)
+
+
+def _images(rows: list[dict[str, Any]], params: Params) -> Iterator[tuple[int, Tensor, Sample]]:
+    """The position in the training split, the pixels and the annotation of each image that rows of the shards give."""
+    model, index = params.model, 0
+    for row in rows:
+        photograph, sample = (row["height"], row["width"]), to_sample(row)
+        if model.tile == "none":
+            image = decode(row["image"]["bytes"], photograph)
+            yield index, resize(image, params.augment.source_size(photograph, model.image_size)), sample
+            index += 1
+            continue
+        tiles = Tiles([sample], model)
+        image = decode(row["image"]["bytes"], photograph) if tiles.has_objects.any() else None
+        for number in tiles.has_objects.nonzero()[0].tolist():
+            part = cut_tile(image, tiles.boxes[number], model.mean)
+            source = params.augment.source_size(model.tile.size, model.image_size)
+            yield index + number, resize(part, source), sample_of_tile(sample, tiles.boxes[number])
+        index += len(tiles)
 
 
 def draw_curves(history: list[dict[str, float]], best: int, path: Path) -> None:

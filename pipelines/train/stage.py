@@ -24,6 +24,7 @@ from pipelines.tracking import provenance, runs
 from pipelines.training.initial_weights import InitialWeights, initial_weights, try_weights
 from pipelines.training.order import steps_an_epoch
 from pipelines.training.progress import Progress
+from pipelines.training.tiled import images_an_epoch
 from pipelines.training.workers import Training, TrainingFailed, new_job, run_on_ray
 from pipelines.tuned import Tuned
 from ssd.weights import Loaded
@@ -78,7 +79,8 @@ def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None,
     weights = initial_weights(params)
     name = run_name(params, manifest, weights)
     folder = runs_folder / name
-    total = params.train.epochs * steps_an_epoch(manifest.splits["train"].images, params.train.batch_size)
+    images = images_an_epoch(params, manifest, prepared)
+    total = params.train.epochs * steps_an_epoch(images, params.train.batch_size)
     spec = describe(params, manifest, name)
     if tuned and tuned.trial:
         spec.tags.update({"tune.sweep": tuned.sweep, "tune.trial": str(tuned.trial)})

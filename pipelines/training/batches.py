@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -17,8 +18,11 @@ from pipelines.store.shards import Manifest, read_boxes
 from pipelines.training.decoded import decoded_shards
 from pipelines.training.order import StepSampler, derive_seed
 from ssd.augmentation import Augmentation, AugmentConfig
+from ssd.detection import DetectConfig
 from ssd.tasks import truths
 from ssd.trainer import Batch
+
+InImage = tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes [N, 4], labels and scores [N] that were found
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,10 @@ class DecodedSplit:
     """A split's images, decoded once, and their annotations.
 
     Images have the network's input `size`, or that of the source of `augment`, see `ssd.augmentation`.
+    `TiledSplit` has the same methods, with tiles for images.
     """
+
+    has_objects = None  # an epoch sees all images, with objects or without
 
     def __init__(
         self,
@@ -85,6 +92,28 @@ class DecodedSplit:
         array, row = self.positions[index]
         return torch.from_numpy(self.arrays[array][row].copy(order="K"))
 
+    def sample(self, index: int) -> Sample:
+        """The annotation of one image."""
+        return self.samples[index]
+
+    def in_epoch(self, empty_share: float) -> int:
+        """How many images training sees an epoch: all."""
+        return len(self)
+
+    def images_of(self, photographs: range) -> Sequence[int]:
+        """The images of photographs: of each, itself."""
+        return photographs
+
+    def of_photographs(
+        self, found: Iterable[tuple[int, InImage]], config: DetectConfig
+    ) -> Iterable[tuple[int, InImage]]:
+        """What was found in photographs, from what was found in their images: the same."""
+        return found
+
+    def present(self) -> list[list[int]]:
+        """The classes of the objects of each image."""
+        return [sample.labels[~sample.iscrowd].tolist() for sample in self.samples]
+
 
 def to_sample(row: dict[str, Any]) -> Sample:
     """The annotation in a row of the shards."""
@@ -102,6 +131,8 @@ def sides(size: tuple[int, int]) -> Tensor:
 class TrainingSamples(Dataset):
     """Augmented samples of a split, addressed by the positions of `Order`, with what `task` asks to be found in them.
 
+    The split is a `DecodedSplit`, or a `TiledSplit` of `pipelines.training.tiled`.
+
     `mark` is called with the part of the work that is done, `read` or `augment`: see `ssd.stopwatch`.
     """
 
@@ -118,7 +149,7 @@ class TrainingSamples(Dataset):
     def __getitem__(self, position: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, str, Tensor]:
         """Image uint8 [3, H, W], boxes [N, 4] in unit coordinates, labels [N], image id, regions to ignore [K, 4]."""
         index = position[1]
-        sample = self.split.samples[index]
+        sample = self.split.sample(index)
         seed, pixels = derive_seed(self.seed, *position), self.split.image(index)
         if self.mark:
             self.mark("read")
@@ -153,7 +184,9 @@ def training_batches(
     )
 
 
-def evaluation_batches(split: DecodedSplit, indices: range, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
+def evaluation_batches(
+    split: DecodedSplit, indices: Sequence[int], batch_size: int
+) -> Iterator[tuple[list[int], Tensor]]:
     """Chunks of `indices` with their images uint8 [B, 3, H, W], as they are."""
     for start in range(0, len(indices), batch_size):
         chunk = list(indices[start : start + batch_size])

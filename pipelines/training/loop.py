@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
 from pipelines.coco import average_precision
 from pipelines.params import Params
 from pipelines.store.shards import read_manifest
-from pipelines.training.batches import DecodedSplit, TrainingSamples, evaluation_batches, training_batches
+from pipelines.training.batches import InImage, TrainingSamples, evaluation_batches, training_batches
 from pipelines.training.messages import Step
 from pipelines.training.order import Order, StepSampler, derive_seed, repeat_factors, steps_an_epoch
+from pipelines.training.tiled import open_split
 from ssd.augmentation import Augmentation
 from ssd.checkpoint import load, model_state
 from ssd.detection import detect
@@ -60,13 +60,14 @@ class Run:
         self.workers = dist.get_world_size() if dist.is_initialized() else 1
         manifest = read_manifest(job.prepared)
         self.classes = list(manifest.classes)
-        size = self.params.model.image_size
         started = time.perf_counter()
-        self.train = DecodedSplit(job.prepared, manifest, "train", size, job.cache, self.params.augment)
+        shards, model = (job.prepared, manifest), self.params.model
+        self.train = open_split(*shards, "train", model, job.cache, self.params.augment)
         has_val = "val" in manifest.splits and manifest.splits["val"].images > 0
-        self.val = DecodedSplit(job.prepared, manifest, "val", size, job.cache) if has_val else None
+        self.val = open_split(*shards, "val", model, job.cache) if has_val else None
         self.decoding = {"time/decode_s": time.perf_counter() - started}  # of the first epoch to come
-        self.steps = steps_an_epoch(len(self.train), self.params.train.batch_size)
+        self.images = self.train.in_epoch(self.params.train.empty_tiles)
+        self.steps = steps_an_epoch(self.images, self.params.train.batch_size)
         torch.manual_seed(derive_seed(self.params.seed))  # all workers start from the same weights
         model = SSD(self.params.model, len(self.classes))
         if job.weights is not None:
@@ -86,45 +87,47 @@ class Run:
         samples = TrainingSamples(self.train, Augmentation(self.params.augment, model.mean), seed, model.task, mark)
         factors = None
         if train.sampling == "repeat_factor":
-            factors = repeat_factors(
-                [s.labels[~s.iscrowd].tolist() for s in self.train.samples], train.repeat_threshold
-            )
-        order = Order(len(self.train), train.batch_size, train.epochs, seed, factors)
+            factors = repeat_factors(self.train.present(), train.repeat_threshold)
+        order = Order(self.images, train.batch_size, train.epochs, seed, factors, self.train.has_objects)
         sampler = StepSampler(order, self.trainer.steps, self.rank, self.workers)
         return training_batches(samples, sampler, self.job.loader_workers, self.device.type == "cuda")
 
     def validate(self) -> dict[str, float]:
         """mAP of the averaged model on the validation split, on rank 0; {} elsewhere and where there is no split.
 
+        It is of whole photographs, also where the model has tiles.
         By the same definitions as the test: `map` is COCO's, `map50` the area of VOC 2010 at IoU 0.5.
         """
         if self.val is None:
             return {}
-        found = self._detect(range(self.rank, len(self.val), self.workers))
+        samples = self.val.samples
+        found = self._detect(range(self.rank, len(samples), self.workers))
         if self.workers > 1:
             parts = [None] * self.workers if self.rank == 0 else None
             dist.gather_object(found, parts)
             found = {i: d for part in parts for i, d in part.items()} if self.rank == 0 else {}
         if self.rank:
             return {}
-        boxes, labels, scores = zip(*(found[i] for i in range(len(self.val))))
+        boxes, labels, scores = zip(*(found[i] for i in range(len(samples))))
         task = self.params.model.task
-        truth = [truths(task, s.boxes, s.labels, s.difficult, s.iscrowd) for s in self.val.samples]
+        truth = [truths(task, s.boxes, s.labels, s.difficult, s.iscrowd) for s in samples]
         found, truth = flatten_found(boxes, labels, scores), flatten_truths(*zip(*truth))
         precision = evaluate(found, truth, len(self.classes), (0.5,), "voc10")
-        coco_ap = average_precision(found, truth, len(self.val), self.classes)
+        coco_ap = average_precision(found, truth, len(samples), self.classes)
         metrics = {"val/map50": float(precision.mean[0]), "val/map": coco_ap}
         return metrics | {f"val/ap50/{name}": float(ap) for name, ap in zip(self.classes, precision.ap[0])}
 
     @torch.inference_mode()
-    def _detect(self, indices: range) -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def _detect(self, photographs: range) -> dict[int, InImage]:
+        return dict(self.val.of_photographs(self._detect_images(self.val.images_of(photographs)), self.params.detect))
+
+    def _detect_images(self, indices: Sequence[int]) -> Iterator[tuple[int, InImage]]:
         model = self.trainer.averaged_model.eval()
-        found = {}
         for chunk, images in evaluation_batches(self.val, indices, self.params.train.batch_size):
             logits, offsets = self.trainer.forward(images.to(self.device), model)
             of_each = detect(model.scores(logits), offsets, model.coder, self.params.detect)
-            found |= {i: tuple(t.cpu().numpy() for t in detections) for i, detections in zip(chunk, of_each)}
-        return found
+            for index, detections in zip(chunk, of_each):
+                yield index, tuple(column.cpu().numpy() for column in detections)
 
     def end_epoch(self, seconds: float) -> dict[str, float]:
         """Close an epoch: its metrics join the history, and the best weights so far are kept."""

@@ -44,7 +44,10 @@ def repeat_factors(classes: Sequence[Collection[int]], threshold: float) -> np.n
 class Order:
     """The order of a whole training: every image once an epoch, shuffled anew each epoch.
 
-    With `factors`, float [images], an epoch has as many images as without, each as often as its factor's share of
+    With `has_objects`, bool [all images], an epoch sees all images with objects, and so many others, drawn anew each
+    epoch, that there are `images`.
+
+    With `factors`, float [all images], an epoch has as many images as without, each as often as its factor's share of
     their sum, rounded up or down at random: on average exactly so.
     """
 
@@ -53,11 +56,12 @@ class Order:
     epochs: int
     seed: int
     factors: np.ndarray | None = None
+    has_objects: np.ndarray | None = None
 
     def epoch(self, epoch: int) -> list[tuple[int, ...]]:
         """The (epoch, index) of each image of an epoch; (epoch, index, n) where it is seen for the n-th time more."""
         rng = np.random.default_rng([self.seed, epoch])
-        order = rng.permutation(self.images)
+        order = rng.permutation(self.images if self.has_objects is None else self._drawn(rng))
         if self.factors is None:
             return [(epoch, index) for index in order.tolist()]
         shares = np.cumsum(self.factors[order])
@@ -69,6 +73,10 @@ class Order:
             positions.append((epoch, index, seen[index]) if seen[index] else (epoch, index))
             seen[index] += 1
         return positions
+
+    def _drawn(self, rng: np.random.Generator) -> np.ndarray:
+        objects, others = np.flatnonzero(self.has_objects), np.flatnonzero(~self.has_objects)
+        return np.concatenate([objects, rng.choice(others, self.images - len(objects), replace=False)])
 
     def batches(self, start: int = 0) -> Iterator[list[tuple[int, ...]]]:
         """The positions of the images of each step, see `epoch`, from step `start` on to the end of training."""

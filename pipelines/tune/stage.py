@@ -19,6 +19,7 @@ from pipelines.store.shard_transfer import local_copy, upload
 from pipelines.store.shards import Manifest, read_manifest
 from pipelines.tracking import provenance, runs
 from pipelines.training.initial_weights import InitialWeights, initial_weights, try_weights
+from pipelines.training.tiled import images_an_epoch
 from pipelines.training.workers import Training, new_job
 from pipelines.tune.ledger import Sweep, Trial, forget
 from pipelines.tune.mlflow_runs import SweepRuns
@@ -62,7 +63,7 @@ def check(params: Params, manifest: Manifest, prepared: Path, path: Path) -> Non
                 f"{'trained' if name == 'train' else 'compared'}; give one in {path} (prepare.{name}"
                 f"{', prepare.val_share' if name == 'val' else ''}) or write tune.trials: 0"
             )
-    images = manifest.splits["train"].images
+    images = images_an_epoch(params, manifest, prepared)
     if params.train.batch_size > images:
         raise TuningFailed(
             f"{path}: train.batch_size is {params.train.batch_size}, but the training split has only {images} images; "

@@ -75,8 +75,13 @@ RARE_FROM_ORIGINALS = {
     "augment": {"source": "original", "iou_crop": True, "zoom_out": 0.5},
 }
 
+TILED = {"model.image_size": [64, 64], "model.tile": {"size": [64, 64], "overlap": 0.1}, "train.batch_size": 14}
 
-@pytest.mark.parametrize(("stop_after", "more"), [(1, {}), (2, {}), (3, {}), (7, {}), (2, RARE_FROM_ORIGINALS)])
+
+@pytest.mark.parametrize(
+    ("stop_after", "more"),
+    [(1, {}), (2, {}), (3, {}), (7, {}), (2, RARE_FROM_ORIGINALS), (2, TILED), (4, TILED | RARE_FROM_ORIGINALS)],
+)
 def test_stopped_anywhere_it_ends_as_if_it_had_not_been(tiny_prepared, tmp_path, stop_after, more):
     changes = {**TINY, "train.checkpoint_steps": 1, "augment.photometric": 0.5, "train.epochs": 2, **more}
     job = Job(load_params(write_params(tmp_path / "p.yaml", changes)), tiny_prepared, tmp_path / "cache")

@@ -2,8 +2,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ssd.backbones import BACKBONES
+from ssd.backbones.efficientnet import SamePaddedConv2d
 from ssd.backbones.fast import Residual
 from ssd.model import SSD, ModelConfig, map_sizes
 from ssd.presets import PRESETS
@@ -40,6 +42,29 @@ def test_depths_are_parts_of_the_backbone_that_share_nothing(name):
 def test_fast_halves_and_rounds_up(size):
     sizes = map_sizes(ModelConfig(backbone="fast", image_size=size))
     assert sizes == [tuple(-(-side // stride) for side in size) for stride in (8, 16, 32, 64, 128)]
+
+
+@pytest.mark.parametrize("size", [(96, 64), (300, 333), (320, 320)])
+def test_efficientnet_lite0_halves_and_rounds_up(size):
+    sizes = map_sizes(ModelConfig(backbone="efficientnet_lite0", image_size=size))
+    assert sizes == [tuple(-(-side // stride) for side in size) for stride in (8, 16, 32, 64, 128)]
+
+
+def test_efficientnet_lite0_has_the_parameters_of_the_published_one():
+    # the published classifier's 4,652,008 learned values (its paper's 4.7 M) less its head: the last 1×1 convolution,
+    # 320·1280, its batch norm, 2·1280, and the linear layer, 1280·1000 + 1000
+    body = BACKBONES["efficientnet_lite0"]().body
+    assert sum(p.numel() for p in body.parameters()) == 4_652_008 - 320 * 1280 - 2 * 1280 - 1280 * 1000 - 1000
+
+
+@pytest.mark.parametrize(("side", "kernel", "first"), [(8, 3, 0), (7, 3, 1), (8, 5, 1), (7, 5, 2)])
+def test_same_padding_puts_the_odd_pixel_at_the_end(side, kernel, first):
+    # 8 pixels by stride 2 are 4; a kernel of 3 needs (4-1)·2 + 3 - 8 = 1 more, at the end; 5 needs 3: one, then two.
+    # 7 pixels are 4 too, and need one more, so that both ends get the same
+    conv = SamePaddedConv2d(1, 1, kernel, stride=2, bias=False)
+    image = torch.rand(1, 1, side, side + 2)
+    padded = F.pad(image, (first, kernel, first, kernel))[..., : 6 + kernel, : 8 + kernel]  # 4×5 positions
+    torch.testing.assert_close(conv(image), F.conv2d(padded, conv.weight, stride=2))
 
 
 def test_a_residual_block_is_the_identity_at_first():

@@ -86,6 +86,7 @@ class SSD(nn.Module):
     Attributes:
         anchors: float32 [A, 4] xyxy in unit coordinates, for images of `config.image_size`.
         coder: between boxes and the offsets that `forward` returns.
+        cells_of_maps: how many cells each feature map has, and how many anchors each of its cells.
     """
 
     def __init__(self, config: ModelConfig, num_classes: int):
@@ -105,6 +106,7 @@ class SSD(nn.Module):
                 nn.ModuleList(_tower(c, config.head_depth) for c in channels) for _ in range(2)
             )
         per_cell = [len(shapes) for shapes in config.anchors.shapes(len(sizes))]
+        self.cells_of_maps = [(height * width, k) for (height, width), k in zip(sizes, per_cell)]
         self.logits_an_anchor = num_classes + (config.scores == "softmax")
         self.class_heads = nn.ModuleList(
             nn.Conv2d(c, k * self.logits_an_anchor, 3, padding=1) for c, k in zip(channels, per_cell)

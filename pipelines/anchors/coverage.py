@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from pipelines.params import Params, ParamsError
-from pipelines.store.shards import Manifest, read_boxes
+from pipelines.recipe.boxes import Boxes, gather
+from pipelines.store.shards import Manifest
 from ssd.anchors import AnchorConfig
 from ssd.coverage import Coverage, anchors_per_map
 from ssd.design import FOUND, design
@@ -19,36 +20,6 @@ from ssd.model import ModelConfig, map_sizes
 SPLIT = "train"
 OCTAVES = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0)  # pixels
 OCTAVE_NAMES = ("under 8", *(f"{low:.0f} to {2 * low:.0f}" for low in OCTAVES[:-1]), "from 256")
-
-
-class Boxes(NamedTuple):
-    """Ground truth of a split, all images in one.
-
-    Attributes:
-        boxes: float32 [N, 4] xyxy in unit coordinates.
-        labels: int64 [N], 1..C.
-        left_out: how many others there are, marked difficult or crowds: no measure counts them.
-    """
-
-    boxes: Tensor
-    labels: Tensor
-    left_out: int
-
-
-def gather(manifest: Manifest, prepared: Path, split: str = SPLIT) -> Boxes:
-    """Read the boxes of a split without touching its images.
-
-    Raises:
-        ShardError: the split or a shard is missing or damaged.
-    """
-    boxes, labels, left_out = [torch.zeros(0, 4)], [torch.zeros(0, dtype=torch.int64)], 0
-    for row in read_boxes(prepared, manifest, split):
-        counted = ~torch.tensor([row["difficult"], row["iscrowd"]], dtype=torch.bool).any(dim=0)
-        sides = torch.tensor([row["width"], row["height"]] * 2, dtype=torch.float32)
-        boxes.append((torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4) / sides)[counted])
-        labels.append(torch.tensor(row["labels"], dtype=torch.int64)[counted])
-        left_out += int((~counted).sum())
-    return Boxes(torch.cat(boxes), torch.cat(labels), left_out)
 
 
 class Row(NamedTuple):

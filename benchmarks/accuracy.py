@@ -29,6 +29,7 @@ from benchmarks.paired import machine
 from pipelines.params import Params, load_params
 from pipelines.store.shards import read_manifest
 from pipelines.tracking.provenance import code_digest
+from pipelines.training.initial_weights import initial_weights
 from pipelines.training.loop import Job, fit
 from pipelines.training.tiled import open_split
 from ssd.memory import keep_memory
@@ -65,7 +66,9 @@ def train(spec: dict[str, Any], out: Path) -> None:
     keep_memory()
     params, device = params_of(spec), spec["device"]
     with tempfile.TemporaryDirectory() as own:
-        job = Job(params, Path(spec["data"]), Path(spec["cache"] or own), spec["loader_workers"])
+        weights = initial_weights(params)
+        path = weights.path if weights else None
+        job = Job(params, Path(spec["data"]), Path(spec["cache"] or own), spec["loader_workers"], path)
         if spec["minutes"]:
             job = replace(job, params=affordable(job, spec["minutes"], device))
         history: list[dict[str, float]] = []

@@ -17,7 +17,7 @@ from torchvision.ops import box_area
 from ssd.detection import DetectConfig, Detections
 
 LEAST_VISIBLE = 0.5  # share of a box's area in a tile from which on the tile teaches the object
-NEAR = 0.01  # share of a tile's side within which a detection touches its border
+NEAR, FUZZY = 0.01, 0.2  # shares of a tile's and of a box's side within which a detection touches a tile's border
 _PAIRS = 1 << 20  # of detections that are compared at once: some 200 MB
 
 
@@ -123,11 +123,10 @@ def merge(
 ) -> Detections:
     """The detections of a photograph from those of its tiles, each object once.
 
-    Two detections of one class in different tiles are one object if they agree in the part of the photograph that both
-    tiles see. Their IoU there is above `nms_iou`; of one that its tile's border cuts, the share of the smaller in the
-    other is. A detection that no border cuts is kept before one that is cut, and the higher before the lower score; it
-    takes the best score of those that agree with it. Where all are cut, the object is larger than the overlap, and its
-    box is the one around them.
+    Two detections of one class in different tiles are one object if their IoU is above `nms_iou` in the part of the
+    photograph that both tiles see: there, a box and the same box cut by a border are alike. A detection that no border
+    cuts is kept before one that is cut, and the higher before the lower score; it takes the best score of those that
+    agree with it. Where all are cut, the object is larger than the overlap, and its box is the one around them.
 
     Args:
         boxes: float32 [N, 4] xyxy in pixels of the photograph. labels: int64 [N]. scores: float32 [N].
@@ -138,8 +137,8 @@ def merge(
     Returns:
         Detections by falling score; their boxes in pixels of the photograph.
 
-    Source: slicing aided inference, whose GREEDYNMM merges by the share of the smaller box (Akyon et al. 2022, SAHI);
-    comparing only what both tiles see is ours.
+    Source: GREEDYNMM of SAHI (Akyon et al. 2022) merges likewise, by the share of the smaller box in the other, which
+    takes neighbours for one object where objects are dense; docs/networks.md has the figures.
     """
     height, width = photograph
     edges = boxes.new_tensor([width, height, width, height])
@@ -151,14 +150,14 @@ def merge(
     order = order[cut[order].to(torch.uint8).argsort(stable=True)]
     boxes, labels, scores, tiles, cut = (column[order] for column in (boxes, labels, scores, tiles, cut))
     boxes, scores = boxes.clone(), scores.clone()
-    kept = _join(boxes, scores, cut, _agreeing(boxes, labels, tiles, cut, config.nms_iou))
+    kept = _join(boxes, scores, cut, _agreeing(boxes, labels, tiles, config.nms_iou))
     best = kept[scores[kept].argsort(descending=True, stable=True)][: config.max_detections]
     return Detections(boxes[best], labels[best], scores[best])
 
 
 def touches_inner_border(boxes: Tensor, tiles: Tensor, photograph: tuple[int, int]) -> Tensor:
     """Whether a box [N, 4] ends at a border of its tile [N, 4] behind which the photograph goes on: bool [N]."""
-    near = (tiles[:, 2:] - tiles[:, :2]) * NEAR
+    near = torch.maximum((tiles[:, 2:] - tiles[:, :2]) * NEAR, (boxes[:, 2:] - boxes[:, :2]) * FUZZY)
     end = tiles.new_tensor(photograph[::-1])
     low = (tiles[:, :2] > 0) & (boxes[:, :2] - tiles[:, :2] <= near)
     high = (tiles[:, 2:] < end) & (tiles[:, 2:] - boxes[:, 2:] <= near)
@@ -186,7 +185,7 @@ def _join(boxes: Tensor, scores: Tensor, cut: Tensor, pairs: Tensor) -> Tensor:
     return (~joined).nonzero()[:, 0]
 
 
-def _agreeing(boxes: Tensor, labels: Tensor, tiles: Tensor, cut: Tensor, threshold: float) -> Tensor:
+def _agreeing(boxes: Tensor, labels: Tensor, tiles: Tensor, threshold: float) -> Tensor:
     """Pairs [P, 2] of detections of one class that agree where both their tiles see, the lower index first."""
     found = [torch.zeros(0, 2, dtype=torch.int64)]
     for first, second in _neighbours(boxes):
@@ -198,9 +197,7 @@ def _agreeing(boxes: Tensor, labels: Tensor, tiles: Tensor, cut: Tensor, thresho
             torch.cat([_clamp(boxes[i, :2], low, high), _clamp(boxes[i, 2:], low, high)], 1) for i in (first, second)
         )
         both = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(dim=1)
-        area_a, area_b = box_area(a), box_area(b)
-        whole = torch.where(cut[first] | cut[second], torch.minimum(area_a, area_b), area_a + area_b - both)
-        agree = both > threshold * whole
+        agree = both > threshold * (box_area(a) + box_area(b) - both)
         found.append(torch.stack([first[agree], second[agree]], dim=1))
     return torch.cat(found).sort(dim=1).values
 

@@ -85,7 +85,7 @@ def _small(truths: dict[str, Truth]) -> Iterator[Finding]:
             "warn" if shares[1] > SMALL_SHARE else "note",
             f"Small boxes: {', '.join(texts)} have a side under {SEEN} pixels of the network's input",
             "That is a cell of the finest feature map. `python -m pipelines.anchors` says which of them the anchors of "
-            "params.yaml cover; a larger model.image_size, or photographs cut into tiles, show more of them.",
+            "params.yaml cover; a larger model.image_size, or tiles (model.tile), show more of them.",
         )
 
 

@@ -1,5 +1,6 @@
 """The stage `evaluate`, from a registered model to the champion."""
 
+import dataclasses
 import json
 import shutil
 
@@ -15,8 +16,10 @@ from pipelines.evaluate.stage import EvaluationError, check_classes, describe_te
 from pipelines.store.shards import ShardError, digest, read_manifest, read_records
 from pipelines.tracking import gate, registry, runs
 from ssd.checkpoint import load, model_state, save
+from ssd.images import decode
 from ssd.model import SSD
 from ssd.prediction import Detector
+from ssd.tiles import TileConfig
 
 
 def write_model(path, config, classes=("bar", "slot")):
@@ -100,6 +103,24 @@ def test_from_the_registry_to_the_champion(tiny_prepared, tiny_params, registere
     ):
         evaluate(tiny_params, tiny_prepared, model_json, out)
     assert (out / "metrics.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_tiles_on_rays_actors_are_merged_to_what_the_detector_finds(tiny_prepared, tiny_params, tmp_path):
+    config = dataclasses.replace(tiny_params.model, image_size=(64, 64), tile=TileConfig((64, 64), 0.5))
+    state, manifest = load(write_model(tmp_path / "model.pt", config)), read_manifest(tiny_prepared)
+    detect = dataclasses.replace(tiny_params.detect, score_threshold=0.4, max_detections=30)
+    found = detect_split(tiny_prepared, manifest, "test", state, detect, 5).to_pylist()
+    rows = [row for batch in read_records(tiny_prepared, manifest, "test") for row in batch.to_pylist()]
+    rows.sort(key=lambda row: row["image_id"])
+    detector = Detector(state, **dataclasses.asdict(detect))
+    predictions = detector.predict([decode(row["image"]["bytes"]) for row in rows])
+    assert [row["image_id"] for row in found] == [row["image_id"] for row in rows]
+    assert sum(len(row["scores"]) for row in found) > 20
+    for row, expected in zip(found, predictions):
+        assert (row["height"], row["width"]) == (60, 90)
+        assert row["labels"] == expected.labels.tolist()
+        np.testing.assert_allclose(np.reshape(row["boxes"], (-1, 4)), expected.boxes, atol=1e-2)
 
 
 @pytest.mark.slow

@@ -75,8 +75,10 @@ def test_a_residual_block_is_the_identity_at_first():
     assert block.second[1].weight.grad.abs().min() > 0  # and it learns
 
 
-def test_width_scales_the_channels_of_fast():
-    assert BACKBONES["fast"](width=0.5).out_channels == tuple(c // 2 for c in BACKBONES["fast"]().out_channels)
+def test_width_scales_the_channels_of_fast_to_multiples_of_16():
+    assert BACKBONES["fast"]().out_channels == (96, 160, 256, 192, 128)
+    assert BACKBONES["fast"](width=0.5).out_channels == (48, 80, 128, 96, 64)
+    assert BACKBONES["fast"](width=1.25).out_channels == (128, 192, 320, 240, 160)  # 120 = 7.5·16 and 200 = 12.5·16
 
 
 def test_names_in_the_state_of_the_default_network_stay():

@@ -5,8 +5,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation as ConvNorm
 
-from ssd.backbones.layers import scaled
-
 
 class Residual(nn.Module):
     """Two 3×3 convolutions with batch norm and a shortcut around them (He et al. 2015, Fig. 5, left)."""
@@ -29,16 +27,17 @@ class FastBackbone(nn.Module):
     [B, 3, H, W] becomes five maps with strides of 8, 16, 32, 64 and 128 pixels, of ⌈H/8⌉ by ⌈W/8⌉ and so on. Two
     convolutions of stride 2 come first; then each stage halves height and width by one convolution and adds residual
     blocks. Dense convolutions, because on CPUs with bf16 units they take hardly longer than separable ones do.
+    All numbers of channels are multiples of 16, as these units want them.
     """
 
     imagenet = None
 
     def __init__(self, width: float = 1.0, blocks: tuple[int, ...] = (1, 2, 2, 1, 0, 0)):
         super().__init__()
-        stem, *channels = scaled(width, 16, 32, 96, 160, 256, 192, 128)
+        stem, *channels = (max(round(c * width / 16), 1) * 16 for c in (16, 32, 96, 160, 256, 192, 128))
         self.stem = ConvNorm(3, stem, 3, stride=2)
         self.stages = nn.ModuleList()
-        for before, out, count in zip([stem, *channels], channels, blocks, strict=False):
+        for before, out, count in zip([stem, *channels], channels, blocks):
             halve = ConvNorm(before, out, 3, stride=2)
             self.stages.append(nn.Sequential(halve, *(Residual(out) for _ in range(count))))
         self.out_channels = tuple(channels[1:])

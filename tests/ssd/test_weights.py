@@ -39,7 +39,7 @@ def test_a_classifiers_weights_fill_the_whole_body(preset, classifier):
 def test_a_vgg16_with_batch_norm_sees_what_torchvisions_sees():
     torch.manual_seed(0)
     theirs = vgg16_bn(weights=None).eval()
-    model = SSD(PRESETS["ssd300_vgg16_bn"].model, 3).eval()
+    model = SSD(PRESETS["ssd300_vgg16_bn"].model, 1).eval()
     load_weights(model, theirs.state_dict())
     images = torch.randn(1, 3, 64, 96)  # a size that pool3, which rounds up, halves evenly
     body, conv4_3 = model.backbone.body, model.backbone.conv4_3
@@ -120,9 +120,9 @@ def test_weights_of_another_network_are_refused():
     with pytest.raises(ValueError, match=r"none of its .* tensors fits the backbone resnet34_multi"):
         load_weights(SSD(PRESETS["resnet34_multi"].model, 2), vgg16(weights=None).state_dict())
     theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=4).state_dict()
-    for preset in ("tiny", "ssd300_vgg16_bn"):
+    for other in (PRESETS["tiny"].model, replace(PRESETS["ssd300_vgg16_bn"].model, width=0.125)):
         with pytest.raises(ValueError, match="torchvision's SSD has a VGG16 without batch norm"):
-            load_weights(SSD(PRESETS[preset].model, 2), theirs)
+            load_weights(SSD(other, 2), theirs)
     narrow = SSD(replace(PRESETS["ssd300_vgg16"].model, width=0.25), 2)
     weights_only = {n: v for n, v in vgg16(weights=None).state_dict().items() if v.ndim == 4}
     with pytest.raises(ValueError, match=r"of width 0\.25"):

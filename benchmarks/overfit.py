@@ -3,8 +3,8 @@
 A network that cannot has a fault somewhere between anchors, coder, matching, loss and detection. Prints AP at IoU 0.5
 on the photographs themselves, whether an object could be found at all (fast.ai's coder moves a box by half a cell and
 sizes it by ½ to 1½: from a 4×4 grid nothing small can be reached), and the time. The VGGs are a quarter as wide on
-CPUs unless `--width` says otherwise. `--loss match=atss class_loss=quality_focal box_loss=giou box_weight=5.0` changes the
-preset's loss by the names of `ssd.losses.LossConfig`.
+CPUs unless `--width` says otherwise. `--loss match=atss class_loss=quality_focal box_loss=giou box_weight=5.0` changes
+the preset's loss by the names of `ssd.losses.LossConfig`.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class LossConfig:
         class_weight, box_weight: weights of the two parts in their sum (SSD, eq. 1: 1 and α = 1).
         match: which anchors are positive: `max_iou`, by their overlap (SSD, Sec. 2.2), see `ssd.matching.match`;
             `atss`, by the overlaps of an object's nearest anchors; by what the network predicts, `task_aligned` or
-            `simota`. See `ssd.assignment`.
+            `simota`. See `ssd.claims`.
         iou_threshold: of `max_iou`: overlap above which an anchor is positive.
         atss_topk: of `atss`: nearest cells of each map whose anchors are looked at (k of the paper).
         task_topk, task_alpha, task_beta: of `task_aligned`: anchors an object has at most, and the exponents of score
@@ -81,7 +81,7 @@ class LossConfig:
 
     def __post_init__(self):
         not_negative = ("negatives_per_positive", "least_negatives", "focal_gamma", "class_weight", "box_weight")
-        for name in (*not_negative, "task_alpha", "task_beta", "simota_radius"):
+        for name in (*not_negative, "task_alpha", "simota_radius"):
             if getattr(self, name) < 0:
                 raise ValueError(f"loss: {name} is negative: {getattr(self, name)}")
         for name in ("iou_threshold", "focal_alpha"):
@@ -92,6 +92,8 @@ class LossConfig:
                 raise ValueError(f"loss: {name} is less than 1: {getattr(self, name)}")
         if not 0 <= self.balance_beta < 1:
             raise ValueError(f"loss: balance_beta is not in [0, 1): {self.balance_beta}")
+        if self.task_beta <= 0:
+            raise ValueError(f"loss: task_beta is not positive: {self.task_beta}")
         if self.beta <= 0:
             raise ValueError(f"loss: beta is not positive: {self.beta} (use box_loss: l1)")
 

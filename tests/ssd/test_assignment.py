@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torchvision.ops import box_iou
 
 from ssd import sync
-from ssd.assignment import aligned_quality, assign, atss, settle, simota, task_aligned
+from ssd.assignment import assign, settle
+from ssd.claims import aligned_quality, atss, simota, task_aligned
 from ssd.losses import LossConfig
 from ssd.matching import BACKGROUND, IGNORED
 from ssd.model import SSD, ModelConfig

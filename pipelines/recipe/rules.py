@@ -23,12 +23,12 @@ GRID = 32  # of the input's sides
 STEPS_AN_EPOCH = 12
 BATCHES = (4, 8, 16, 32)
 IMAGES_SEEN, TIMES_SEEN = 7200, 8  # of one class: by the network in all, and each photograph
-MOST_EPOCHS = 300
+MOST_EPOCHS = 100
 LR_POWER = 0.5  # Adam's step grows with the root of the batch
 LR = {"adamw": 2e-3, "sgd": 2e-3}  # of 32 images a step
 FINE_TUNING = 0.25  # of the learning rate, where the backbone is trained already
 SEEN_OFTEN = 24  # epochs from which on photographs are changed in more than by a flip
-RANKABLE = 30  # boxes of the validation split, without which a search or an early stop goes by chance
+RANKABLE = (20, 30)  # photographs and boxes of a validation split, below which its verdict is chance
 
 
 class Facts(NamedTuple):
@@ -133,8 +133,8 @@ def epochs(params: Params, facts: Facts) -> Chosen:
 
 def patience(params: Params, facts: Facts) -> Chosen:
     """A third of the epochs; none where the validation split is too small to tell."""
-    if facts.val_boxes < RANKABLE:
-        return 0, f"{_plural(facts.val_boxes, 'box', 'boxes')} to validate on: too few to stop by"
+    if not _can_rank(facts):
+        return 0, f"{_of_val(facts)}: too few to stop by"
     count = max(params.train.epochs // 3, 10)
     if count >= params.train.epochs:
         return 0, f"{params.train.epochs} epochs are few"
@@ -193,9 +193,9 @@ def iou_crop(params: Params, facts: Facts) -> Chosen:
 
 def trials(params: Params, facts: Facts) -> Chosen:
     """Four; none where the validation split is too small to tell them apart."""
-    if facts.val_boxes < RANKABLE:
-        return 0, f"{_plural(facts.val_boxes, 'box', 'boxes')} to validate on: too few to compare by"
-    return 4, f"compared on {facts.val_boxes} boxes"
+    if not _can_rank(facts):
+        return 0, f"{_of_val(facts)}: too few to compare by"
+    return 4, f"compared on {_of_val(facts)}"
 
 
 def trial_epochs(params: Params, facts: Facts) -> Chosen:
@@ -236,6 +236,15 @@ def _steps(images: int, batch: int) -> int:
 def _total(params: Params, facts: Facts) -> int:
     """Steps of the whole training."""
     return params.train.epochs * _steps(facts.images, params.train.batch_size)
+
+
+def _can_rank(facts: Facts) -> bool:
+    """Whether the validation split tells better from worse."""
+    return facts.val_images >= RANKABLE[0] and facts.val_boxes >= RANKABLE[1]
+
+
+def _of_val(facts: Facts) -> str:
+    return f"{facts.val_images} images with {_plural(facts.val_boxes, 'box', 'boxes')} to validate on"
 
 
 def _plural(count: int, one: str, many: str) -> str:

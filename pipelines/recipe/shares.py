@@ -4,7 +4,7 @@ from __future__ import annotations
 
 USUAL = {"test": 0.2, "val": 0.1}
 FEWEST = 12  # photographs below which a measurement is chance
-LARGEST = 0.25  # of a tiny data set: photographs teach more than they measure
+LARGEST = 0.2  # of a tiny data set: what measures does not teach
 MOST = {"test": 20_000, "val": 4000}  # more only take time; a validation is made after every epoch
 
 

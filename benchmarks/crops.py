@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.paired import measure
-from pipelines.params import Params, load_params
+from pipelines.params import Params, load_draft
+from pipelines.recipe.resolve import resolve_for
 from pipelines.store.shards import PREPARED, read_manifest
 from pipelines.training.batches import DecodedSplit, TrainingSamples
 from pipelines.training.loop import Job, fit
@@ -35,7 +36,8 @@ def params_of(source: float | str, args: argparse.Namespace) -> Params:
         "train.epochs": args.epochs,
         "train.batch_size": args.batch_size,
     }
-    return load_params(overrides={f"augment.{key}": value for key, value in augment.items()} | size)
+    draft = load_draft(overrides={f"augment.{key}": value for key, value in augment.items()} | size)
+    return resolve_for(draft, read_manifest(args.data), args.data).params()
 
 
 def sampler(params: Params, args: argparse.Namespace, cache: Path) -> Callable[[], None]:

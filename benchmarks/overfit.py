@@ -3,7 +3,8 @@
 A network that cannot has a fault somewhere between anchors, coder, matching, loss and detection. Prints AP at IoU 0.5
 on the photographs themselves, whether an object could be found at all (fast.ai's coder moves a box by half a cell and
 sizes it by ½ to 1½: from a 4×4 grid nothing small can be reached), and the time. The VGGs are a quarter as wide on
-CPUs unless `--width` says otherwise.
+CPUs unless `--width` says otherwise. `--loss match=atss class_loss=quality_focal box_loss=giou box_weight=5.0` changes
+the preset's loss by the names of `ssd.losses.LossConfig`.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import yaml
 from torch import Tensor
 from torchvision.ops import box_iou
 
 from ssd.detection import detect
 from ssd.images import decode, resize
+from ssd.losses import QUALITY_LOSSES
 from ssd.matching import match
 from ssd.metrics import evaluate, flatten_found, flatten_truths
 from ssd.model import SSD
@@ -90,6 +93,10 @@ def overfit(name: str, args: argparse.Namespace) -> str:
     width = args.width or (0.25 if "vgg16" in name and device.type == "cpu" else 1.0)
     if "vgg16" in name or width == 1.0:
         preset = replace(preset, model=replace(preset.model, width=width))
+    if args.loss:
+        loss = replace(preset.loss, **dict(args.loss))
+        bias = preset.model.class_bias or (-4.6 if loss.class_loss in ("focal", *QUALITY_LOSSES) else 0.0)
+        preset = replace(preset, loss=loss, model=replace(preset.model, scores=loss.scores, class_bias=bias))
     classes = WITHIN_REACH.get(name, ["Platelets", "RBC", "WBC"])
     batch = make_batch(read_voc(args.folder, args.photographs, classes), preset)
     torch.manual_seed(0)
@@ -116,6 +123,12 @@ def overfit(name: str, args: argparse.Namespace) -> str:
     )
 
 
+def _named_value(text: str) -> tuple[str, str | float | int]:
+    """`box_weight=5.0` as (box_weight, 5.0)."""
+    name, _, value = text.partition("=")
+    return name, yaml.safe_load(value)
+
+
 def main() -> None:
     """Read the command line and print a row for each preset."""
     parser = argparse.ArgumentParser(
@@ -125,6 +138,7 @@ def main() -> None:
     parser.add_argument("presets", nargs="*", metavar="PRESET", help="all by default")
     parser.add_argument("--photographs", type=int, default=8)
     parser.add_argument("--steps", type=int, default=400, help="at most; 400 by default")
+    parser.add_argument("--loss", nargs="+", type=_named_value, metavar="NAME=VALUE", help="instead of the preset's")
     parser.add_argument("--width", type=float, help="of the VGGs' channels")
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="bf16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

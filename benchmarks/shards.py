@@ -12,16 +12,16 @@ from pathlib import Path
 
 from benchmarks.paired import Figure, Missing, Settings, describe, measure, ratio
 from pipelines.generate.stage import generate
-from pipelines.params import PARAMS_FILE, Params, load_params
+from pipelines.params import PARAMS_FILE, Stated, load_stated
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = 300
 TIMES = 10
 
 
-def default_params() -> Params:
+def default_params() -> Stated:
     """Those of the repository."""
-    return load_params(ROOT / PARAMS_FILE)
+    return load_stated(ROOT / PARAMS_FILE)
 
 
 def raw_data(folder: Path, images: int = IMAGES) -> Path:

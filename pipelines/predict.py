@@ -18,7 +18,7 @@ from torch import Tensor
 from pipelines.command import command
 from pipelines.errors import UserError, first_line, without_secrets, writing
 from pipelines.layouts.listing import is_image
-from pipelines.params import PARAMS_FILE, RegistryParams, load_params
+from pipelines.params import PARAMS_FILE, RegistryParams, load_stated
 from pipelines.pictures.boxes import draw
 from pipelines.tracking import registry, runs
 from ssd.checkpoint import load
@@ -163,7 +163,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("artifacts/predict"), help="default: artifacts/predict")
     args = parser.parse_args(words)
     paths = find_images(args.images)
-    registry_params = RegistryParams() if args.model or not PARAMS_FILE.exists() else load_params().registry
+    registry_params = RegistryParams() if args.model or not PARAMS_FILE.exists() else load_stated().registry
     detector, called = load_model(args.model, registry_params.name)
     rows, failures = predict(detector, paths, args.threshold, args.out)
     report = {"model": called, "threshold": args.threshold, "images": rows}

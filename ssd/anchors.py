@@ -126,7 +126,7 @@ def make_cells(config: AnchorConfig, map_sizes: list[tuple[int, int]], image_siz
     """Width and height [A, 2] in unit coordinates of the cell that each anchor of `make_anchors` stands on."""
     counts = [h * w * len(s) for (h, w), s in zip(map_sizes, config.shapes(len(map_sizes)), strict=True)]
     cells = torch.tensor(_cells(config, map_sizes, image_size), dtype=torch.float64)
-    return cells.repeat_interleave(torch.tensor(counts), dim=0).float()
+    return cells.repeat_interleave(torch.tensor(counts), dim=0, output_size=sum(counts)).float()
 
 
 def _cells(config: AnchorConfig, map_sizes: list[tuple[int, int]], image_size: tuple[int, int]):

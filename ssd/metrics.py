@@ -185,6 +185,24 @@ def precision_recall(scores: np.ndarray, verdicts: np.ndarray, truths: int) -> t
     return right / truths, right / np.arange(1, len(order) + 1), np.asarray(scores)[order]
 
 
+def best_threshold(found: Found, truths: Truths, threshold: float = 0.5) -> float:
+    """The score from which on detections give the highest F1 of all classes together; 0 where nothing is right.
+
+    Args:
+        found, truths: `images` of both count the same images.
+        threshold: the IoU from which on a detection is right.
+
+    Returns:
+        A score of a right detection, rounded down to hundredths so that it counts itself; the highest of equals.
+    """
+    (verdicts,) = judge(found, truths, (threshold,))
+    recall, precision, scores = precision_recall(found.scores, verdicts, max(int(truths.counted.sum()), 1))
+    if not recall.any():
+        return 0.0
+    f1 = 2 * recall * precision / np.maximum(recall + precision, 1e-12)
+    return float(np.floor(scores[f1.argmax()] * 100) / 100)
+
+
 def average_precision(recall: np.ndarray, precision: np.ndarray, method: Method = "voc10") -> float:
     """Summarise a curve in one number.
 

@@ -8,10 +8,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import Conv2dNormActivation
 
 from ssd.anchors import AnchorConfig, make_anchors, make_cells
 from ssd.backbones import BACKBONES
 from ssd.boxes import Coder, OffsetCoder, TanhCoder
+from ssd.necks import NECKS
 from ssd.tiles import TileConfig
 
 
@@ -21,7 +23,12 @@ class ModelConfig:
 
     Attributes:
         backbone: a key of `ssd.backbones.BACKBONES`.
-        width: factor on the backbone's channels, for those that are built here (tiny, vgg16).
+        width: factor on the backbone's channels, for those that are built here (tiny, fast, vgg16).
+        neck: between backbone and heads, where there are several maps: `none`, `fpn` (`FeaturePyramid`) or `pan`
+            (`PathAggregation`).
+        neck_channels: of each map that a neck gives.
+        head_depth: 3×3 convolutions with batch norm before those that predict, of their own for classes and boxes and
+            for each map (RetinaNet, Sec. 4, has four, the same for all maps).
         image_size: (height, width) of the input in pixels.
         anchors: see `AnchorConfig`.
         coder: of boxes, `offset` (`OffsetCoder`) or `tanh` (`TanhCoder`).
@@ -38,6 +45,9 @@ class ModelConfig:
 
     backbone: str = "tiny"
     width: float = 1.0
+    neck: Literal["none", "fpn", "pan"] = "none"
+    neck_channels: int = 128
+    head_depth: int = 0
     image_size: tuple[int, int] = (256, 256)
     anchors: AnchorConfig = field(default_factory=lambda: AnchorConfig(scale_min=0.2, scale_max=0.88))
     coder: Literal["offset", "tanh"] = "offset"
@@ -60,6 +70,10 @@ class ModelConfig:
             raise ValueError(f"model: width is not positive: {self.width}")
         if self.width != 1 and "width" not in inspect.signature(BACKBONES[self.backbone]).parameters:
             raise ValueError(f"model: the backbone {self.backbone} has one width, 1; not {self.width}")
+        if self.neck_channels < 1:
+            raise ValueError(f"model: neck_channels is not positive: {self.neck_channels}")
+        if self.head_depth < 0:
+            raise ValueError(f"model: head_depth is negative: {self.head_depth}")
         if self.task == "multi_label" and self.scores != "sigmoid":
             raise ValueError("model: task multi_label needs scores over sigmoids: set loss.class_loss to bce or focal")
         if self.tile != "none" and self.task != "detection":
@@ -72,6 +86,7 @@ class SSD(nn.Module):
     Attributes:
         anchors: float32 [A, 4] xyxy in unit coordinates, for images of `config.image_size`.
         coder: between boxes and the offsets that `forward` returns.
+        cells_of_maps: how many cells each feature map has, and how many anchors each of its cells.
     """
 
     def __init__(self, config: ModelConfig, num_classes: int):
@@ -82,14 +97,21 @@ class SSD(nn.Module):
         self.num_classes = num_classes
         self.backbone = make_backbone(config)
         sizes = map_sizes(config)
+        channels = self.backbone.out_channels
+        if config.neck != "none":
+            self.neck = NECKS[config.neck](channels, config.neck_channels)
+            channels = self.neck.out_channels
+        if config.head_depth:
+            self.class_towers, self.box_towers = (
+                nn.ModuleList(_tower(c, config.head_depth) for c in channels) for _ in range(2)
+            )
         per_cell = [len(shapes) for shapes in config.anchors.shapes(len(sizes))]
+        self.cells_of_maps = [(height * width, k) for (height, width), k in zip(sizes, per_cell)]
         self.logits_an_anchor = num_classes + (config.scores == "softmax")
         self.class_heads = nn.ModuleList(
-            nn.Conv2d(c, k * self.logits_an_anchor, 3, padding=1) for c, k in zip(self.backbone.out_channels, per_cell)
+            nn.Conv2d(c, k * self.logits_an_anchor, 3, padding=1) for c, k in zip(channels, per_cell)
         )
-        self.box_heads = nn.ModuleList(
-            nn.Conv2d(c, k * 4, 3, padding=1) for c, k in zip(self.backbone.out_channels, per_cell)
-        )
+        self.box_heads = nn.ModuleList(nn.Conv2d(c, k * 4, 3, padding=1) for c, k in zip(channels, per_cell))
         if config.class_bias:
             for head in self.class_heads:
                 nn.init.constant_(head.bias, config.class_bias)
@@ -119,8 +141,14 @@ class SSD(nn.Module):
             `coder` decodes them.
         """
         maps = self.backbone((images - self.mean) / self.std)
-        logits = [_per_anchor(head(m), self.logits_an_anchor) for head, m in zip(self.class_heads, maps)]
-        offsets = torch.cat([_per_anchor(head(m), 4) for head, m in zip(self.box_heads, maps)], dim=1)
+        if self.config.neck != "none":
+            maps = self.neck(maps)
+        class_maps = box_maps = maps
+        if self.config.head_depth:
+            class_maps = [tower(m) for tower, m in zip(self.class_towers, maps)]
+            box_maps = [tower(m) for tower, m in zip(self.box_towers, maps)]
+        logits = [_per_anchor(head(m), self.logits_an_anchor) for head, m in zip(self.class_heads, class_maps)]
+        offsets = torch.cat([_per_anchor(head(m), 4) for head, m in zip(self.box_heads, box_maps)], dim=1)
         return torch.cat(logits, dim=1), offsets.tanh() if self.config.coder == "tanh" else offsets
 
     def scores(self, logits: Tensor) -> Tensor:
@@ -132,6 +160,10 @@ class SSD(nn.Module):
 def _per_anchor(prediction: Tensor, values: int) -> Tensor:
     """[B, K·values, H, W] to [B, H·W·K, values], the order of `make_anchors`."""
     return prediction.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, values))  # B may be 0
+
+
+def _tower(channels: int, depth: int) -> nn.Sequential:
+    return nn.Sequential(*(Conv2dNormActivation(channels, channels, 3) for _ in range(depth)))
 
 
 def make_backbone(config: ModelConfig) -> nn.Module:
@@ -152,4 +184,6 @@ def map_sizes(config: ModelConfig) -> list[tuple[int, int]]:
         except RuntimeError as error:
             size = "×".join(map(str, config.image_size))
             raise ValueError(f"model: image_size {size} is too small for the backbone {config.backbone}") from error
+    if config.neck != "none" and len(maps) < 2:
+        raise ValueError(f"model: neck {config.neck} joins several maps, {config.backbone} gives one; set neck to none")
     return [tuple(m.shape[-2:]) for m in maps]

@@ -41,6 +41,10 @@ class TrainConfig:
         precision: of the network; the loss is always float32.
         channels_last: memory format of the network.
         checkpoint_steps: a checkpoint every so many steps beside the one an epoch; 0 for none.
+        patience: training ends early when the validation has not become better for so many epochs; 0: never. The
+            schedule is that of all epochs.
+        budget_minutes: training takes at most about so long: as many of the epochs as fit, by the speed of the first
+            steps; 0: all of them.
     """
 
     epochs: int = 10
@@ -62,6 +66,8 @@ class TrainConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = True
     checkpoint_steps: int = 0
+    patience: int = 0
+    budget_minutes: float = 0.0
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
@@ -69,7 +75,8 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "lr"):
             if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
                 raise ValueError(f"train: {name} is not positive: {getattr(self, name)}")
-        for name in ("empty_tiles", "weight_decay", "warmup_steps", "clip_norm", "checkpoint_steps"):
+        amounts = ("empty_tiles", "weight_decay", "warmup_steps", "clip_norm", "checkpoint_steps", "patience")
+        for name in (*amounts, "budget_minutes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"train: {name} is negative: {getattr(self, name)}")
         for name in ("lr_factors", "unfreeze_epochs"):

@@ -41,16 +41,18 @@ def _tiny(sizes: tuple[tuple[float, ...], ...]) -> Preset:
     return Preset(ModelConfig(anchors=AnchorConfig(sizes=sizes, square=True)))
 
 
-def _vgg16(side: int, sizes: tuple[float, ...], steps: tuple[float, ...], three: int) -> Preset:
-    return Preset(
-        ModelConfig(
-            backbone=f"vgg16_ssd{side}",
-            image_size=(side, side),
-            anchors=_authors_anchors(side, sizes, steps, three),
-            mean=(123.0, 117.0, 104.0),
-            std=(1.0, 1.0, 1.0),
-        )
-    )
+def _ssd300(**model) -> Preset:
+    anchors = _authors_anchors(300, (30, 60, 111, 162, 213, 264, 315), (8, 16, 32, 64, 100, 300), three=3)
+    return Preset(ModelConfig(image_size=(300, 300), anchors=anchors, **model))
+
+
+def _ssd512(**model) -> Preset:
+    sizes = (35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.6)
+    anchors = _authors_anchors(512, sizes, (8, 16, 32, 64, 128, 256, 512), three=4)
+    return Preset(ModelConfig(image_size=(512, 512), anchors=anchors, **model))
+
+
+_PIXELS_MINUS_MEAN = {"mean": (123.0, 117.0, 104.0), "std": (1.0, 1.0, 1.0)}
 
 
 def _resnet34(backbone: str, grids, zooms=(1.0,), ratios=(1.0,), bias=0.0, task="detection", loss="bce", **more):
@@ -76,10 +78,11 @@ PRESETS: dict[str, Preset] = {
     # the same with anchors for objects of a tenth to a half of the image a side
     "tiny_fine": _tiny(tuple(AnchorConfig(scale_min=0.1, scale_max=0.5).sizes_of(5))),
     # Liu et al. 2016: 8732 and 24564 anchors
-    "ssd300_vgg16": _vgg16(300, (30, 60, 111, 162, 213, 264, 315), (8, 16, 32, 64, 100, 300), three=3),
-    "ssd512_vgg16": _vgg16(
-        512, (35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.6), (8, 16, 32, 64, 128, 256, 512), three=4
-    ),
+    "ssd300_vgg16": _ssd300(backbone="vgg16_ssd300", **_PIXELS_MINUS_MEAN),
+    "ssd512_vgg16": _ssd512(backbone="vgg16_ssd512", **_PIXELS_MINUS_MEAN),
+    # the same with batch norm throughout, as ScratchDet (Zhu et al. 2019) has it
+    "ssd300_vgg16_bn": _ssd300(backbone="vgg16_bn_ssd300"),
+    "ssd512_vgg16_bn": _ssd512(backbone="vgg16_bn_ssd512"),
     # fast.ai 2018, part 2, lesson 9: one 4×4 grid, 16 anchors; grids 4, 2 and 1 with nine anchors a cell, 189
     "resnet34_grid": _resnet34("resnet34_grid", (4,), bias=-3.0, iou_threshold=0.4),
     "resnet34_multi": _resnet34(
@@ -88,12 +91,32 @@ PRESETS: dict[str, Preset] = {
     # fast.ai 2018, part 2, lesson 8: the largest object; which classes there are
     "resnet34_largest_object": _resnet34("resnet34_whole", (1,), (0.5,), task="largest_object", loss="softmax"),
     "resnet34_multi_label": _resnet34("resnet34_whole", (1,), task="multi_label", loss="bce"),
+    # not from a textbook: a network of our own for few CPU cores
+    "fast": Preset(
+        ModelConfig(
+            backbone="fast",
+            neck="fpn",
+            neck_channels=96,
+            anchors=AnchorConfig(scale_min=0.08, scale_max=0.8, square=True),
+        )
+    ),
     # not from a textbook: the backbone that shows how one is added; anchors by eq. 4 of the SSD paper
     "ssd320_mobilenet_v3": Preset(
         ModelConfig(
             backbone="mobilenet_v3",
             image_size=(320, 320),
             anchors=AnchorConfig(sizes=tuple(AnchorConfig(scale_min=0.1, scale_max=0.9).sizes_of(6))),
+        )
+    ),
+    # EfficientNet-Lite0, whose ImageNet weights come as an ordinary package: `train.weights: imagenet`
+    "ssd320_efficientnet_lite0": Preset(
+        ModelConfig(
+            backbone="efficientnet_lite0",
+            image_size=(320, 320),
+            neck="fpn",
+            anchors=AnchorConfig(scale_min=0.08, scale_max=0.8, square=True),
+            mean=(127.0, 127.0, 127.0),
+            std=(128.0, 128.0, 128.0),
         )
     ),
 }

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ssd.backbones import VGG16Backbone
+from ssd.backbones.efficientnet import published_name
+from ssd.backbones.vgg16 import VGG16Backbone
 from ssd.model import SSD
 
 
@@ -24,8 +25,9 @@ def load_weights(model: SSD, state: dict[str, Any]) -> Loaded:
 
     Args:
         state: what `ssd.checkpoint.load` read: our own `model.pt`; the state dict of a torchvision classifier with
-            this backbone's body (as its published ImageNet weights are); of torchvision's `ssd300_vgg16`, also of
-            its COCO checkpoint. Heads for another number of classes or anchors stay random.
+            this backbone's body (as its published ImageNet weights are), or the published EfficientNet-Lite0; of
+            torchvision's `ssd300_vgg16`, also of its COCO checkpoint. Heads for another number of classes or anchors
+            stay random.
 
     Raises:
         ValueError: nothing of it fits.
@@ -51,6 +53,9 @@ def _recognise(model: SSD, state: dict[str, Any]) -> tuple[str, dict[str, Tensor
         return "a model of this project", state["weights"]
     if "head.classification_head.module_list.0.weight" in state:
         return "torchvision's SSD", {ours: state[theirs] for ours, theirs in torchvision_names(model, state).items()}
+    if "_conv_stem.weight" in state:
+        names = {name: published_name(name) for name in state}
+        return "an EfficientNet-Lite0", {f"backbone.body.{ours}": state[name] for name, ours in names.items() if ours}
     body = {f"backbone.body.{str(name).removeprefix('features.')}": value for name, value in state.items()}
     return "a classifier", body
 
@@ -59,10 +64,10 @@ def torchvision_names(model: SSD, state: dict[str, Any]) -> dict[str, str]:
     """Names in torchvision's `ssd300_vgg16` for those of ours that have one there.
 
     Raises:
-        ValueError: the model has another backbone than VGG16.
+        ValueError: the model has another backbone than VGG16, or batch norm in it.
     """
-    if not isinstance(model.backbone, VGG16Backbone):
-        raise ValueError(f"torchvision's SSD has a VGG16, this model has {model.config.backbone}")
+    if not isinstance(model.backbone, VGG16Backbone) or model.backbone.batch_norm:
+        raise ValueError(f"torchvision's SSD has a VGG16 without batch norm, this model has {model.config.backbone}")
     cut = model.backbone.conv4_3
     names = {}
     for name in model.state_dict():

@@ -166,7 +166,7 @@ class Round:
     def check(self):
         """Outputs are here; MLflow has every epoch once and the true state; nothing is left over or half-written."""
         names = {path.name for path in self.out.iterdir()}
-        assert names == {"model.pt", "model.json", "history.csv", "curves.png", "augmented.jpg"}, names
+        assert names == {"model.pt", "model.json", "history.csv", "curves.png", "augmented.jpg", "resolved.yaml"}, names
         tracker = MlflowClient(self.environment["MLFLOW_TRACKING_URI"])
         (run,) = tracker.search_runs([tracker.get_experiment_by_name(self.name).experiment_id])
         assert run.info.status == "FINISHED"

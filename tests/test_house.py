@@ -17,7 +17,7 @@ FLOORS = (
     {"errors", "strict_yaml"},
     {"params", "settings"},
     {"store", "tracking", "tuned", "pictures", "coco"},
-    {"cluster", "layouts"},
+    {"cluster", "layouts", "recipe"},
     {"command", "training"},
     {"preflight"},
     {*STAGES, *TOOLS},
@@ -115,7 +115,7 @@ def test_a_room_says_what_it_is_for_and_shows_what_others_use():
 def decisive(stage):
     """Files that decide a stage's result: what its command imports, looking no further than CARRIERS.
 
-    params.py is one of them, but not what it imports: a stage that depends on the networks' defaults imports them.
+    params/ is one of them, but not what it imports: a stage that depends on the networks' defaults imports them.
     """
     found, waiting = set(), [ROOT / "pipelines" / stage / "__main__.py"]
     while waiting:
@@ -123,7 +123,7 @@ def decisive(stage):
         if path in found or name_of(path).startswith(CARRIERS):
             continue
         found.add(path)
-        if name_of(path) != "pipelines/params.py":
+        if not name_of(path).startswith("pipelines/params/"):
             waiting += filter(None, map(file_of, modules(path)))
     return {path for path in found if name_of(path) != "pipelines/__init__.py"}
 

@@ -12,7 +12,8 @@ from typing import Any
 from pipelines.anchors.coverage import SPLIT, design_anchors, gather
 from pipelines.anchors.report import describe, report, summarise
 from pipelines.command import command
-from pipelines.params import PARAMS_FILE, ParamsError, load_params
+from pipelines.params import PARAMS_FILE, ParamsError, load_draft
+from pipelines.recipe.resolve import resolve
 from pipelines.store.shards import PREPARED, ShardError, read_manifest
 from pipelines.strict_yaml import parse_yaml
 from ssd.presets import PRESETS
@@ -82,9 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     start = time.monotonic()
     overrides = preset_overrides(args.preset) if args.preset else {}
-    model = load_params(args.params, overrides | parse_settings(args.set)).model
-    manifest = read_manifest(args.prepared)
-    found = gather(manifest, args.prepared, model.tile)
+    overrides |= parse_settings(args.set)
+    draft, manifest = load_draft(args.params, overrides), read_manifest(args.prepared)
+    found = gather(manifest, args.prepared, draft.base.model.tile)
+    model = resolve(draft, manifest, lambda: found).params().model
     if not len(found.boxes):
         raise ShardError(f"{args.prepared}: the {SPLIT} split has no boxes to cover; label some, then `dvc repro`")
     print(describe(found, model, args.prepared), end="\n\n", flush=True)

@@ -11,9 +11,10 @@ from pathlib import Path
 from pipelines.cluster.jobs import requested as submitted
 from pipelines.command import command
 from pipelines.doctor import anchors, cluster, gpu, jobs, report, repository, storage, tracking
-from pipelines.params import PARAMS_FILE, Params, load_params
+from pipelines.params import PARAMS_FILE, Draft, Params, load_draft
 from pipelines.preflight import estimates, machine, packages, parameters
 from pipelines.preflight.findings import Finding, error, guarded, ok, speak_if_wrong
+from pipelines.recipe.resolve import resolve_for
 from pipelines.settings import home, settings
 from pipelines.store.shards import MANIFEST, PREPARED, Manifest, ShardError, read_manifest
 
@@ -31,10 +32,14 @@ def cheap(root: Path) -> tuple[list[Finding], Params | None, Manifest | None]:
         SettingsError: a variable cannot be used; without them nothing can be checked.
     """
     home()
-    read: dict[str, Params] = {}
-    found = guarded("parameters", read_params, read)
-    params = read.get("params")
+    read: dict[str, Draft] = {}
+    found = guarded("parameters", read_draft, read)
+    draft = read.get("draft")
     manifest, said = read_prepared(root)
+    chosen: list[Params] = []
+    if draft is not None:
+        found += guarded("parameters", resolve_draft, draft, manifest, chosen)
+    params = chosen[0] if chosen else None
     found += guarded("packages", packages.check, root)
     found += guarded("machine", machine.check, params, manifest)
     found += guarded("DVC", repository.check, root) + said
@@ -44,10 +49,21 @@ def cheap(root: Path) -> tuple[list[Finding], Params | None, Manifest | None]:
     return found, params, manifest
 
 
-def read_params(into: dict[str, Params]) -> Iterator[Finding]:
+def read_draft(into: dict[str, Draft]) -> Iterator[Finding]:
     """params.yaml by itself; what tune hands over is looked at where it is used."""
-    into["params"] = load_params(PARAMS_FILE)
+    into["draft"] = load_draft(PARAMS_FILE)
     yield ok("parameters", f"{PARAMS_FILE}: valid")
+
+
+def resolve_draft(draft: Draft, manifest: Manifest | None, into: list[Params]) -> Iterator[Finding]:
+    """What `auto` becomes; without data the defaults stand in for it, so that the machine can be checked."""
+    if not draft.auto or manifest is None:
+        into.append(draft.base)
+        return
+    recipe = resolve_for(draft, manifest, PREPARED)
+    into.append(recipe.params())
+    for choice in recipe.choices:
+        yield ok("auto", str(choice))
 
 
 def read_prepared(root: Path) -> tuple[Manifest | None, list[Finding]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipelines.cluster import jobs
 from pipelines.command import command
 from pipelines.evaluate.stage import evaluate
-from pipelines.params import PARAMS_FILE, load_params
+from pipelines.params import PARAMS_FILE, load_stated
 from pipelines.store.shards import PREPARED
 from pipelines.tuned import TUNED, read_tuned
 
@@ -27,7 +27,8 @@ def main() -> int | None:
         inputs = {"--params": args.params, "--prepared": args.prepared, "--model": args.model, "--tuned": args.tuned}
         search = [args.tuned.with_name(name) for name in ("trials.csv", "slices.png")]
         return jobs.run("evaluate", inputs, args.out, search)
-    params = load_params(args.params, read_tuned(args.tuned).overrides)
+    found = read_tuned(args.tuned).overrides
+    params = load_stated(args.params, {name: value for name, value in found.items() if name.startswith("detect.")})
     print(evaluate(params, args.prepared, args.model, args.out, args.tuned.parent))
     jobs.upload_outputs(args.out)
     return None

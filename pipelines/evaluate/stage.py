@@ -21,7 +21,7 @@ from mlflow.entities.model_registry import ModelVersion
 from pipelines.errors import UserError, first_line, without_secrets, writing
 from pipelines.evaluate.inference import detect_split
 from pipelines.evaluate.metrics import BACKGROUND, Measured, measure, truth_of_task
-from pipelines.params import Params
+from pipelines.params import Stated
 from pipelines.settings import home, tracking_uri
 from pipelines.store.shard_transfer import local_copy, upload
 from pipelines.store.shards import Manifest, digest, read_boxes, read_manifest, split_of
@@ -29,13 +29,14 @@ from pipelines.tracking import gate, provenance, registry, runs
 from pipelines.tuned import read_search
 
 SPLIT = "test"
+UNVALIDATED = 0.5  # the score that counts as found, where there was no validation
 
 
 class EvaluationError(UserError):
     """The evaluation cannot be done; the message says what to do."""
 
 
-def evaluate(params: Params, prepared: Path, model_json: Path, out: Path, tune: Path | None = None) -> str:
+def evaluate(params: Stated, prepared: Path, model_json: Path, out: Path, tune: Path | None = None) -> str:
     """Measure the model that model.json names and write everything below `out`; the closing line is returned.
 
     What is written is a function of model, data and parameters. The version, the run and the commit are in MLflow.
@@ -60,8 +61,12 @@ def evaluate(params: Params, prepared: Path, model_json: Path, out: Path, tune: 
     rows = sorted(read_boxes(prepared, manifest, SPLIT), key=lambda row: row["image_id"])
     truths = [truth_of_task(row, task) for row in rows]
     found = predictions.to_pylist()
-    measured = measure(found, truths, manifest.classes, params.evaluate.score_threshold)
-    metrics = measured.metrics | {"test": describe_test(manifest, task), "settings": describe_settings(params)}
+    threshold = report_threshold(params, model)
+    measured = measure(found, truths, manifest.classes, threshold)
+    metrics = measured.metrics | {
+        "test": describe_test(manifest, task),
+        "settings": describe_settings(params, threshold),
+    }
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         write_results(out, predictions, metrics, measured, manifest.classes)
@@ -91,11 +96,17 @@ def describe_test(manifest: Manifest, task: str = "detection") -> dict[str, Any]
     return {"digest": of_split if task == "detection" else f"{of_split}-{task}", **counts}
 
 
-def describe_settings(params: Params) -> dict[str, Any]:
+def report_threshold(params: Stated, model: registry.TrainedModel) -> float:
+    """The score from which on a box counts as found: `auto` is the one of the best F1 on the validation split."""
+    chosen = params.evaluate.score_threshold
+    return model.validation.get("threshold", UNVALIDATED) if chosen == "auto" else chosen
+
+
+def describe_settings(params: Stated, threshold: float) -> dict[str, Any]:
     """What the numbers depend on beside model and data."""
     return {
         **{f"detect_{name}": value for name, value in asdict(params.detect).items()},
-        "report_score_threshold": params.evaluate.score_threshold,
+        "report_score_threshold": threshold,
         "difficult": "VOC: neither right nor missed; COCO: as crowd",
         "iscrowd": "neither missed nor, by the detection's share in it, wrong",
         "coco_max_detections": 100,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipelines.command import command
 from pipelines.generate.stage import generate
-from pipelines.params import PARAMS_FILE, load_params
+from pipelines.params import PARAMS_FILE, load_stated
 
 
 @command("generate", "nothing was replaced; the same command begins anew")
@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("artifacts/bananas"), help="default: %(default)s")
     parser.add_argument("--params", type=Path, default=PARAMS_FILE, help="default: %(default)s")
     args = parser.parse_args()
-    params = load_params(args.params)
+    params = load_stated(args.params)
     start = time.monotonic()
     generate(args.out, params.generate)
     size, seconds = params.generate.image_size, time.monotonic() - start

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pipelines.params import Params
 from pipelines.store.shards import Manifest, Split
 from ssd.coverage import anchors_per_map
-from ssd.model import ModelConfig, make_backbone, map_sizes
+from ssd.model import SSD, ModelConfig, map_sizes
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}  # a number of the network's outputs
 # Against the resident size of a process that trained on CPUs, tiny_fine with 32 and 64 images and ssd300_vgg16 with 2,
@@ -34,16 +34,13 @@ def sizes(config: ModelConfig, classes: int) -> tuple[int, int, int]:
             outputs += output[0].numel()
 
     with torch.device("meta"), torch.no_grad():  # shapes alone; two images, for batch norm takes no single number
-        backbone = make_backbone(config)
-        for layer in backbone.modules():
+        model = SSD(config, classes)
+        for layer in model.modules():
             if not list(layer.children()):
                 layer.register_forward_hook(count)
-        maps = backbone(torch.zeros(2, 3, *config.image_size))
-    values = classes + (config.scores == "softmax") + 4
-    kinds = [len(shapes) for shapes in config.anchors.shapes(len(maps))]
-    heads = sum(9 * each.shape[1] * kind * values for each, kind in zip(maps, kinds))
-    predicted = sum(anchors_per_map(config.anchors, map_sizes(config))) * values
-    return outputs + predicted, sum(weights.numel() for weights in backbone.parameters()) + heads, predicted
+        model(torch.zeros(2, 3, *config.image_size))
+    predicted = sum(anchors_per_map(config.anchors, map_sizes(config))) * (model.logits_an_anchor + 4)
+    return outputs, sum(weights.numel() for weights in model.parameters()), predicted
 
 
 def step_bytes(params: Params, classes: int, workers: int = 1) -> int:

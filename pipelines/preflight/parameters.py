@@ -201,6 +201,8 @@ def of_evaluation(params: Params, manifest: Manifest, folder: Path = PREPARED) -
         yield error("evaluation", f"{folder}: there is no test split to measure on", "see prepare.test in params.yaml")
         return
     drawn, lowest = params.evaluate.score_threshold, params.detect.score_threshold
+    if drawn == "auto":
+        drawn = lowest
     if split.boxes == 0:
         yield warning("evaluation", "no image of the test split has a box: all metrics are 0", "see prepare.test")
     elif drawn < lowest:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from pipelines.command import command
-from pipelines.params import PARAMS_FILE, load_params
+from pipelines.params import PARAMS_FILE, load_stated
 from pipelines.prepare.quarantine import REPORT, describe, warn_of_boxes
 from pipelines.prepare.report.writer import FOLDER
 from pipelines.prepare.stage import prepare
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=PARAMS_FILE, help="parameters (default: %(default)s)")
     args = parser.parse_args()
     start = time.monotonic()
-    params = load_params(args.params)
+    params = load_stated(args.params)
     manifest, entries = prepare(args.data, args.out, params.prepare, params.seed, args.report)
     upload(args.out, manifest)
     if entries:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from itertools import combinations
+from typing import Literal
 
 from pipelines.errors import UserError
 from pipelines.params import PrepareParams
+from pipelines.recipe.shares import share
 
 SPLITS = ("train", "val", "test")
 
@@ -84,10 +86,17 @@ def divide(
     if not sets:
         members["train"] = list(ids)
     if not members["test"]:
-        members["train"], members["test"] = hold_out(members["train"], params.test_share, seed, "test", groups)
+        fraction = _share("test", params.test_share, members["train"])
+        members["train"], members["test"] = hold_out(members["train"], fraction, seed, "test", groups)
     if not members["val"]:
-        members["train"], members["val"] = hold_out(members["train"], params.val_share, seed, "val", groups)
+        fraction = _share("val", params.val_share, members["train"])
+        members["train"], members["val"] = hold_out(members["train"], fraction, seed, "val", groups)
     return {split: found for split, found in members.items() if found}
+
+
+def _share(split: str, wanted: float | Literal["auto"], ids: list[str]) -> float:
+    """The share to draw: what params.yaml says, or what suits so many photographs."""
+    return share(split, len(ids)) if wanted == "auto" else wanted
 
 
 def _suggest(sets: dict[str, list[str]], chosen: dict[str, list[str]]) -> dict[str, list[str]]:

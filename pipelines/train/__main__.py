@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipelines.cluster import jobs
 from pipelines.command import command
-from pipelines.params import PARAMS_FILE, load_params
+from pipelines.params import PARAMS_FILE, load_draft
 from pipelines.settings import set_defaults
 from pipelines.store.shards import PREPARED
 from pipelines.train.stage import train
@@ -28,7 +28,7 @@ def main() -> int | None:
         inputs = {"--params": args.params, "--prepared": args.prepared, "--tuned": args.tuned}
         return jobs.run("train", inputs, args.out, options=["--fresh"] * args.fresh)
     tuned = read_tuned(args.tuned)
-    train(load_params(args.params, tuned.overrides), args.prepared, args.out, tuned, args.fresh)
+    train(load_draft(args.params), args.prepared, args.out, tuned, args.fresh)
     jobs.upload_outputs(args.out)
     return None
 

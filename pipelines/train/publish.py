@@ -14,6 +14,7 @@ from mlflow.entities import DatasetInput, InputTag, Metric
 
 from pipelines.errors import first_line, without_secrets, writing
 from pipelines.params import Params
+from pipelines.recipe.resolve import Recipe, write_resolved
 from pipelines.settings import home, tracking_uri
 from pipelines.store.shards import Manifest, read_records
 from pipelines.tracking import registry, runs
@@ -22,9 +23,15 @@ from ssd.checkpoint import save
 
 
 def publish(
-    state: dict[str, Any], manifest: Manifest, prepared: Path, spec: runs.RunSpec, params: Params, out: Path
+    state: dict[str, Any],
+    manifest: Manifest,
+    prepared: Path,
+    spec: runs.RunSpec,
+    params: Params,
+    recipe: Recipe,
+    out: Path,
 ) -> None:
-    """Write model.pt, history.csv, two pictures and model.json below `out`, and register the best epoch.
+    """Write model.pt, history.csv, resolved.yaml, two pictures and model.json below `out`, and register the best epoch.
 
     What it writes there is a function of the training's inputs: how long things took goes to MLflow and to the run's
     folder. Everything may be done twice without harm: a run that was killed half-way is published by the next one.
@@ -40,6 +47,7 @@ def publish(
         write_history(history, out / "history.csv")
         draw_curves(history, best["epoch"], out / "curves.png")
         draw_samples(params, manifest, prepared, out / "augmented.jpg")
+        write_resolved(params, recipe, out / "resolved.yaml", state["epochs"])
     with writing(folder):
         write_times(history, folder / "times.csv")
         draw_time_chart(history, folder / "times.png")
@@ -58,7 +66,8 @@ def publish(
         run_id = runs.open_run(client, spec)
         runs.log_history(client, run_id, history)
         log_data(client, run_id, manifest, prepared)
-        for file in (out / "curves.png", out / "augmented.jpg", folder / "times.csv", folder / "times.png"):
+        shown = [out / name for name in ("curves.png", "augmented.jpg", "resolved.yaml")]
+        for file in (*shown, folder / "times.csv", folder / "times.png"):
             client.log_artifact(run_id, str(file))
         client.log_batch(run_id, metrics=best_metrics(model))
         version = registry.register(client, run_id, out / "model.pt", model, example_image(manifest, prepared))

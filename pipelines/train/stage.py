@@ -13,14 +13,16 @@ from pathlib import Path
 from pipelines.cluster.ray import place_workers, ray_cluster
 from pipelines.cluster.signals import end_state, run_lock
 from pipelines.errors import first_line, without_secrets
-from pipelines.params import Params
+from pipelines.params import Draft, Params
 from pipelines.preflight import machine, packages, parameters
 from pipelines.preflight.findings import speak_if_wrong
+from pipelines.recipe.resolve import OF_BOXES, Recipe, resolve_for
 from pipelines.settings import home, settings, tracking_uri
 from pipelines.store.checkpoints import checkpoints
 from pipelines.store.shard_transfer import local_copy, upload
 from pipelines.store.shards import Manifest, read_manifest
 from pipelines.tracking import provenance, runs
+from pipelines.training.ending import is_complete
 from pipelines.training.initial_weights import InitialWeights, initial_weights, try_weights
 from pipelines.training.order import steps_an_epoch
 from pipelines.training.progress import Progress
@@ -62,17 +64,18 @@ def describe(params: Params, manifest: Manifest, name: str) -> runs.RunSpec:
     return runs.RunSpec(name, title, shown, {**provenance.tags(), **source, "mlflow.note.content": note})
 
 
-def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None, fresh: bool = False) -> None:
+def train(draft: Draft, prepared: Path, out: Path, tuned: Tuned | None = None, fresh: bool = False) -> None:
     """Train what the parameters and shards say, unless that is done already, and publish the best epoch.
 
     Args:
-        params: all parameters, the tuned ones filled in.
+        draft: of params.yaml.
         prepared: folder of the shards.
         out: folder of model.pt, model.json …
-        tuned: where tuned parameters come from, for the MLflow run.
+        tuned: what a search found; it goes over the recipe and the file.
         fresh: delete the checkpoints of these inputs, here and in the store, and train anew.
     """
     manifest = read_manifest(prepared)
+    recipe, params = settle(draft, manifest, prepared, tuned)
     check(params, manifest, prepared)
     upload(prepared, manifest)
     runs_folder = home()
@@ -90,7 +93,9 @@ def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None,
         if fresh:
             saved.delete()
         found = saved.latest()
-        if found is None or found[0] < total:
+        if found is None or not is_complete(found[1], params.train.patience):
+            if recipe.choices:
+                print(recipe, flush=True)
             _print_start(name, found, total, params, manifest)
             if weights is not None:
                 _print_weights(try_weights(params, weights, len(manifest.classes)), weights)
@@ -106,7 +111,7 @@ def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None,
                 job = new_job(params, prepared, manifest.digest, weights, placement)
                 run_on_ray(Training(job, folder, placement), Progress.printer(params.train.epochs), spec)
             found = saved.latest()
-            if found is None or found[0] < total:
+            if found is None or not is_complete(found[1], params.train.patience):
                 raise TrainingFailed(f"{name}: training ended at step {found[0] if found else 0} of {total}")
         else:
             print(f"{name}: trained before with these parameters, data and code; publishing (--fresh trains again)")
@@ -116,7 +121,15 @@ def train(params: Params, prepared: Path, out: Path, tuned: Tuned | None = None,
         )  # of which one image is the model's example
         from pipelines.train.publish import publish
 
-        publish(found[1], manifest, shards, spec, params, out)
+        publish(found[1], manifest, shards, spec, params, recipe, out)
+
+
+def settle(draft: Draft, manifest: Manifest, prepared: Path, tuned: Tuned | None) -> tuple[Recipe, Params]:
+    """The recipe for these data, and all parameters: the file's, those of the recipe, and over both the tuned ones."""
+    if OF_BOXES & set(draft.auto):  # wherever this runs
+        prepared = local_copy(prepared, manifest.digest, home(), ["train"])
+    recipe = resolve_for(draft, manifest, prepared)
+    return recipe, recipe.params(tuned.overrides if tuned else None)
 
 
 def _print_start(name: str, found: tuple | None, total: int, params: Params, manifest: Manifest) -> None:

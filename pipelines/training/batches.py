@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,23 @@ class Sample:
         return self.labels.where(~self.iscrowd, -self.labels)
 
 
+class Annotations(Sequence[Sample]):
+    """The samples of a split, in few tensors: a loader's process gets a file handle for each, and 250 at most."""
+
+    def __init__(self, samples: Sequence[Sample]):
+        self.images = [(sample.image_id, sample.height, sample.width) for sample in samples]
+        self.ends = list(accumulate((len(sample.labels) for sample in samples), initial=0))
+        columns = zip(*((s.boxes, s.labels, s.difficult, s.iscrowd) for s in samples))
+        self.columns = [torch.cat(column) for column in columns]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Sample:
+        own = slice(self.ends[index], self.ends[index + 1])
+        return Sample(*self.images[index], *(column[own] for column in self.columns))
+
+
 class DecodedSplit:
     """A split's images, decoded once, and their annotations.
 
@@ -63,7 +81,7 @@ class DecodedSplit:
         shards = manifest.splits[split].shards
         self.size = size
         self.arrays = decoded_shards(prepared, shards, size, cache, augment)
-        self.samples = [to_sample(row) for row in read_boxes(prepared, manifest, split)]
+        self.samples = Annotations([to_sample(row) for row in read_boxes(prepared, manifest, split)])
         self.positions = [(number, row) for number, array in enumerate(self.arrays) for row in range(len(array))]
 
     def __len__(self) -> int:

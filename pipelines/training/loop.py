@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ from pipelines.coco import average_precision
 from pipelines.params import Params
 from pipelines.store.shards import read_manifest
 from pipelines.training.batches import InImage, TrainingSamples, evaluation_batches, training_batches
+from pipelines.training.ending import Speed, is_stale
 from pipelines.training.messages import Step
 from pipelines.training.order import Order, StepSampler, derive_seed, repeat_factors, steps_an_epoch
 from pipelines.training.tiled import open_split
 from ssd.augmentation import Augmentation
 from ssd.checkpoint import load, model_state
 from ssd.detection import detect
-from ssd.metrics import evaluate, flatten_found, flatten_truths
+from ssd.metrics import best_threshold, evaluate, flatten_found, flatten_truths
 from ssd.model import SSD
 from ssd.tasks import truths
 from ssd.trainer import Trainer
@@ -77,6 +78,7 @@ class Run:
         self.trainer = Trainer(model, self.params.train, self.params.loss, total, device, boxes)
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None
+        self.epochs: int | None = None  # how many fit into train.budget_minutes, once that is known
 
     def batches(self):
         """All steps that are left, from the trainer's position on."""
@@ -115,6 +117,7 @@ class Run:
         precision = evaluate(found, truth, len(self.classes), (0.5,), "voc10")
         coco_ap = average_precision(found, truth, len(samples), self.classes)
         metrics = {"val/map50": float(precision.mean[0]), "val/map": coco_ap}
+        metrics["val/threshold"] = best_threshold(found, truth)
         return metrics | {f"val/ap50/{name}": float(ap) for name, ap in zip(self.classes, precision.ap[0])}
 
     @torch.inference_mode()
@@ -128,6 +131,28 @@ class Run:
             of_each = detect(model.scores(logits), offsets, model.coder, self.params.detect)
             for index, detections in zip(chunk, of_each):
                 yield index, tuple(column.cpu().numpy() for column in detections)
+
+    def shorten(self, epochs: int) -> None:
+        """Train for fewer epochs than the parameters say: the schedule ends with the last of them."""
+        config, self.epochs = self.params.train, epochs
+        self.trainer.total_steps = self.steps * epochs
+        warmup = min(config.warmup_steps, self.trainer.total_steps // 2)
+        self.trainer.config = replace(config, epochs=epochs, warmup_steps=warmup)
+
+    def agree(self, value: int) -> int:
+        """Rank 0's value, on all workers."""
+        if self.workers == 1:
+            return value
+        shared = torch.tensor([value], device=self.device)
+        dist.broadcast(shared, 0)
+        return int(shared.item())
+
+    def is_over(self) -> bool:
+        """Whether no step is left, or none is worth it; the same on all workers."""
+        if self.trainer.steps >= self.trainer.total_steps:
+            return True
+        patience = self.params.train.patience
+        return bool(patience and self.agree(int(is_stale(self.history, patience))))
 
     def end_epoch(self, seconds: float) -> dict[str, float]:
         """Close an epoch: its metrics join the history, and the best weights so far are kept."""
@@ -154,6 +179,7 @@ class Run:
             "trainer": self.trainer.state(),
             "history": self.history,
             "best": self.best,
+            "epochs": self.epochs,
             "seed": self.params.seed,
             "params": self.params.model_dump(mode="json"),
         }
@@ -162,13 +188,15 @@ class Run:
         """Go on from what `state` returned."""
         self.trainer.load_state(state["trainer"])
         self.history, self.best = list(state["history"]), state["best"]
+        if state["epochs"] is not None:
+            self.shorten(state["epochs"])
 
 
 def training_metrics(sums: dict[str, float], params: Params) -> dict[str, float]:
     """Means of an epoch from the sums of `Trainer.take_sums`; class_error and bbox_mae as d2l.ai 14.7 prints them."""
-    positives, anchors = max(sums["positives"], 1.0), sums["anchors"]
-    class_loss = params.loss.class_weight * sums["class_sum"] / positives
-    box_loss = params.loss.box_weight * sums["box_sum"] / positives
+    normaliser, anchors = max(sums["normaliser"], 1.0), sums["anchors"]
+    class_loss = params.loss.class_weight * sums["class_sum"] / normaliser
+    box_loss = params.loss.box_weight * sums["box_sum"] / normaliser
     return {
         "train/loss": class_loss + box_loss,
         "train/class_loss": class_loss,
@@ -186,7 +214,7 @@ def fit(
     device: torch.device | str = "cpu",
     progress: Callable[[Step], None] = lambda _: None,
 ) -> Run:
-    """Train to the last epoch, from the beginning or from `restored`.
+    """Train to the last epoch, or until `ending` says so, from the beginning or from `restored`.
 
     Args:
         job: what to train.
@@ -199,9 +227,12 @@ def fit(
     Raises:
         NonFiniteLoss: on all workers at once; no state of it was reported.
     """
+    speed = Speed(job.params.train.budget_minutes)
     run = Run(job, torch.device(device))
     if restored is not None:
         run.load_state(restored)
+    if run.is_over():
+        return run
     every = run.params.train.checkpoint_steps
     stopwatch = run.trainer.stopwatch
     started, images = time.perf_counter(), 0
@@ -214,6 +245,9 @@ def fit(
         batch = batch.to(run.device)
         stopwatch.mark("transfer")
         run.trainer.step(batch)
+        if speed.budget and run.epochs is None and speed.is_known(run.steps):
+            validated = len(run.val) if run.val else 0
+            run.shorten(run.agree(speed.epochs(run.steps, len(run.train), validated, run.params.train.epochs)))
         images += len(batch.images) * run.workers
         seconds = time.perf_counter() - started
         within = run.trainer.steps % run.steps
@@ -221,6 +255,8 @@ def fit(
             metrics = run.end_epoch(seconds)
             stopwatch.mark()
             report(metrics, run.state() if run.rank == 0 else None)
+            if run.is_over():
+                break
             started, images = time.perf_counter(), 0
             stopwatch.mark("checkpoint")  # counted with the epoch to come: this one has been reported
         else:

@@ -29,10 +29,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Epoch:
-    """An epoch's metrics, and those of all epochs so far."""
+    """An epoch's metrics, those of all epochs so far, and how many there will be; 0: as the parameters say."""
 
     metrics: dict[str, float]
     history: list[dict[str, float]]
+    epochs: int = 0
 
 
 @dataclass(frozen=True)

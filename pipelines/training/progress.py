@@ -28,7 +28,7 @@ class Progress:
         def show(message: Message) -> None:
             match message:
                 case Epoch(metrics):
-                    print(epoch_line(metrics, epochs), flush=True)
+                    print(epoch_line(metrics, message.epochs or epochs), flush=True)
                 case Step():
                     print(f"  {step_line(message)}", flush=True)
                 case Log(text):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipelines.cluster import jobs
 from pipelines.command import command
-from pipelines.params import PARAMS_FILE, load_params
+from pipelines.params import PARAMS_FILE, load_draft
 from pipelines.settings import set_defaults
 from pipelines.store.shards import PREPARED
 from pipelines.tune.stage import tune
@@ -23,7 +23,7 @@ def main() -> int | None:
     parser.add_argument("--params", type=Path, default=PARAMS_FILE)
     parser.add_argument("--fresh", action="store_true", help="delete what the same search found before; search again")
     args = parser.parse_args()
-    if jobs.requested() and load_params(args.params).tune.trials:
+    if jobs.requested() and load_draft(args.params).may_tune:
         inputs = {"--params": args.params, "--prepared": args.prepared}
         return jobs.run("tune", inputs, args.out, options=["--fresh"] * args.fresh)
     print(tune(args.params, args.prepared, args.out, args.fresh))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from functools import reduce
-from pathlib import Path
 from typing import Any
 
 from torch.quasirandom import SobolEngine
 
-from pipelines.params import Params, ParamsError, Range, TuneParams, load_params
+from pipelines.params import Params, ParamsError, Range, TuneParams
+from pipelines.recipe.resolve import Recipe
 
 
 def sample(space: dict[str, Range], count: int, seed: int) -> list[dict[str, Any]]:
@@ -46,12 +46,12 @@ def plan(tune: TuneParams, seed: int, proposal: dict[str, Any]) -> list[tuple[st
     return (first + [("search", overrides) for overrides in searched])[: tune.trials]
 
 
-def trial_params(path: Path, overrides: dict[str, Any], epochs: int) -> Params:
-    """All parameters of a trial."""
-    return load_params(path, overrides | {"train.epochs": epochs})
+def trial_params(recipe: Recipe, overrides: dict[str, Any], epochs: int) -> Params:
+    """All parameters of a trial: it ends with its last epoch, or by ASHA."""
+    return recipe.params(overrides | {"train.epochs": epochs, "train.patience": 0, "train.budget_minutes": 0})
 
 
-def check_space(path: Path, tune: TuneParams) -> None:
+def check_space(recipe: Recipe, tune: TuneParams) -> None:
     """Refuse unknown names and values that cannot be used, before anything starts.
 
     An end of one range may need others to move with it (scale_min above the current scale_max): it is good if it is
@@ -63,25 +63,26 @@ def check_space(path: Path, tune: TuneParams) -> None:
     lows, highs = ({name: within.ends[i] for name, within in tune.space.items()} for i in (0, -1))
     for name, within in tune.space.items():
         for value in within.ends:
-            problems = [_problem(path, others | {name: value}) for others in ({}, lows, highs)]
+            problems = [_problem(recipe, others | {name: value}) for others in ({}, lows, highs)]
             if all(problems):
-                raise ParamsError(f"{path}:\n  tune.space: {name} cannot be {value!r}: {problems[0]}")
+                raise ParamsError(f"{recipe.draft.path}:\n  tune.space: {name} cannot be {value!r}: {problems[0]}")
 
 
-def check_plan(path: Path, trials: list[tuple[str, dict[str, Any]]]) -> None:
+def check_plan(recipe: Recipe, trials: list[tuple[str, dict[str, Any]]]) -> None:
     """Refuse a combination of values that cannot be used, before anything starts.
 
     Raises:
         ParamsError: naming the values.
     """
     for origin, overrides in trials:
-        if problem := _problem(path, overrides):
-            raise ParamsError(f"{path}:\n  tune.space holds {overrides} ({origin}): {problem}; narrow the ranges")
+        if problem := _problem(recipe, overrides):
+            said = f"tune.space holds {overrides} ({origin}): {problem}; narrow the ranges"
+            raise ParamsError(f"{recipe.draft.path}:\n  {said}")
 
 
-def _problem(path: Path, overrides: dict[str, Any]) -> str:
+def _problem(recipe: Recipe, overrides: dict[str, Any]) -> str:
     try:
-        load_params(path, overrides)
+        recipe.params(overrides)
     except ParamsError as error:
         return str(error).split("\n", 1)[-1].strip()
     return ""

@@ -12,7 +12,8 @@ from pipelines.anchors.coverage import propose
 from pipelines.cluster.ray import Placement, place_workers, ray_cluster, trials_at_once, trials_have_workers
 from pipelines.cluster.signals import end_state, run_lock
 from pipelines.errors import UserError, first_line, without_secrets
-from pipelines.params import Params, Range, TuneParams, load_params
+from pipelines.params import Params, Range, TuneParams, load_draft
+from pipelines.recipe.resolve import resolve_for
 from pipelines.settings import home, tracking_uri
 from pipelines.store.s3 import object_store
 from pipelines.store.shard_transfer import local_copy, upload
@@ -49,7 +50,13 @@ def sweep_name(
     return f"tune-{hashlib.sha256(inputs.encode()).hexdigest()[:12]}"
 
 
-def check(params: Params, manifest: Manifest, prepared: Path, path: Path) -> None:
+def search_nothing(out: Path, reason: str) -> str:
+    """Write outputs that hand nothing over; the closing line is returned."""
+    write_outputs(Tuned({}), [], {}, out)
+    return f"{out / TUNED.name}: nothing searched ({reason})"
+
+
+def check_splits(manifest: Manifest, prepared: Path, path: Path) -> None:
     """Refuse data on which trials cannot be trained or compared, before anything starts.
 
     Raises:
@@ -63,6 +70,14 @@ def check(params: Params, manifest: Manifest, prepared: Path, path: Path) -> Non
                 f"{'trained' if name == 'train' else 'compared'}; give one in {path} (prepare.{name}"
                 f"{', prepare.val_share' if name == 'val' else ''}) or write tune.trials: 0"
             )
+
+
+def check_batch(params: Params, manifest: Manifest, prepared: Path, path: Path) -> None:
+    """Refuse a batch that the data cannot fill.
+
+    Raises:
+        TuningFailed: naming the fix.
+    """
     images = images_an_epoch(params, manifest, prepared)
     if params.train.batch_size > images:
         raise TuningFailed(
@@ -84,19 +99,26 @@ def tune(path: Path, prepared: Path, out: Path, fresh: bool = False) -> str:
         ParamsError, TuningFailed: something cannot be used, or no trial came to a result.
         TrackerAway: MLflow does not answer at the end; the sweep is saved.
     """
-    params = load_params(path)
+    draft = load_draft(path)
     out.mkdir(parents=True, exist_ok=True)
-    if params.tune.trials == 0:
-        write_outputs(Tuned({}), [], {}, out)
-        return f"{out / TUNED.name}: nothing searched (tune.trials is 0)"
-    check_space(path, params.tune)
+    if not draft.may_tune:
+        return search_nothing(out, "tune.trials is 0")
     manifest = read_manifest(prepared)
-    check(params, manifest, prepared, path)
+    if "tune.trials" not in draft.auto:
+        check_splits(manifest, prepared, path)
     upload(prepared, manifest)
     prepared = local_copy(prepared, manifest.digest, home(), ("train", "val"))
+    recipe = resolve_for(draft, manifest, prepared)
+    params = recipe.params()
+    if params.tune.trials == 0:
+        return search_nothing(out, recipe.reason("tune.trials"))
+    check_batch(params, manifest, prepared, path)
+    check_space(recipe, params.tune)
+    if recipe.choices:
+        print(recipe, flush=True)
     proposal = propose(params, manifest, prepared)
     planned = plan(params.tune, params.seed, proposal)
-    check_plan(path, planned)
+    check_plan(recipe, planned)
     weights = initial_weights(params)
     if weights:
         try_weights(params, weights, len(manifest.classes))
@@ -106,7 +128,7 @@ def tune(path: Path, prepared: Path, out: Path, fresh: bool = False) -> str:
         if fresh:
             forget(folder, object_store())
         sweep = Sweep(folder, planned, object_store())
-        of_trials = {trial.number: trial_params(path, trial.overrides, params.tune.epochs) for trial in sweep.trials}
+        of_trials = {trial.number: trial_params(recipe, trial.overrides, params.tune.epochs) for trial in sweep.trials}
 
         def training(trial: Trial, placement: Placement) -> Training:
             job = new_job(of_trials[trial.number], prepared, manifest.digest, weights, placement)

@@ -13,6 +13,7 @@ from ssd.metrics import (
     Truths,
     average_precision,
     best_overlaps,
+    best_threshold,
     evaluate,
     flatten_found,
     flatten_truths,
@@ -239,3 +240,14 @@ def test_quick_enough_for_every_epoch():
     result = evaluate(found, truths, 20, np.linspace(0.5, 0.95, 10))
     assert result.ap.shape == (10, 20)
     assert time.perf_counter() - start < 10  # about 1.3 s on one core; a loop over detections takes minutes
+
+
+def test_the_threshold_of_the_best_f1():
+    """Two boxes. By falling score right, wrong, right, wrong: F1 is 2/3, 1/2, 2·(2/3)·1 / (5/3) = 0.8, 2/3."""
+    truths = flatten_truths([[BOX, FAR]], [[1, 2]])
+    scores = [0.9, 0.8, 0.377, 0.2]
+    found = flatten_found([[BOX, BOX, FAR, FAR]], [[1, 1, 2, 2]], [scores])
+    assert best_threshold(found, truths) == 0.37  # rounded down: 0.377 counts
+    assert best_threshold(flatten_found([[FAR]], [[1]], [[0.9]]), truths) == 0.0  # nothing is right
+    assert best_threshold(flatten_found([[]], [[]], [[]]), truths) == 0.0
+    assert best_threshold(found, flatten_truths([[]], [[]])) == 0.0  # an image without any box

@@ -1,5 +1,7 @@
 """Where the host may look at values it computes the few anchors that count, on GPUs all: both ways, here on the CPU."""
 
+from typing import get_args, get_type_hints
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +10,8 @@ from hypothesis import strategies as st
 from ssd import sync
 from ssd.anchors import AnchorConfig, make_anchors
 from ssd.boxes import OffsetCoder, TanhCoder
-from ssd.losses import LossConfig, class_weights, detection_loss, hard_negative_mask, targets
+from ssd.class_losses import hard_negative_mask
+from ssd.losses import LossConfig, class_weights, detection_loss, targets
 from ssd.matching import IGNORED, match
 from ssd.model import SSD, ModelConfig
 from ssd.trainer import Batch, NonFiniteLoss, TrainConfig, Trainer
@@ -87,8 +90,8 @@ def test_the_hardest_negatives_are_the_same(seed, images, least):
     assert torch.equal(free, waiting)
 
 
-@pytest.mark.parametrize("box_loss", ["smooth_l1", "l1"])
-@pytest.mark.parametrize("class_loss", ["softmax_mining", "softmax", "softmax_focal", "bce", "focal"])
+@pytest.mark.parametrize("box_loss", get_args(get_type_hints(LossConfig)["box_loss"]))
+@pytest.mark.parametrize("class_loss", get_args(get_type_hints(LossConfig)["class_loss"]))
 @pytest.mark.parametrize("num_classes", [1, 3])
 @settings(max_examples=8)
 @batches
@@ -98,24 +101,32 @@ def test_losses_and_gradients_are_the_same(class_loss, box_loss, num_classes, se
     weights = class_weights([90, 4, 1000][:num_classes], config)
     boxes, labels, generator = random_batch(seed, images, most, num_classes)
     matched = match(ANCHORS, boxes, labels, 0.4, random_regions(images, generator))
-    classes, wanted = targets(OffsetCoder(ANCHORS), boxes, labels, matched)
+    coder = OffsetCoder(ANCHORS)
+    classes, wanted = targets(coder, boxes, labels, matched)
     columns = num_classes + (config.scores == "softmax")
     logits = torch.randn(images, len(ANCHORS), columns, generator=generator, requires_grad=True)
     offsets = torch.randn(images, len(ANCHORS), 4, generator=generator, requires_grad=True)
 
     def loss():
-        sums = detection_loss(logits, offsets, classes, wanted, config, weights)
+        sums = detection_loss(logits, offsets, classes, wanted, config, weights, coder)
         return sums, torch.autograd.grad(sums.class_sum + 2 * sums.box_sum, (logits, offsets))
 
     free, waiting = both_ways(loss)
     torch.testing.assert_close(free, waiting)
 
 
-@pytest.mark.parametrize("class_loss", ["softmax_mining", "focal"])
-def test_training_is_the_same(class_loss):
+@pytest.mark.parametrize(
+    "loss",
+    [
+        LossConfig(),
+        LossConfig(class_loss="focal"),
+        LossConfig(class_loss="varifocal", match="atss", box_loss="ciou"),
+        LossConfig(class_loss="quality_focal", match="task_aligned", box_loss="giou"),
+    ],
+)
+def test_training_is_the_same(loss):
     def trained():
         torch.manual_seed(0)
-        loss = LossConfig(class_loss=class_loss)
         config = ModelConfig(image_size=(64, 96), scores=loss.scores)
         trainer = Trainer(SSD(config, 3), TrainConfig(lr=1e-3, ema_decay=0.9, clip_norm=1.0), loss, 20)
         for seed in range(3):

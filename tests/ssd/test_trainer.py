@@ -27,22 +27,31 @@ def batch(size=4, boxes=3, seed=0):
     return Batch(images, corners, labels, tuple(f"image-{i}" for i in range(size)))
 
 
-def make_trainer(seed=0, total=20, **config):
+MODERN = [
+    LossConfig(class_loss="quality_focal", match="atss", box_loss="giou", box_weight=5.0),
+    LossConfig(class_loss="varifocal", match="task_aligned", box_loss="ciou", box_weight=5.0),
+    LossConfig(class_loss="bce", match="simota", box_loss="diou", box_weight=5.0),
+]
+
+
+def make_trainer(seed=0, total=20, loss=LossConfig(), **config):  # noqa: B008  frozen
     torch.manual_seed(seed)
-    return Trainer(SSD(CONFIG, 2), TrainConfig(epochs=1, lr=1e-2, **config), LossConfig(), total)
+    model = SSD(replace(CONFIG, scores=loss.scores), 2)
+    return Trainer(model, TrainConfig(epochs=1, lr=1e-2, **config), loss, total)
 
 
 def weights(trainer):
     return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
 
 
-def test_learns_one_batch_by_heart():
-    trainer = make_trainer(total=60, warmup_steps=5, ema_decay=0.9, clip_norm=10.0)
+@pytest.mark.parametrize("loss", [LossConfig(), *MODERN], ids=lambda loss: loss.match)
+def test_learns_one_batch_by_heart(loss):
+    trainer = make_trainer(total=60, loss=loss, warmup_steps=5, ema_decay=0.9, clip_norm=10.0)
     losses = []
     for _ in range(60):
         trainer.step(batch())
         sums = trainer.take_sums()
-        losses.append((sums["class_sum"] + sums["box_sum"]) / sums["positives"])
+        losses.append((sums["class_sum"] + sums["box_sum"]) / sums["normaliser"])
     assert losses[-1] < 0.2 * losses[0]
 
 
@@ -216,10 +225,10 @@ def _stay(module, mode=True):
     return module
 
 
-def _worker(rank, world, port, steps, size, out):
+def _worker(rank, world, port, steps, size, loss, out):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-    trainer = make_trainer()
+    trainer = make_trainer(loss=loss)
     for module in trainer.model.modules():  # batch statistics differ between half and whole batches
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eval().train = partial(_stay, module)
@@ -240,12 +249,15 @@ def _free_port():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [4, 1])  # with 1, one of the workers has no image
-def test_two_workers_make_the_step_that_one_makes(tmp_path, size):
+@pytest.mark.parametrize(
+    ("size", "loss"),
+    [(4, LossConfig()), (1, LossConfig()), *((4, loss) for loss in MODERN)],  # of 1, one of the workers has no image
+)
+def test_two_workers_make_the_step_that_one_makes(tmp_path, size, loss):
     context = multiprocessing.get_context("spawn")
     for world in (1, 2):
         port = _free_port()
-        arguments = [(rank, world, port, 1, size, tmp_path / f"{world}.pt") for rank in range(world)]
+        arguments = [(rank, world, port, 1, size, loss, tmp_path / f"{world}.pt") for rank in range(world)]
         processes = [context.Process(target=_worker, args=a) for a in arguments]
         for p in processes:
             p.start()

@@ -12,7 +12,16 @@ import torch
 
 from pipelines.evaluate import stage as stage
 from pipelines.evaluate.inference import PREDICTIONS, decode_rows, detect_rows, detect_split
-from pipelines.evaluate.stage import EvaluationError, check_classes, describe_test, evaluate, is_metric, mlflow_name
+from pipelines.evaluate.stage import (
+    EvaluationError,
+    check_classes,
+    describe_test,
+    evaluate,
+    is_metric,
+    mlflow_name,
+    report_threshold,
+)
+from pipelines.params import load_stated
 from pipelines.store.shards import ShardError, digest, read_manifest, read_records
 from pipelines.tracking import gate, registry, runs
 from ssd.checkpoint import load, model_state, save
@@ -20,6 +29,7 @@ from ssd.images import decode
 from ssd.model import SSD
 from ssd.prediction import Detector
 from ssd.tiles import TileConfig
+from tests.conftest import write_params
 
 
 def write_model(path, config, classes=("bar", "slot")):
@@ -52,6 +62,16 @@ def first_image(prepared, manifest):
 def trained_model(sha256="0" * 64, classes=("bar", "slot")):
     facts = {"epoch": 1, "validation": {}, "data": "d", "fingerprint": "train-1"}
     return registry.TrainedModel(name="ssd", sha256=sha256, classes=list(classes), **facts)
+
+
+@pytest.mark.parametrize(
+    ("written", "validation", "due"),
+    [(0.3, {"threshold": 0.2}, 0.3), ("auto", {"threshold": 0.2}, 0.2), ("auto", {}, 0.5)],
+)
+def test_auto_counts_as_found_what_was_best_on_the_validation_split(tmp_path, written, validation, due):
+    params = load_stated(write_params(tmp_path / "p.yaml", {"evaluate.score_threshold": written}))
+    model = trained_model().model_copy(update={"validation": validation})
+    assert report_threshold(params, model) == due
 
 
 @pytest.mark.slow

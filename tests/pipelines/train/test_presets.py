@@ -22,7 +22,11 @@ OFTEN = ("ssd300_vgg16", "resnet34_multi")  # the others take minutes more; `tin
 SMALL = {
     "ssd300_vgg16": {"model.width": 0.125, "model.image_size": [300, 300]},
     "ssd512_vgg16": {"model.width": 0.125, "model.image_size": [512, 512]},
+    "ssd300_vgg16_bn": {"model.width": 0.125, "model.image_size": [300, 300]},
+    "ssd512_vgg16_bn": {"model.width": 0.125, "model.image_size": [512, 512]},
     "ssd320_mobilenet_v3": {"model.image_size": [128, 192]},
+    "ssd320_efficientnet_lite0": {"model.image_size": [128, 192]},
+    "fast": {"model.width": 0.5, "model.image_size": [128, 192]},
 }
 
 

@@ -147,7 +147,7 @@ def test_a_calm_run_is_registered_with_its_lineage(calm, monkeypatch):
     assert model.validation["map"] == calm.result()["best"]["score"]
     client = runs.connect()
     assert find_version(client, model).run_id == run.info.run_id
-    files = {"model.pt", "model.json", "history.csv", "curves.png", "augmented.jpg"}
+    files = {"model.pt", "model.json", "history.csv", "curves.png", "augmented.jpg", "resolved.yaml"}
     assert {p.name for p in calm.out.iterdir()} == files
     # the clock's word is in MLflow and beside the checkpoints, and nowhere in the outputs
     assert "time/" not in (calm.out / "history.csv").read_text()

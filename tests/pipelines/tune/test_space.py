@@ -5,11 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.params import ParamsError, Range, TuneParams, load_params
+from pipelines.params import ParamsError, Range, TuneParams, load_draft
+from pipelines.recipe.resolve import Recipe
 from pipelines.tune.space import check_plan, check_space, plan, sample, trial_params, value_at, value_of
 from tests.conftest import TINY, write_params
 
 PARAMS = Path("params.yaml")
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    """The repository's own file, with the defaults where it leaves something to the data."""
+    return Recipe(load_draft(PARAMS))
 
 
 @pytest.mark.parametrize(
@@ -80,34 +87,34 @@ def space(**ranges):
         (space(model__preset=Range(choice=["tiny", "huge"])), "model.preset cannot be 'huge'"),
     ],
 )
-def test_what_no_trial_could_use_is_refused_with_file_key_and_value(tune, says):
+def test_what_no_trial_could_use_is_refused_with_file_key_and_value(recipe, tune, says):
     with pytest.raises(ParamsError) as error:
-        check_space(PARAMS, tune)
+        check_space(recipe, tune)
     assert str(error.value).startswith("params.yaml:\n  tune.space: ")
     assert says in str(error.value)
 
 
-def test_ends_that_need_each_other_are_good():
+def test_ends_that_need_each_other_are_good(recipe):
     """A scale_min of 0.6 is above the present scale_max of 0.5, and below all that the space has."""
     both = {"uniform": (0.2, 0.6)}, {"uniform": (0.7, 0.9)}
-    check_space(PARAMS, space(model__anchors__scale_min=Range(**both[0]), model__anchors__scale_max=Range(**both[1])))
+    check_space(recipe, space(model__anchors__scale_min=Range(**both[0]), model__anchors__scale_max=Range(**both[1])))
 
 
-def test_a_combination_that_cannot_be_used_is_refused():
+def test_a_combination_that_cannot_be_used_is_refused(recipe):
     with pytest.raises(ParamsError, match=r"tune\.space holds .*scale_min <= scale_max is due.*narrow the ranges"):
-        check_plan(PARAMS, [("search", {"model.anchors.scale_min": 0.9, "model.anchors.scale_max": 0.4})])
+        check_plan(recipe, [("search", {"model.anchors.scale_min": 0.9, "model.anchors.scale_max": 0.4})])
 
 
 def test_a_trial_is_the_file_with_its_overrides_and_epochs(tmp_path):
     file = write_params(tmp_path / "params.yaml", TINY)
-    params = trial_params(file, {"train.lr": 0.5, "model.anchors.scale_min": 0.11}, epochs=7)
+    params = trial_params(Recipe(load_draft(file)), {"train.lr": 0.5, "model.anchors.scale_min": 0.11}, epochs=7)
     assert (params.train.lr, params.train.epochs, params.model.anchors.scale_min) == (0.5, 7, 0.11)
     assert params.train.batch_size == TINY["train.batch_size"]
     assert value_of(params, "model.anchors.scale_min") == 0.11
     assert value_of(params, "model.preset") is None
 
 
-def test_the_repositorys_own_space_is_good():
-    tune = load_params(PARAMS).tune
-    check_space(PARAMS, tune)
-    check_plan(PARAMS, plan(tune.model_copy(update={"trials": 32}), 0, {}))
+def test_the_repositorys_own_space_is_good(recipe):
+    tune = recipe.draft.base.tune
+    check_space(recipe, tune)
+    check_plan(recipe, plan(tune.model_copy(update={"trials": 32}), 0, {}))

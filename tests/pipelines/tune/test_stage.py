@@ -16,7 +16,7 @@ from pipelines.params import load_params
 from pipelines.store.shards import read_manifest
 from pipelines.tracking import runs
 from pipelines.tune.ledger import Trial
-from pipelines.tune.stage import TuningFailed, check, sweep_name, tune
+from pipelines.tune.stage import TuningFailed, check_splits, sweep_name, tune
 from pipelines.tune.table import ranking
 from pipelines.tuned import read_tuned
 from tests.conftest import TINY, write_params
@@ -59,7 +59,7 @@ def test_without_boxes_in_a_split_the_search_is_refused(missing, says, tiny_prep
     manifest = read_manifest(tiny_prepared)
     splits = {name: split for name, split in manifest.splits.items() if name != missing}
     with pytest.raises(TuningFailed, match=rf"manifest\.json: no box in the split {missing}.*{says}.*tune\.trials: 0"):
-        check(load_params(file), manifest.model_copy(update={"splits": splits}), tiny_prepared, file)
+        check_splits(manifest.model_copy(update={"splits": splits}), tiny_prepared, file)
 
 
 def test_the_ranking_begins_with_the_best_and_ends_with_the_failed():

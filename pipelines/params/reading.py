@@ -1,16 +1,30 @@
-"""`params.yaml`, read strictly: every error names the file, the key and the fix."""
+"""`Params` of params.yaml, with nothing left open in it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import lru_cache, reduce
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError, model_validator
 
 from pipelines.errors import UserError, explain
+from pipelines.params.sections import (
+    AUTO,
+    AUTO_WORD,
+    WHOLE,
+    EvaluateParams,
+    GenerateParams,
+    PrepareParams,
+    RegistryParams,
+    Section,
+    Seed,
+    TuneParams,
+)
 from pipelines.strict_yaml import parse_yaml
 from ssd.augmentation import AugmentConfig
 from ssd.detection import DetectConfig
@@ -20,169 +34,32 @@ from ssd.presets import PRESETS
 from ssd.trainer import TrainConfig
 
 PARAMS_FILE = Path("params.yaml")
-SEARCHED = ("model", "loss", "detect", "augment", "train")  # the sections that a trial depends on
 
 TILE, NO_TILE = "TileConfig", "literal['none']"  # pydantic's names for the forms of model.tile
-
-Positive = Annotated[int, Field(gt=0)]
-Seed = Annotated[int, Field(ge=0)]  # numpy's generators refuse negative ones
-Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ParamsError(UserError):
     """`params.yaml` cannot be used; the message says which key and why."""
 
 
-class Section(BaseModel):
-    """A part of params.yaml: unknown keys are errors, and so is a string where a number is due."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class GenerateParams(Section):
-    """Size of the generated data set."""
-
-    seed: Seed
-    train: Positive
-    val: Positive
-    image_size: Annotated[int, Field(ge=96)]
-
-
-class PrepareParams(Section):
-    """How raw data becomes shards."""
-
-    layout: Literal["auto", "bananas", "coco", "parquet", "voc", "yolo"] = "auto"
-    classes: list[str] = []
-    train: list[str] = []
-    val: list[str] = []
-    val_share: Share = 0.1
-    test: list[str] = []
-    test_share: Share = 0.2
-    group_by: str = "none"
-    bad_boxes: Literal["reject", "clip", "ignore"] = "clip"
-    quarantine_limit: Annotated[float, Field(ge=0, le=1)] = 0.02
-    shard_mib: Annotated[float, Field(gt=0)] = 16
-
-    @field_validator("group_by")
-    @classmethod
-    def _is_an_expression(cls, pattern: str) -> str:
-        if pattern not in ("none", "folder"):
-            import pyarrow.compute as pc
-
-            if not pattern:
-                raise ValueError("write none, folder or a regular expression")
-            for expression in (pattern, f"(?s)^.*?(?:{pattern}).*$"):
-                pc.match_substring_regex([""], expression)  # an ArrowInvalid is a ValueError
-        return pattern
-
-    @field_validator("classes")
-    @classmethod
-    def _each_once(cls, names: list[str]) -> list[str]:
-        if len(set(names)) < len(names):
-            raise ValueError("a class is named twice")
-        return names
-
-
-class EvaluateParams(Section):
-    """How the registered model is measured."""
-
-    batch_size: Positive = 32
-    score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
-
-
-class RegistryParams(Section):
-    """Where the model is registered."""
-
-    name: Annotated[str, Field(min_length=1, pattern=r"^[^/:]+$")] = "ssd"
-
-
-class Range(Section):
-    """Where a parameter is searched: exactly one of the four.
-
-    Attributes:
-        uniform: [low, high].
-        log_uniform: [low, high], above 0: each factor of ten as likely as the next.
-        integer: [low, high], both included.
-        choice: the values themselves.
-    """
-
-    uniform: tuple[float, float] | None = None
-    log_uniform: tuple[float, float] | None = None
-    integer: tuple[int, int] | None = None
-    choice: list[Any] | None = None
-
-    @property
-    def kind(self) -> str:
-        """The one that is given."""
-        return next(name for name in Range.model_fields if getattr(self, name) is not None)
-
-    @property
-    def ends(self) -> list[Any]:
-        """[low, high], or all choices."""
-        return list(getattr(self, self.kind))
-
-    @model_validator(mode="after")
-    def _one_and_not_empty(self) -> Range:
-        given = [name for name in Range.model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError("give one of uniform, log_uniform, integer, choice, as in {uniform: [0.1, 0.3]}")
-        if self.kind == "choice" and not self.choice:
-            raise ValueError("choice is empty; list the values")
-        if self.kind != "choice" and not self.ends[0] < self.ends[1]:
-            raise ValueError(f"the range is empty: {self.ends[0]} is not below {self.ends[1]}")
-        if self.kind == "log_uniform" and self.ends[0] <= 0:
-            raise ValueError(f"log_uniform begins above 0, not at {self.ends[0]}")
-        return self
-
-
-class TuneParams(Section):
-    """The search before training.
-
-    Attributes:
-        trials: how many, the designed anchors and the current parameters among them; 0: no search.
-        epochs: of a trial that is not stopped.
-        grace_epochs: before which no trial is stopped.
-        reduction: ASHA's η: at each rung, about one of so many goes on.
-        space: dotted names of parameters and where they are searched.
-    """
-
-    trials: Annotated[int, Field(ge=0)] = 0
-    epochs: Positive = 2
-    grace_epochs: Positive = 1
-    reduction: Annotated[int, Field(ge=2)] = 2
-    space: dict[str, Range] = {}
-
-    @field_validator("space")
-    @classmethod
-    def _of_what_trains(cls, space: dict[str, Range]) -> dict[str, Range]:
-        for name in space:
-            section, *keys = name.split(".")
-            if section not in SEARCHED or not keys or not all(keys):
-                raise ValueError(f"{name} cannot be searched; names begin with {', '.join(f'{s}.' for s in SEARCHED)}")
-            if name == "train.epochs":
-                raise ValueError("train.epochs cannot be searched: a trial trains for tune.epochs")
-        return space
-
-    @model_validator(mode="after")
-    def _grace_within_epochs(self) -> TuneParams:
-        if self.grace_epochs > self.epochs:
-            raise ValueError(f"grace_epochs {self.grace_epochs} is more than epochs {self.epochs}")
-        return self
-
-
-class Params(Section):
-    """All of params.yaml, with the preset's values filled in."""
+class Stated(Section):
+    """The sections of params.yaml that are complete without any data: what `generate`, `prepare`, `evaluate` need."""
 
     seed: Seed
     generate: GenerateParams
     prepare: PrepareParams
-    model: ModelConfig
     loss: LossConfig
     detect: DetectConfig
-    augment: AugmentConfig
-    train: TrainConfig
     evaluate: EvaluateParams
     registry: RegistryParams
+
+
+class Params(Stated):
+    """All of params.yaml, with the preset's values filled in and each `auto` resolved."""
+
+    model: ModelConfig
+    augment: AugmentConfig
+    train: TrainConfig
     tune: TuneParams = TuneParams()
 
     @model_validator(mode="after")
@@ -197,14 +74,14 @@ class Params(Section):
     @model_validator(mode="after")
     def _anchors_fit_the_backbone(self) -> Params:
         model = self.model
-        model.anchors.shapes(_count_maps(model.backbone, model.width, model.image_size))
+        model.anchors.shapes(_count_maps(model.backbone, model.width, model.neck, model.image_size))
         return self
 
 
 @lru_cache
-def _count_maps(backbone: str, width: float, image_size: tuple[int, int]) -> int:
+def _count_maps(backbone: str, width: float, neck: str, image_size: tuple[int, int]) -> int:
     """How many feature maps a backbone gives."""
-    return len(map_sizes(ModelConfig(backbone=backbone, width=width, image_size=image_size)))
+    return len(map_sizes(ModelConfig(backbone=backbone, width=width, neck=neck, image_size=image_size)))
 
 
 def merge(base: dict, override: dict) -> dict:
@@ -217,23 +94,67 @@ def merge(base: dict, override: dict) -> dict:
 
 
 def load_params(path: Path | str = PARAMS_FILE, overrides: dict | None = None) -> Params:
-    """Read params.yaml.
+    """Read params.yaml, in which nothing is `auto`, or whose every `auto` is overridden.
 
     Args:
         path: of the file.
-        overrides: dotted names and the values that replace those of the file, {"train.lr": 1.0e-3}.
+        overrides: dotted names and the values that replace those of the file, {"train.lr": 1.0e-3}; in their order.
 
     Raises:
         ParamsError: the file is missing or not YAML, or a key is unknown, missing, or of the wrong type.
     """
-    try:
+    raw = read_raw(path, overrides)
+    if left := find_auto(raw)[0]:
+        raise ParamsError(f"{path}:\n  {left[0]}: auto is chosen by the prepared data, which was not looked at here")
+    return validate(path, raw)
+
+
+def read_raw(path: Path | str, overrides: dict | None = None) -> dict:
+    """The file's mappings under the overrides, as they are written.
+
+    Raises:
+        ParamsError: the file is missing or not YAML, or an override has no place in it.
+    """
+    with _explained(path):
         raw = parse_yaml(_read(Path(path)))
         if not isinstance(raw, dict):
             raise ValueError("sections are due, as in the file of the repository; `git checkout` brings it back")
+        if raw.get(WHOLE) == AUTO_WORD:
+            raw = raw | {WHOLE: {name.partition(".")[2]: AUTO_WORD for name in AUTO if name.startswith(f"{WHOLE}.")}}
         for name, value in (overrides or {}).items():
             raw = _override(raw, str(name), value)
+        return raw
+
+
+def validate(path: Path | str, raw: dict) -> Params:
+    """`raw` over its preset's values, every key and type checked.
+
+    Raises:
+        ParamsError: a key is unknown, missing, or of the wrong type.
+    """
+    with _explained(path):
         # as JSON: strict about types, but a list may become a tuple
         return Params.model_validate_json(json.dumps(_fill_in_preset(raw), allow_nan=False), strict=True)
+
+
+def find_auto(raw: dict) -> tuple[tuple[str, ...], dict]:
+    """Dotted names of AUTO that are `auto` in `raw`, in AUTO's order; and `raw` without them."""
+    left = {section: dict(part) if isinstance(part, dict) else part for section, part in raw.items()}
+    found = []
+    for name in AUTO:
+        section, _, key = name.partition(".")
+        part = left.get(section)
+        if isinstance(part, dict) and part.get(key) == AUTO_WORD:
+            found.append(name)
+            del part[key]
+    return tuple(found), left
+
+
+@contextmanager
+def _explained(path: Path | str) -> Iterator[None]:
+    """What is wrong with the file, in a line for each key."""
+    try:
+        yield
     except ValidationError as error:
         problems = "\n".join(f"  {_explain(e)}" for e in error.errors() if not _is_other_form(e))
         raise ParamsError(f"{path}:\n{problems}") from None
@@ -295,6 +216,8 @@ def _explain(error: dict) -> str:
         return f"{key}: write none, or size and overlap as in {{size: [512, 512], overlap: 0.25}} (it is {value!r:.80})"
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{key}: unknown key; remove it or mend its spelling"
+    if value == AUTO_WORD and key != "prepare.layout":
+        return f"{key}: auto is not known here; write a value (docs/recipe.md has the keys that can be auto)"
     if error["type"].startswith(("float", "int")) and isinstance(value, str):
         try:
             return f"{key}: {value!r} is a string, a number is due; write {float(value)!r} or {float(value):.1e}"

@@ -1,0 +1,66 @@
+"""Necks: feature maps of a backbone become as many maps of the same sizes that know of each other.
+
+Coarse maps know what is on the image, fine maps where; a neck brings both to each map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import Conv2dNormActivation as ConvNorm
+
+
+class FeaturePyramid(nn.Module):
+    """What coarse maps know flows down to the finer ones (Lin et al. 2017, "Feature Pyramid Networks", Sec. 3).
+
+    Each map is brought to `channels` by a 1×1 convolution, the coarser result is enlarged to its size and added, and
+    a 3×3 convolution follows. Here batch norm stands behind each convolution, and ReLU behind the 3×3 ones.
+    """
+
+    def __init__(self, in_channels: Sequence[int], channels: int):
+        super().__init__()
+        self.lateral = nn.ModuleList(ConvNorm(c, channels, 1, activation_layer=None) for c in in_channels)
+        self.smooth = nn.ModuleList(ConvNorm(channels, channels, 3) for _ in in_channels)
+        self.out_channels = (channels,) * len(in_channels)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """[B, C_k, H_k, W_k] of each map, finest first, to [B, channels, H_k, W_k]."""
+        merged: list[Tensor] = []
+        for features, lateral in zip(reversed(maps), reversed(self.lateral)):
+            merged.append(lateral(features) + _resized(merged[-1], features) if merged else lateral(features))
+        return [smooth(features) for smooth, features in zip(self.smooth, reversed(merged))]
+
+
+class PathAggregation(nn.Module):
+    """A feature pyramid, and a second path from fine to coarse maps behind it (Liu et al. 2018, PANet, Sec. 3.1).
+
+    Each map of the second path is the finer one, halved by a 3×3 convolution, plus the pyramid's map, and a 3×3
+    convolution behind that.
+    """
+
+    def __init__(self, in_channels: Sequence[int], channels: int):
+        super().__init__()
+        self.pyramid = FeaturePyramid(in_channels, channels)
+        self.halve = nn.ModuleList(ConvNorm(channels, channels, 3, stride=2) for _ in in_channels[1:])
+        self.smooth = nn.ModuleList(ConvNorm(channels, channels, 3) for _ in in_channels[1:])
+        self.out_channels = self.pyramid.out_channels
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """[B, C_k, H_k, W_k] of each map, finest first, to [B, channels, H_k, W_k]."""
+        finest, *others = self.pyramid(maps)
+        merged = [finest]
+        for features, halve, smooth in zip(others, self.halve, self.smooth):
+            merged.append(smooth(features + _resized(halve(merged[-1]), features)))
+        return merged
+
+
+def _resized(features: Tensor, like: Tensor) -> Tensor:
+    """Features at the height and width of `like`, each position from the nearest."""
+    if features.shape[-2:] == like.shape[-2:]:
+        return features
+    return F.interpolate(features, size=like.shape[-2:], mode="nearest")
+
+
+NECKS: dict[str, Callable[[Sequence[int], int], nn.Module]] = {"fpn": FeaturePyramid, "pan": PathAggregation}

@@ -1,0 +1,224 @@
+"""The recipe on data sets that are made of numbers alone."""
+
+import pytest
+import torch
+import yaml
+
+from pipelines.params import ParamsError, load_draft, load_params
+from pipelines.recipe.boxes import Boxes
+from pipelines.recipe.resolve import resolve, write_resolved
+from pipelines.recipe.shares import share
+from pipelines.store.shards import Manifest, Split
+from tests.conftest import write_params
+
+AUTO = {
+    "model": {"preset": "tiny_fine", "image_size": "auto", "anchors": "auto"},
+    "train": dict.fromkeys(
+        ("epochs", "batch_size", "lr", "warmup_steps", "ema_decay", "precision", "patience"), "auto"
+    ),
+    "augment": "auto",
+    "tune": {"trials": "auto", "epochs": "auto", "grace_epochs": "auto"},
+}
+
+
+def split(images, boxes, classes=1, side=0.2):
+    """A split of photographs of 400×600 pixels, whose boxes have the root of 240 000 times `side` a side."""
+    per_class = {f"c{label}": boxes // classes for label in range(classes)}
+    quantiles = ("0.00", "0.50", "1.00") if boxes else ()
+    return Split(
+        images=images,
+        boxes=boxes,
+        boxes_per_class=per_class,
+        images_without_boxes=0,
+        difficult=0,
+        crowds=0,
+        box_sizes_pixels={quantile: side * 240_000**0.5 for quantile in quantiles},
+        box_sizes_unit={quantile: side for quantile in quantiles},
+        shards=[],
+    )
+
+
+def manifest(train=200, val=20, classes=1, boxes=2):
+    """`boxes` on each photograph."""
+    splits = {"train": split(train, train * boxes, classes)}
+    if val:
+        splits["val"] = split(val, val * boxes, classes)
+    names = [f"c{label}" for label in range(classes)]
+    return Manifest(version=2, layout="voc", classes=names, digest="", quarantined=0, splits=splits)
+
+
+def ground(width=0.2, height=0.3, count=60, classes=1):
+    """Boxes of one shape in a row, of each class as many."""
+    x = torch.linspace(0, 1 - width, count)
+    boxes = torch.stack([x, x * 0 + 0.1, x + width, x * 0 + 0.1 + height], dim=1)
+    return Boxes(boxes, torch.arange(count) % classes + 1, 0)
+
+
+@pytest.fixture
+def draft(tmp_path):
+    def make(**changes):
+        """A draft with everything `auto`, and changes by dotted names."""
+        file = write_params(tmp_path / "params.yaml", AUTO)
+        return load_draft(file, {name.replace("__", "."): value for name, value in changes.items()})
+
+    return make
+
+
+def chosen(draft, manifest, boxes=None):
+    return resolve(draft, manifest, lambda: ground() if boxes is None else boxes).params()
+
+
+@pytest.mark.parametrize(
+    ("images", "val", "classes", "batch", "epochs"),
+    [
+        (24, 6, 1, 4, 100),  # 12 steps of 4 would take 48 images; 7200 / 24 = 300 is too many
+        (115, 12, 1, 8, 63),  # 115 ≥ 12·8; 7200 / 115 = 62.6
+        (205, 87, 3, 16, 61),  # 205 ≥ 12·16; √3·7200 / 205 = 60.8
+        (895, 105, 1, 32, 8),  # 895 ≥ 12·32; 7200 / 895 = 8.04
+        (2000, 200, 4, 32, 16),  # √4·8 = 16 is more than √4·7200 / 2000 = 7.2
+        (200_000, 4000, 80, 32, 72),  # √80·8 = 71.6
+    ],
+)
+def test_batch_and_epochs_by_the_size_of_the_data(draft, images, val, classes, batch, epochs):
+    train = chosen(draft(), manifest(images, val, classes)).train
+    assert (train.batch_size, train.epochs) == (batch, epochs)
+
+
+def test_what_follows_from_the_steps(draft):
+    """205 photographs by 16 are 13 steps an epoch, times 61 epochs 793."""
+    params = chosen(draft(), manifest(205, 87, 3))
+    assert params.train.warmup_steps == 99  # 793 / 8
+    assert params.train.ema_decay == 0.9887  # 1 - 9 / 793
+    assert params.train.patience == 20  # 61 / 3
+    assert (params.tune.trials, params.tune.epochs, params.tune.grace_epochs) == (4, 15, 7)  # 61 / 4, and half
+    large = chosen(draft(), manifest(200_000, 4000, 80)).train
+    assert (large.warmup_steps, large.ema_decay) == (500, 0.9998)
+
+
+def test_photographs_that_are_seen_often_are_changed_more(draft):
+    few, many = (chosen(draft(), manifest(images)).augment for images in (895, 205))
+    assert (few.horizontal_flip, few.photometric, few.zoom_out, few.iou_crop) == (0.5, 0.0, 0.0, False)
+    assert (many.horizontal_flip, many.photometric, many.zoom_out, many.iou_crop) == (0.5, 0.5, 0.5, True)
+
+
+@pytest.mark.parametrize("val", [0, 19])
+def test_without_enough_to_validate_on_nothing_is_stopped_early_and_nothing_searched(draft, val):
+    params = chosen(draft(), manifest(205, val))  # with 38 boxes, on under 20 photographs
+    assert params.train.patience == 0
+    assert params.tune.trials == 0
+
+
+@pytest.mark.parametrize(
+    ("width", "side"),
+    [
+        (0.2, 256),  # 20 / 0.2 = 100: the least
+        (0.06, 320),  # 20 / 0.06 = 333, to 32s: 320
+        (0.01, 512),  # 20 / 0.01 = 2000; the photographs have about √(400·600) = 490 pixels a side: 512
+    ],
+)
+def test_the_input_is_so_large_that_small_objects_are_seen(draft, width, side):
+    params = chosen(draft(), manifest(), ground(width))
+    assert params.model.image_size == (side, side)
+
+
+def test_small_photographs_are_not_enlarged(draft):
+    small = manifest()
+    small.splits["train"].box_sizes_pixels["0.50"] = 0.2 * 90
+    assert chosen(draft(), small, ground(0.01)).model.image_size == (96, 96)
+
+
+def test_anchors_are_made_for_the_boxes(draft):
+    recipe = resolve(draft(), manifest(), lambda: ground(0.06, 0.24))
+    (choice,) = [choice for choice in recipe.choices if choice.key == "model.anchors"]
+    assert "they reach 100.0% of the boxes" in choice.reason
+    assert recipe.params().model.anchors.scale_min == choice.value["scale_min"]
+
+
+def test_a_presets_anchors_stay_where_they_are_made_for_its_size(draft):
+    model = chosen(draft(model__preset="ssd300_vgg16"), manifest(), ground(0.01)).model
+    assert model.image_size == (300, 300)
+
+
+def test_training_data_without_boxes_still_gives_parameters(draft):
+    empty = Manifest(version=2, layout="voc", classes=["c0"], digest="", quarantined=0, splits={"train": split(30, 0)})
+    params = chosen(draft(), empty, Boxes.none())
+    assert params.model.image_size == (256, 256)
+    assert params.train.batch_size == 4
+
+
+def test_what_the_user_wrote_wins_and_the_rest_goes_by_it(draft):
+    params = chosen(
+        draft(train__batch_size=5, train__lr=0.7, augment__iou_crop=False, model__image_size=[64, 96]), manifest(200)
+    )
+    assert (params.train.batch_size, params.train.lr, params.augment.iou_crop) == (5, 0.7, False)
+    assert params.model.image_size == (64, 96)
+    assert params.train.warmup_steps == 180  # 36 epochs of 40 steps are 1440; an eighth
+
+
+def test_what_was_tuned_goes_over_the_recipe(draft):
+    recipe = resolve(draft(), manifest(), ground)
+    params = recipe.params({"train.lr": 0.25, "model.anchors.scale_min": 0.031})
+    assert params.train.lr == 0.25
+    assert params.model.anchors.scale_min == 0.031
+    assert params.model.anchors.ratios == recipe.params().model.anchors.ratios
+
+
+def test_the_same_inputs_give_the_same_and_none_is_changed(draft):
+    data, boxes = manifest(), ground()
+    before = data.model_dump(), boxes.boxes.clone()
+    one, two = (resolve(draft(), data, lambda: boxes) for _ in range(2))
+    assert (one.choices, one.params()) == (two.choices, two.params())
+    assert data.model_dump() == before[0]
+    assert torch.equal(boxes.boxes, before[1])
+
+
+def test_boxes_are_only_read_where_a_choice_needs_them(draft):
+    def unread():
+        raise AssertionError("read")
+
+    resolve(draft(model__image_size=[256, 256], model__anchors={}), manifest(), unread)
+    assert resolve(load_draft("params.yaml", {"model.preset": "tiny"}), manifest(), unread).params()
+
+
+def test_each_choice_says_why(draft):
+    lines = str(resolve(draft(), manifest(), ground)).splitlines()
+    assert lines[2] == "  auto: train.batch_size 16 (13 steps an epoch of 200 images)"
+    assert all(line.startswith("  auto: ") and line.endswith(")") for line in lines)
+
+
+def test_what_was_chosen_is_a_parameter_file_without_auto(draft, tmp_path):
+    recipe = resolve(draft(), manifest(), ground)
+    write_resolved(recipe.params(), recipe, tmp_path / "resolved.yaml")
+    text = (tmp_path / "resolved.yaml").read_text()
+    assert "# train.batch_size 16 (13 steps an epoch of 200 images)" in text
+    written = yaml.safe_load(text)
+    assert written["train"]["batch_size"] == 16
+    assert "auto" not in str(written)
+
+
+@pytest.mark.parametrize("key", ["train.momentum", "detect.nms_iou", "model.width", "seed"])
+def test_other_keys_cannot_be_auto(key):
+    with pytest.raises(ParamsError, match=rf"^params\.yaml:\n  {key}: .*auto"):
+        load_draft("params.yaml", {key: "auto"})
+
+
+def test_an_auto_that_nobody_resolved_is_an_error():
+    with pytest.raises(ParamsError, match=r"^params\.yaml:\n  train\.epochs: auto is chosen by the prepared data"):
+        load_params("params.yaml", {"train.epochs": "auto"})
+
+
+@pytest.mark.parametrize(
+    ("split", "images", "due"),
+    [
+        ("test", 40, 0.2),  # 12 / 40 is more than a fifth
+        ("val", 32, 0.2),
+        ("test", 100, 0.2),
+        ("val", 80, 0.15),  # 12 / 80
+        ("val", 160, 0.1),
+        ("val", 160_000, 0.025),  # 4000 of them
+        ("test", 200_000, 0.1),  # 20 000 of them
+        ("val", 0, 0.2),
+    ],
+)
+def test_shares_that_measure_something(split, images, due):
+    assert share(split, images) == pytest.approx(due)

@@ -18,7 +18,7 @@ from ssd.detection import DetectConfig, Detections
 
 LEAST_VISIBLE = 0.5  # share of a box's area in a tile from which on the tile teaches the object
 NEAR, FUZZY = 0.01, 0.2  # shares of a tile's and of a box's side within which a detection touches a tile's border
-_PAIRS = 1 << 20  # of detections that are compared at once: some 200 MB
+_PAIRS = 1 << 20  # of detections that are looked at at once: bounds the memory
 
 
 @dataclass(frozen=True)

@@ -119,11 +119,16 @@ def read_raw(path: Path | str, overrides: dict | None = None) -> dict:
         raw = parse_yaml(_read(Path(path)))
         if not isinstance(raw, dict):
             raise ValueError("sections are due, as in the file of the repository; `git checkout` brings it back")
-        if raw.get(WHOLE) == AUTO_WORD:
-            raw = raw | {WHOLE: {name.partition(".")[2]: AUTO_WORD for name in AUTO if name.startswith(f"{WHOLE}.")}}
         for name, value in (overrides or {}).items():
-            raw = _override(raw, str(name), value)
+            raw = _override(_spread(raw), str(name), value)
+        return _spread(raw)
+
+
+def _spread(raw: dict) -> dict:
+    """`raw` with `auto` for each key of the section WHOLE where the section itself is `auto`."""
+    if raw.get(WHOLE) != AUTO_WORD:
         return raw
+    return raw | {WHOLE: {name.partition(".")[2]: AUTO_WORD for name in AUTO if name.startswith(f"{WHOLE}.")}}
 
 
 def validate(path: Path | str, raw: dict) -> Params:

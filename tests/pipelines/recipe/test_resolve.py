@@ -222,3 +222,13 @@ def test_an_auto_that_nobody_resolved_is_an_error():
 )
 def test_shares_that_measure_something(split, images, due):
     assert share(split, images) == pytest.approx(due)
+
+
+def test_with_tiles_the_recipe_counts_tiles(draft):
+    """20 photographs of which 400 tiles show an object: an epoch sees 500, enough for batches of 32 (12·32 = 384)."""
+    tiled = draft(model__tile={"size": [320, 256], "overlap": 0.25}, train__empty_tiles=0.25)
+    params = chosen(tiled, manifest(20), ground()._replace(tiles=400))
+    assert params.model.image_size == (320, 256)
+    assert (params.train.batch_size, params.train.epochs) == (32, 14)  # 7200 / 500 = 14.4
+    few = draft(model__image_size=[256, 256], model__anchors={}, model__tile={"size": [256, 256]})
+    assert chosen(few, manifest(20), ground()._replace(tiles=400)).train.batch_size == 32

@@ -182,6 +182,8 @@ def _override(raw: dict, name: str, value: Any) -> dict:
     """`raw` with another value of a dotted name."""
     *parents, _ = keys = name.split(".")
     section = reduce(lambda part, key: part.get(key, {}) if isinstance(part, dict) else part, parents, raw)
+    if section == AUTO_WORD and ".".join(parents) in AUTO:  # whoever sets a part of it has chosen himself
+        section = {}
     if not isinstance(section, dict):
         raise ValueError(f"{name}: cannot be set: {'.'.join(parents)} is {section!r:.80}, no section")
     return merge(raw, reduce(lambda inner, key: {key: inner}, reversed(keys), value))

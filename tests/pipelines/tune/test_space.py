@@ -6,17 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.params import ParamsError, Range, TuneParams, load_draft
-from pipelines.recipe.resolve import Recipe
+from pipelines.recipe.resolve import Recipe, resolve
 from pipelines.tune.space import check_plan, check_space, plan, sample, trial_params, value_at, value_of
 from tests.conftest import TINY, write_params
+from tests.pipelines.recipe.data import ground, manifest
 
 PARAMS = Path("params.yaml")
 
 
 @pytest.fixture(scope="module")
 def recipe():
-    """The repository's own file, with the defaults where it leaves something to the data."""
-    return Recipe(load_draft(PARAMS))
+    """The repository's own file, and what it leaves to the data chosen by some."""
+    return resolve(load_draft(PARAMS), manifest(), ground)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +116,6 @@ def test_a_trial_is_the_file_with_its_overrides_and_epochs(tmp_path):
 
 
 def test_the_repositorys_own_space_is_good(recipe):
-    tune = recipe.draft.base.tune
+    tune = recipe.params().tune
     check_space(recipe, tune)
     check_plan(recipe, plan(tune.model_copy(update={"trials": 32}), 0, {}))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.params import ParamsError, Range, TuneParams, load_draft
-from pipelines.recipe.resolve import Recipe, resolve
+from pipelines.recipe.resolve import Choice, Recipe, resolve
 from pipelines.tune.space import check_plan, check_space, plan, sample, trial_params, value_at, value_of
 from tests.conftest import TINY, write_params
 from tests.pipelines.recipe.data import ground, manifest
@@ -113,6 +113,19 @@ def test_a_trial_is_the_file_with_its_overrides_and_epochs(tmp_path):
     assert params.train.batch_size == TINY["train.batch_size"]
     assert value_of(params, "model.anchors.scale_min") == 0.11
     assert value_of(params, "model.preset") is None
+
+
+def test_what_depends_on_the_length_is_that_of_the_trial(recipe):
+    """A quarter of 36 epochs of 13 steps: 117 steps, of which an eighth is warm-up; the average forgets as early."""
+    draft = load_draft(PARAMS, {"train.warmup_steps": "auto", "train.ema_decay": "auto"})
+    choices = [Choice("train.warmup_steps", 58, ""), Choice("train.ema_decay", 0.98, "")]
+    values = recipe.values | {"train.epochs": 36}
+    choices += [Choice(key, value, "") for key, value in values.items() if key not in {c.key for c in choices}]
+    one = trial_params(Recipe(draft, tuple(choices)), {}, epochs=9).train
+    assert (one.epochs, one.warmup_steps, one.patience) == (9, 14, 0)  # 58 / 4 = 14.5
+    assert one.ema_decay == 0.92  # 1 - 4·0.02
+    searched = trial_params(Recipe(draft, tuple(choices)), {"train.warmup_steps": 3}, epochs=9).train
+    assert searched.warmup_steps == 3
 
 
 def test_the_repositorys_own_space_is_good(recipe):

@@ -117,10 +117,9 @@ def read_raw(path: Path | str, overrides: dict | None = None) -> dict:
         raw = parse_yaml(_read(Path(path)))
         if not isinstance(raw, dict):
             raise ValueError("sections are due, as in the file of the repository; `git checkout` brings it back")
-        if raw.get(WHOLE) == AUTO_WORD:
-            raw = raw | {WHOLE: {name.partition(".")[2]: AUTO_WORD for name in AUTO if name.startswith(f"{WHOLE}.")}}
+        raw = _spell_out(raw)
         for name, value in (overrides or {}).items():
-            raw = _override(raw, str(name), value)
+            raw = _spell_out(_override(raw, str(name), value))
         return raw
 
 
@@ -154,7 +153,8 @@ def _explained(path: Path | str) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        problems = "\n".join(f"  {_explain(e)}" for e in error.errors())
+        # of a number that may be auto, what is wrong with it as a number
+        problems = "\n".join(f"  {_explain(e)}" for e in error.errors() if "literal['auto']" not in e["loc"])
         raise ParamsError(f"{path}:\n{problems}") from None
     except ValueError as error:
         raise ParamsError(f"{path}:\n  {error}") from None
@@ -176,6 +176,13 @@ def _read(path: Path) -> str:
         raise ValueError("not UTF-8; save it in that encoding") from None
     except OSError as error:
         raise ParamsError(explain(error)) from None
+
+
+def _spell_out(raw: dict) -> dict:
+    """`raw` with a mapping of keys that are `auto` in place of a whole section that is."""
+    if raw.get(WHOLE) != AUTO_WORD:
+        return raw
+    return raw | {WHOLE: {name.removeprefix(f"{WHOLE}."): AUTO_WORD for name in AUTO if name.startswith(f"{WHOLE}.")}}
 
 
 def _override(raw: dict, name: str, value: Any) -> dict:
@@ -203,7 +210,7 @@ def _fill_in_preset(raw: dict) -> dict:
 
 def _explain(error: dict) -> str:
     """One line for one of pydantic's errors: the dotted key, what is wrong and what to write."""
-    key = ".".join(str(part) for part in error["loc"])
+    key = ".".join(str(part) for part in error["loc"] if part != "constrained-float")
     value = error.get("input")
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{key}: unknown key; remove it or mend its spelling"

@@ -161,6 +161,25 @@ def test_other_keys_cannot_be_auto(key):
         load_draft("params.yaml", {key: "auto"})
 
 
+@pytest.mark.parametrize(
+    ("value", "says"), [("0.2", "'0.2' is a string, a number is due; write 0.2 or 2.0e-01"), (1.5, "less than 1")]
+)
+def test_what_may_be_a_number_or_auto_has_one_error(value, says):
+    with pytest.raises(ParamsError) as error:
+        load_draft("params.yaml", {"prepare.val_share": value})
+    first, second = str(error.value).splitlines()
+    assert first == "params.yaml:"
+    assert second.startswith("  prepare.val_share: ")
+    assert says in second
+
+
+def test_a_whole_section_may_be_auto():
+    draft = load_draft("params.yaml", {"augment": "auto", "augment.zoom_out": 0.2})
+    chosen = [name for name in draft.auto if name.startswith("augment.")]
+    assert chosen == ["augment.horizontal_flip", "augment.photometric", "augment.iou_crop"]
+    assert draft.base.augment.zoom_out == 0.2
+
+
 def test_an_auto_that_nobody_resolved_is_an_error(tmp_path):
     file = write_params(tmp_path / "params.yaml", {"train.epochs": "auto"})
     with pytest.raises(ParamsError, match=r"params\.yaml:\n  train\.epochs: auto is chosen by the prepared data"):

@@ -116,7 +116,7 @@ FILE = Path("params.yaml").read_text(encoding="utf-8")
         ("loss: {}", "loss: &all {box_weight: *all}", "loss: a value contains itself, or is nested too deeply"),
         ("classes: []", f"classes: {'[' * 9000}{']' * 9000}", "a value contains itself, or is nested too"),
         ("classes: []", f"classes: {'[' * 99}{']' * 99}", "prepare: a value contains itself, or is nested too deeply"),
-        ("preset: tiny_fine", "preset: [tiny]", "model.preset: there is no preset ['tiny']; there are resnet34_grid"),
+        ("preset: tiny_fine", "preset: [tiny]", "model.preset: there is no preset ['tiny']; there are fast"),
         ("preset: tiny_fine", "preset: {tiny: 1}", "model.preset: there is no preset {'tiny': 1}"),
         ("seed: 0", "seed: 9223372036854775808", "seed: a whole number below 2^63 is due"),
         ("seed: 0", f"seed: {9 * '9999'}{'9' * 5000}", "not YAML: "),

@@ -28,10 +28,12 @@ MIDDLE = torch.tensor([[100.0, 200.0, 300.0], [400.0, 500.0, 600.0]])[None, None
 COARSE = torch.tensor([[1000.0, 2000.0]])[None, None]
 # Row y of h rows reads row ⌊y·h'/h⌋ of h' rows: columns 0, 1, 2 of 3 read 0, 0, 1 of 2; columns 0 to 3 of 4 read
 # 0, 0, 1, 2 of 3; rows 0, 1, 2 of 3 read 0, 0, 1 of 2.
-MIDDLE_MERGED = torch.tensor([[1100.0, 1200.0, 2300.0], [1400.0, 1500.0, 2600.0]])[None, None]
-FINE_MERGED = FINE + torch.tensor(
-    [[1100.0, 1100.0, 1200.0, 2300.0], [1100.0, 1100.0, 1200.0, 2300.0], [1400.0, 1400.0, 1500.0, 2600.0]]
+# Means: (100 + 1000)/2 = 550, (200 + 1000)/2 = 600, (300 + 2000)/2 = 1150, and so on.
+MIDDLE_MERGED = torch.tensor([[550.0, 600.0, 1150.0], [700.0, 750.0, 1300.0]])[None, None]
+FINE_MERGED = torch.tensor(
+    [[550.0, 550.0, 600.0, 1150.0], [550.0, 550.0, 600.0, 1150.0], [700.0, 700.0, 750.0, 1300.0]]
 )
+FINE_MERGED = (FINE + FINE_MERGED) / 2
 
 
 def test_the_pyramid_by_hand():
@@ -45,8 +47,8 @@ def test_the_second_path_by_hand():
     # a 3×3 convolution of stride 2 that passes on its centre takes rows 0, 2 and columns 0, 2 of 3×4 cells: 2×2 cells,
     # whose columns 0, 0, 1 fill the three of the middle map
     halved = FINE_MERGED[..., ::2, ::2][..., [0, 0, 1]]
-    middle = MIDDLE_MERGED + halved
-    coarse = COARSE + middle[..., ::2, ::2]  # row 0, columns 0 and 2
+    middle = (MIDDLE_MERGED + halved) / 2
+    coarse = (COARSE + middle[..., ::2, ::2]) / 2  # row 0, columns 0 and 2
     for found, expected in zip(merged, (FINE_MERGED, middle, coarse), strict=True):
         torch.testing.assert_close(found, expected)
 

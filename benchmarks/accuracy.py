@@ -26,7 +26,8 @@ import torch
 import yaml
 
 from benchmarks.paired import machine
-from pipelines.params import Params, load_params
+from pipelines.params import Params, load_draft
+from pipelines.recipe.resolve import resolve_for
 from pipelines.store.shards import read_manifest
 from pipelines.tracking.provenance import code_digest
 from pipelines.training.initial_weights import initial_weights
@@ -39,8 +40,10 @@ RESULTS = Path("runs/accuracy")
 
 
 def params_of(spec: dict[str, Any]) -> Params:
-    """The parameters of a run."""
-    return load_params(overrides=spec["overrides"]).model_copy(update={"seed": spec["seed"]})
+    """The parameters of a run, what is `auto` chosen by its data."""
+    prepared = Path(spec["data"])
+    recipe = resolve_for(load_draft(overrides=spec["overrides"]), read_manifest(prepared), prepared)
+    return recipe.params({"seed": spec["seed"]})
 
 
 def file_of(spec: dict[str, Any], out: Path) -> Path:

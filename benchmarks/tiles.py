@@ -46,7 +46,8 @@ def draw_scene(seed: int) -> tuple[np.ndarray, list[tuple[int, int, int, int]]]:
     """A photograph uint8 [SIZE, SIZE, 3], and the boxes of its bananas, of which no two touch."""
     rng = np.random.default_rng([seed, SIZE])
     light = (-0.5, -0.6, 0.62)
-    canvas = paint_background(rng, SIZE)
+    backdrop = Image.fromarray(paint_background(rng, SIZE // 4).clip(0, 255).astype(np.uint8))
+    canvas = np.asarray(backdrop.resize((SIZE, SIZE), Image.Resampling.BICUBIC), float)
     for _ in range(3 * OBJECTS):
         paint_ball(canvas, rng, UNIT, light)
     boxes: list[tuple[int, int, int, int]] = []

@@ -64,11 +64,24 @@ def draw_voc(folder, count, seed=0, size=(60, 90)):
         )
 
 
+FIXED = {  # in place of `auto`, what fits the generated data
+    "prepare": {"val_share": 0.1, "test_share": 0.2},
+    "augment": {"horizontal_flip": 0.5},
+    "train": {"epochs": 8, "batch_size": 32, "lr": 2.0e-3, "warmup_steps": 30, "ema_decay": 0.99, "precision": "bf16"},
+    "tune": {"trials": 4, "epochs": 2, "grace_epochs": 1},
+    "evaluate": {"score_threshold": 0.5},
+}
+
+
 def write_params(path, changes):
-    """The repository's params.yaml with changes by dotted names."""
+    """The repository's params.yaml with nothing left to the data, and with changes by dotted names."""
     import yaml  # the tests of ssd/ run where there is none
 
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for name, part in params.items():
+        if isinstance(part, dict):
+            stated = {key: value for key, value in part.items() if value != "auto" or key == "layout"}
+            params[name] = stated | FIXED.get(name, {})
     for name, value in changes.items():
         *parents, last = name.split(".")
         section = params

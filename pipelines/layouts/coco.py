@@ -53,6 +53,9 @@ def list_photos(files: Files, classes: list[str]) -> Listing:
     """
     listing = Listing("coco")
     sources = [read(files.root, file) for file in find(files)]
+    if any(source.images for source in sources) and not any(s.used or s.problems or s.rejected for s in sources):
+        which = ", ".join(source.file for source in sources[:3])
+        raise DataError(f"{files.root}: no annotation in {which}: nothing can be learned; export the labels too")
     listing.classes.extend(_merge_classes(sources, files.root, listing, bool(classes)))
     sets: dict[str, str] = {}
     for source in sources:

@@ -35,7 +35,8 @@ from ssd.trainer import TrainConfig
 
 PARAMS_FILE = Path("params.yaml")
 
-TILE, NO_TILE = "TileConfig", "literal['none']"  # pydantic's names for the forms of model.tile
+# pydantic's names for the forms of model.tile, and of a number that may be auto
+TILE, NO_TILE, NUMBER = "TileConfig", "literal['none']", "constrained-float"
 
 
 class ParamsError(UserError):
@@ -119,10 +120,9 @@ def read_raw(path: Path | str, overrides: dict | None = None) -> dict:
         raw = parse_yaml(_read(Path(path)))
         if not isinstance(raw, dict):
             raise ValueError("sections are due, as in the file of the repository; `git checkout` brings it back")
-        if raw.get(WHOLE) == AUTO_WORD:
-            raw = raw | {WHOLE: {name.partition(".")[2]: AUTO_WORD for name in AUTO if name.startswith(f"{WHOLE}.")}}
+        raw = _spell_out(raw)
         for name, value in (overrides or {}).items():
-            raw = _override(raw, str(name), value)
+            raw = _spell_out(_override(raw, str(name), value))
         return raw
 
 
@@ -156,6 +156,7 @@ def _explained(path: Path | str) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
+        # of a value that may be a word, what is wrong with it as a number or as settings
         problems = "\n".join(f"  {_explain(e)}" for e in error.errors() if not _is_other_form(e))
         raise ParamsError(f"{path}:\n{problems}") from None
     except ValueError as error:
@@ -180,10 +181,19 @@ def _read(path: Path) -> str:
         raise ParamsError(explain(error)) from None
 
 
+def _spell_out(raw: dict) -> dict:
+    """`raw` with a mapping of keys that are `auto` in place of a whole section that is."""
+    if raw.get(WHOLE) != AUTO_WORD:
+        return raw
+    return raw | {WHOLE: {name.removeprefix(f"{WHOLE}."): AUTO_WORD for name in AUTO if name.startswith(f"{WHOLE}.")}}
+
+
 def _override(raw: dict, name: str, value: Any) -> dict:
     """`raw` with another value of a dotted name."""
     *parents, _ = keys = name.split(".")
     section = reduce(lambda part, key: part.get(key, {}) if isinstance(part, dict) else part, parents, raw)
+    if section == AUTO_WORD and ".".join(parents) in AUTO:  # whoever sets a part of it has chosen himself
+        section = {}
     if not isinstance(section, dict):
         raise ValueError(f"{name}: cannot be set: {'.'.join(parents)} is {section!r:.80}, no section")
     return merge(raw, reduce(lambda inner, key: {key: inner}, reversed(keys), value))
@@ -202,7 +212,9 @@ def _fill_in_preset(raw: dict) -> dict:
 
 
 def _is_other_form(error: dict) -> bool:
-    """Whether an error is of the form of `model.tile`, a word or settings, that was not meant."""
+    """Whether an error is of the form of a value, a word, a number or settings, that was not meant."""
+    if "literal['auto']" in error["loc"]:
+        return True
     if error["type"] == "dataclass_type":
         return TILE in error["loc"]
     return error["type"] == "literal_error" and isinstance(error["input"], dict)
@@ -210,7 +222,7 @@ def _is_other_form(error: dict) -> bool:
 
 def _explain(error: dict) -> str:
     """One line for one of pydantic's errors: the dotted key, what is wrong and what to write."""
-    key = ".".join(str(part) for part in error["loc"] if part not in (TILE, NO_TILE))
+    key = ".".join(str(part) for part in error["loc"] if part not in (TILE, NO_TILE, NUMBER))
     value = error.get("input")
     if NO_TILE in error["loc"]:
         return f"{key}: write none, or size and overlap as in {{size: [512, 512], overlap: 0.25}} (it is {value!r:.80})"

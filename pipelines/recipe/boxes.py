@@ -19,11 +19,13 @@ class Boxes(NamedTuple):
         boxes: float32 [N, 4] xyxy in unit coordinates.
         labels: int64 [N], 1..C.
         left_out: how many others there are, marked difficult or crowds: no measure counts them.
+        tiles: that show one of them; 0 where photographs are whole.
     """
 
     boxes: Tensor
     labels: Tensor
     left_out: int
+    tiles: int = 0
 
     @classmethod
     def none(cls) -> Boxes:
@@ -41,7 +43,7 @@ def gather(
     Raises:
         ShardError: the split or a shard is missing or damaged.
     """
-    boxes, labels, left_out = [torch.zeros(0, 4)], [torch.zeros(0, dtype=torch.int64)], 0
+    boxes, labels, left_out, tiles = [torch.zeros(0, 4)], [torch.zeros(0, dtype=torch.int64)], 0, 0
     for row in read_boxes(prepared, manifest, split):
         counted = ~torch.tensor([row["difficult"], row["iscrowd"]], dtype=torch.bool).any(dim=0)
         found = torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4)[counted]
@@ -49,8 +51,9 @@ def gather(
         if tile != "none":
             found, visible = clip_to_tiles(found, grid(size, tile))
             taught, _ = objects_and_ignored(visible, torch.zeros(len(of_each), dtype=torch.bool))
+            tiles += int(taught.any(dim=1).sum())
             found, of_each, size = found[taught], of_each.expand_as(taught)[taught], tile.size
         boxes.append(found / torch.tensor([size[1], size[0]] * 2, dtype=torch.float32))
         labels.append(of_each)
         left_out += int((~counted).sum())
-    return Boxes(torch.cat(boxes), torch.cat(labels), left_out)
+    return Boxes(torch.cat(boxes), torch.cat(labels), left_out, tiles)

@@ -74,9 +74,9 @@ def resolve(draft: Draft, manifest: Manifest, ground: Callable[[], Boxes]) -> Re
         manifest: of the prepared data.
         ground: gives the boxes of the training split; called where a choice needs them.
     """
-    needed = OF_BOXES & set(draft.auto)
-    facts = look(manifest, ground() if needed else Boxes.none())
     params, choices = draft.base, []
+    needed = OF_BOXES & set(draft.auto) or (draft.auto and params.model.tile != "none")  # tiles are what is counted
+    facts = look(manifest, ground() if needed else Boxes.none(), params.train.empty_tiles)
     for key in draft.auto:
         value, reason = RULES[key](params, facts)
         choices.append(Choice(key, value, reason))

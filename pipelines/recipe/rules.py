@@ -35,7 +35,8 @@ class Facts(NamedTuple):
     """What the rules know of the data.
 
     Attributes:
-        images, boxes: of the training split, boxes without difficult ones and crowds.
+        images, boxes: of the training split, boxes without difficult ones and crowds; of a model with tiles the
+            tiles of an epoch.
         classes: that occur in it.
         val_images, val_boxes: of the validation split; 0 where there is none.
         native: root of a photograph's area in pixels, about; 0 where there are no boxes.
@@ -54,13 +55,14 @@ class Facts(NamedTuple):
 Chosen = tuple[Any, str]
 
 
-def look(manifest: Manifest, ground: Boxes) -> Facts:
-    """The facts of prepared data."""
+def look(manifest: Manifest, ground: Boxes, empty_tiles: float = 0.0) -> Facts:
+    """The facts of prepared data; `empty_tiles` as in `TrainConfig`."""
     train, val = manifest.splits.get("train"), manifest.splits.get("val")
     pixels, unit = (train.box_sizes_pixels, train.box_sizes_unit) if train else ({}, {})
     native = pixels["0.50"] / unit["0.50"] if unit.get("0.50") else 0.0
     classes = sum(count > 0 for count in train.boxes_per_class.values()) if train else 0
-    counts = (train.images if train else 0, train.boxes if train else 0)
+    tiles = round(ground.tiles * (1 + empty_tiles))
+    counts = (tiles or (train.images if train else 0), train.boxes if train else 0)
     of_val = (val.images, val.boxes) if val else (0, 0)
     return Facts(*counts, max(classes, 1), *of_val, native, ground)
 
@@ -82,6 +84,8 @@ def image_size(params: Params, facts: Facts) -> Chosen:
     model = params.model
     if model.anchors.steps is not None or model.anchors.combine == "product":
         return list(model.image_size), "the preset's own: its anchors are made for it"
+    if model.tile != "none":
+        return list(model.tile.size), "a tile's own"
     small = small_side(facts.ground)
     smallest, largest = SIDES
     native = math.ceil(facts.native / GRID) * GRID  # more would only enlarge
@@ -132,13 +136,13 @@ def epochs(params: Params, facts: Facts) -> Chosen:
 
 
 def patience(params: Params, facts: Facts) -> Chosen:
-    """A third of the epochs; none where the validation split is too small to tell."""
+    """Half of the epochs, for the best ones come when the learning rate falls; none where it would go by chance."""
     if not _can_rank(facts):
         return 0, f"{_of_val(facts)}: too few to stop by"
-    count = max(params.train.epochs // 3, 10)
+    count = max(params.train.epochs // 2, 10)
     if count >= params.train.epochs:
         return 0, f"{params.train.epochs} epochs are few"
-    return count, "a third of the epochs"
+    return count, "half of the epochs"
 
 
 def lr(params: Params, facts: Facts) -> Chosen:

@@ -247,7 +247,7 @@ def fit(
         run.trainer.step(batch)
         if speed.budget and run.epochs is None and speed.is_known(run.steps):
             validated = len(run.val) if run.val else 0
-            run.shorten(run.agree(speed.epochs(run.steps, len(run.train), validated, run.params.train.epochs)))
+            run.shorten(run.agree(speed.epochs(run.steps, run.images, validated, run.params.train.epochs)))
         images += len(batch.images) * run.workers
         seconds = time.perf_counter() - started
         within = run.trainer.steps % run.steps

@@ -47,8 +47,18 @@ def plan(tune: TuneParams, seed: int, proposal: dict[str, Any]) -> list[tuple[st
 
 
 def trial_params(recipe: Recipe, overrides: dict[str, Any], epochs: int) -> Params:
-    """All parameters of a trial: it ends with its last epoch, or by ASHA."""
-    return recipe.params(overrides | {"train.epochs": epochs, "train.patience": 0, "train.budget_minutes": 0})
+    """All parameters of a trial: it ends with its last epoch, or by ASHA.
+
+    Warm-up and moving average, where they are `auto`, are shorter with it. All else is as in the training to come.
+    """
+    whole = recipe.params().train
+    share, shorter = epochs / whole.epochs, {}
+    if "train.warmup_steps" in recipe.values:
+        shorter["train.warmup_steps"] = max(round(whole.warmup_steps * share), 1)
+    if "train.ema_decay" in recipe.values:
+        shorter["train.ema_decay"] = round(max(1 - (1 - whole.ema_decay) / share, 0.0), 6)
+    length = {"train.epochs": epochs, "train.patience": 0, "train.budget_minutes": 0}
+    return recipe.params(shorter | overrides | length)
 
 
 def check_space(recipe: Recipe, tune: TuneParams) -> None:

@@ -43,7 +43,9 @@ def sweep_name(
     The trials of a short sweep are the first ones of a longer one: with a higher `tune.trials` it is only continued.
     """
     decisive = params.model_dump(mode="json", include={"seed", "model", "loss", "detect", "augment", "train", "tune"})
-    del decisive["tune"]["trials"], decisive["train"]["epochs"]  # a trial trains for tune.epochs
+    del decisive["tune"]["trials"]
+    for name in ("epochs", "patience", "budget_minutes"):  # a trial trains for tune.epochs
+        del decisive["train"][name]
     code = provenance.code_digest("tune")
     start = weights.sha256 if weights else None
     inputs = json.dumps([decisive, proposal, manifest.digest, code, start])  # the order of the space counts

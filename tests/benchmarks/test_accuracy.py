@@ -58,6 +58,6 @@ def test_a_configuration_that_is_not_there_is_named(args):
         accuracy.missing(args)
 
 
-def test_the_configurations_of_the_repository_can_be_trained():
+def test_the_configurations_of_the_repository_can_be_trained(tiny_prepared):
     for overrides in yaml.safe_load(accuracy.CONFIGURATIONS.read_text()).values():
-        accuracy.params_of({"overrides": overrides, "seed": 0})
+        accuracy.params_of({"overrides": overrides, "seed": 0, "data": str(tiny_prepared)})

@@ -101,7 +101,7 @@ def test_each_assignment_and_loss_is_the_cpus_and_does_not_wait_for_the_device(m
     def on(device, box_loss):
         chosen = replace(config, box_loss=box_loss)
         mine = [part.to(device) for part in (boxes, labels, regions)]
-        outputs = [part.to(device).requires_grad_() for part in (logits, offsets)]
+        outputs = [part.detach().to(device).requires_grad_() for part in (logits, offsets)]
         model.to(device)
         torch.cuda.set_sync_debug_mode("error" if device == "cuda" else "default")
         try:

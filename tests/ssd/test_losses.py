@@ -325,3 +325,19 @@ def test_weights_of_several_classes_at_once():
     config = LossConfig(class_loss="bce")
     found = detection_loss(logits, offsets, classes, offsets, config, torch.tensor([3.0, 0.5])).class_sum
     assert found.item() == pytest.approx(3 * math.log(2) + 0.5 * math.log(1 + math.exp(-1)))
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ({"atss_topk": 0}, "atss_topk is less than 1: 0"),
+        ({"task_topk": 0}, "task_topk is less than 1"),
+        ({"simota_topk": -1}, "simota_topk is less than 1"),
+        ({"task_beta": 0.0}, "task_beta is not positive"),
+        ({"task_alpha": -1.0}, "task_alpha is negative"),
+        ({"simota_radius": -0.5}, "simota_radius is negative"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(value, says):
+    with pytest.raises(ValueError, match=f"loss: {says}"):
+        LossConfig(**value)

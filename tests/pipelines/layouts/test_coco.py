@@ -58,6 +58,12 @@ def test_images_and_splits_are_found_wherever_tools_put_them(tmp_path, file, ima
     assert (listing.notes, listing.rejected) == ([], [])
 
 
+def test_images_without_any_annotation_are_refused_by_the_files_name(tmp_path):
+    write_coco(tmp_path, "annotations/instances_train.json", coco_document({"a.png": [], "b.png": []}), "images")
+    with pytest.raises(DataError, match=r"no annotation in annotations/instances_train.json: .*export the labels"):
+        listed(tmp_path)
+
+
 def test_train_and_val_with_the_same_names_of_images(tmp_path):
     for number, split in enumerate(("train", "val")):
         document = coco_document({"1.png": [("cat", 1 + number, 2, 10, 6)]})

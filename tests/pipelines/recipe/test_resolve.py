@@ -8,50 +8,9 @@ from pipelines.params import ParamsError, load_draft, load_params
 from pipelines.recipe.boxes import Boxes
 from pipelines.recipe.resolve import resolve, write_resolved
 from pipelines.recipe.shares import share
-from pipelines.store.shards import Manifest, Split
+from pipelines.store.shards import Manifest
 from tests.conftest import write_params
-
-AUTO = {
-    "model": {"preset": "tiny_fine", "image_size": "auto", "anchors": "auto"},
-    "train": dict.fromkeys(
-        ("epochs", "batch_size", "lr", "warmup_steps", "ema_decay", "precision", "patience"), "auto"
-    ),
-    "augment": "auto",
-    "tune": {"trials": "auto", "epochs": "auto", "grace_epochs": "auto"},
-}
-
-
-def split(images, boxes, classes=1, side=0.2):
-    """A split of photographs of 400×600 pixels, whose boxes have the root of 240 000 times `side` a side."""
-    per_class = {f"c{label}": boxes // classes for label in range(classes)}
-    quantiles = ("0.00", "0.50", "1.00") if boxes else ()
-    return Split(
-        images=images,
-        boxes=boxes,
-        boxes_per_class=per_class,
-        images_without_boxes=0,
-        difficult=0,
-        crowds=0,
-        box_sizes_pixels={quantile: side * 240_000**0.5 for quantile in quantiles},
-        box_sizes_unit={quantile: side for quantile in quantiles},
-        shards=[],
-    )
-
-
-def manifest(train=200, val=20, classes=1, boxes=2):
-    """`boxes` on each photograph."""
-    splits = {"train": split(train, train * boxes, classes)}
-    if val:
-        splits["val"] = split(val, val * boxes, classes)
-    names = [f"c{label}" for label in range(classes)]
-    return Manifest(version=2, layout="voc", classes=names, digest="", quarantined=0, splits=splits)
-
-
-def ground(width=0.2, height=0.3, count=60, classes=1):
-    """Boxes of one shape in a row, of each class as many."""
-    x = torch.linspace(0, 1 - width, count)
-    boxes = torch.stack([x, x * 0 + 0.1, x + width, x * 0 + 0.1 + height], dim=1)
-    return Boxes(boxes, torch.arange(count) % classes + 1, 0)
+from tests.pipelines.recipe.data import AUTO, ground, manifest, split
 
 
 @pytest.fixture
@@ -89,7 +48,7 @@ def test_what_follows_from_the_steps(draft):
     params = chosen(draft(), manifest(205, 87, 3))
     assert params.train.warmup_steps == 99  # 793 / 8
     assert params.train.ema_decay == 0.9887  # 1 - 9 / 793
-    assert params.train.patience == 20  # 61 / 3
+    assert params.train.patience == 30  # 61 / 2
     assert (params.tune.trials, params.tune.epochs, params.tune.grace_epochs) == (4, 15, 7)  # 61 / 4, and half
     large = chosen(draft(), manifest(200_000, 4000, 80)).train
     assert (large.warmup_steps, large.ema_decay) == (500, 0.9998)
@@ -172,12 +131,12 @@ def test_the_same_inputs_give_the_same_and_none_is_changed(draft):
     assert torch.equal(boxes.boxes, before[1])
 
 
-def test_boxes_are_only_read_where_a_choice_needs_them(draft):
+def test_boxes_are_only_read_where_a_choice_needs_them(draft, tmp_path):
     def unread():
         raise AssertionError("read")
 
     resolve(draft(model__image_size=[256, 256], model__anchors={}), manifest(), unread)
-    assert resolve(load_draft("params.yaml", {"model.preset": "tiny"}), manifest(), unread).params()
+    assert resolve(load_draft(write_params(tmp_path / "none.yaml", {})), manifest(), unread).choices == ()
 
 
 def test_each_choice_says_why(draft):
@@ -202,9 +161,38 @@ def test_other_keys_cannot_be_auto(key):
         load_draft("params.yaml", {key: "auto"})
 
 
-def test_an_auto_that_nobody_resolved_is_an_error():
-    with pytest.raises(ParamsError, match=r"^params\.yaml:\n  train\.epochs: auto is chosen by the prepared data"):
-        load_params("params.yaml", {"train.epochs": "auto"})
+@pytest.mark.parametrize(
+    ("value", "says"), [("0.2", "'0.2' is a string, a number is due; write 0.2 or 2.0e-01"), (1.5, "less than 1")]
+)
+def test_what_may_be_a_number_or_auto_has_one_error(value, says):
+    with pytest.raises(ParamsError) as error:
+        load_draft("params.yaml", {"prepare.val_share": value})
+    first, second = str(error.value).splitlines()
+    assert first == "params.yaml:"
+    assert second.startswith("  prepare.val_share: ")
+    assert says in second
+
+
+def test_a_whole_section_may_be_auto():
+    draft = load_draft("params.yaml", {"augment": "auto", "augment.zoom_out": 0.2})
+    chosen = [name for name in draft.auto if name.startswith("augment.")]
+    assert chosen == ["augment.horizontal_flip", "augment.photometric", "augment.iou_crop"]
+    assert draft.base.augment.zoom_out == 0.2
+
+
+def test_an_auto_that_nobody_resolved_is_an_error(tmp_path):
+    file = write_params(tmp_path / "params.yaml", {"train.epochs": "auto"})
+    with pytest.raises(ParamsError, match=r"params\.yaml:\n  train\.epochs: auto is chosen by the prepared data"):
+        load_params(file)
+
+
+def test_whoever_sets_a_part_of_the_anchors_has_chosen_them():
+    draft = load_draft("params.yaml", {"model.anchors": "auto"})
+    assert "model.anchors" in draft.auto
+    parts = {"model.anchors.scale_min": 0.1, "model.anchors.scale_max": 0.4}
+    draft = load_draft("params.yaml", {"model.anchors": "auto", **parts})
+    assert "model.anchors" not in draft.auto
+    assert draft.base.model.anchors.scale_max == 0.4
 
 
 @pytest.mark.parametrize(
@@ -222,3 +210,13 @@ def test_an_auto_that_nobody_resolved_is_an_error():
 )
 def test_shares_that_measure_something(split, images, due):
     assert share(split, images) == pytest.approx(due)
+
+
+def test_with_tiles_the_recipe_counts_tiles(draft):
+    """20 photographs of which 400 tiles show an object: an epoch sees 500, enough for batches of 32 (12·32 = 384)."""
+    tiled = draft(model__tile={"size": [320, 256], "overlap": 0.25}, train__empty_tiles=0.25)
+    params = chosen(tiled, manifest(20), ground()._replace(tiles=400))
+    assert params.model.image_size == (320, 256)
+    assert (params.train.batch_size, params.train.epochs) == (32, 14)  # 7200 / 500 = 14.4
+    few = draft(model__image_size=[256, 256], model__anchors={}, model__tile={"size": [256, 256]})
+    assert chosen(few, manifest(20), ground()._replace(tiles=400)).train.batch_size == 32

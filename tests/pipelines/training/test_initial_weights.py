@@ -11,7 +11,7 @@ import pytest
 import torch
 from torchvision.models import resnet34
 
-from pipelines.params import ParamsError, load_params
+from pipelines.params import ParamsError, load_draft, load_params
 from pipelines.store.shards import read_manifest
 from pipelines.train.stage import run_name
 from pipelines.training.initial_weights import initial_weights, try_weights
@@ -46,7 +46,7 @@ def serve(published):
 
 
 def params_with(weights, preset="resnet34_multi", **changes):
-    return load_params("params.yaml", {"model.preset": preset, "train.weights": str(weights), **changes})
+    return load_draft("params.yaml", {"model.preset": preset, "train.weights": str(weights), **changes}).base
 
 
 def test_none_is_none():

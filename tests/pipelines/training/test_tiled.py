@@ -16,7 +16,7 @@ from pipelines.preflight import estimates, parameters
 from pipelines.prepare.stage import prepare
 from pipelines.store.shards import read_boxes, read_manifest, read_records
 from pipelines.train.pictures import draw_samples
-from pipelines.training.batches import TrainingSamples, collate, evaluation_batches
+from pipelines.training.batches import TrainingSamples, collate, evaluation_batches, training_batches
 from pipelines.training.loop import Job, Run
 from pipelines.training.order import Order, StepSampler
 from pipelines.training.tiled import TiledSplit, images_an_epoch
@@ -110,6 +110,17 @@ def test_crops_are_cut_from_the_sources_pixels_of_a_tile(large, tmp_path, source
         first, again = samples[(1, index)], samples[(1, index)]
         assert all(torch.equal(a, b) for a, b in zip(first[:3], again[:3]))
         assert first[0].shape == (3, 64, 80)
+
+
+def test_batches_do_not_depend_on_who_makes_them(large, tmp_path):
+    prepared, params = large
+    split = tiled(prepared, tmp_path, params.model)
+    samples = TrainingSamples(split, Augmentation(AugmentConfig(horizontal_flip=0.5, photometric=0.5)), seed=3)
+    sampler = StepSampler(Order(split.in_epoch(0.5), 8, 1, seed=3, has_objects=split.has_objects))
+    expected = [collate([samples[position] for position in step], split.size) for step in sampler]
+    for mine, theirs in zip(training_batches(samples, sampler, 2, pin_memory=False), expected, strict=True):
+        assert mine.image_ids == theirs.image_ids
+        assert all(torch.equal(a, b) for a, b in zip(mine[:3], theirs[:3]))
 
 
 def test_an_epoch_sees_all_tiles_with_objects_and_some_others():

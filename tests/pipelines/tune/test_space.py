@@ -6,17 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.params import ParamsError, Range, TuneParams, load_draft
-from pipelines.recipe.resolve import Recipe
+from pipelines.recipe.resolve import Choice, Recipe, resolve
 from pipelines.tune.space import check_plan, check_space, plan, sample, trial_params, value_at, value_of
 from tests.conftest import TINY, write_params
+from tests.pipelines.recipe.data import ground, manifest
 
 PARAMS = Path("params.yaml")
 
 
 @pytest.fixture(scope="module")
 def recipe():
-    """The repository's own file, with the defaults where it leaves something to the data."""
-    return Recipe(load_draft(PARAMS))
+    """The repository's own file, and what it leaves to the data chosen by some."""
+    return resolve(load_draft(PARAMS), manifest(), ground)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,20 @@ def test_a_trial_is_the_file_with_its_overrides_and_epochs(tmp_path):
     assert value_of(params, "model.preset") is None
 
 
+def test_what_depends_on_the_length_is_that_of_the_trial(recipe):
+    """A quarter of 36 epochs of 13 steps: 117 steps, of which an eighth is warm-up; the average forgets as early."""
+    draft = load_draft(PARAMS, {"train.warmup_steps": "auto", "train.ema_decay": "auto"})
+    choices = [Choice("train.warmup_steps", 58, ""), Choice("train.ema_decay", 0.98, "")]
+    values = recipe.values | {"train.epochs": 36}
+    choices += [Choice(key, value, "") for key, value in values.items() if key not in {c.key for c in choices}]
+    one = trial_params(Recipe(draft, tuple(choices)), {}, epochs=9).train
+    assert (one.epochs, one.warmup_steps, one.patience) == (9, 14, 0)  # 58 / 4 = 14.5
+    assert one.ema_decay == 0.92  # 1 - 4·0.02
+    searched = trial_params(Recipe(draft, tuple(choices)), {"train.warmup_steps": 3}, epochs=9).train
+    assert searched.warmup_steps == 3
+
+
 def test_the_repositorys_own_space_is_good(recipe):
-    tune = recipe.draft.base.tune
+    tune = recipe.params().tune
     check_space(recipe, tune)
     check_plan(recipe, plan(tune.model_copy(update={"trials": 32}), 0, {}))

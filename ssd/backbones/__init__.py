@@ -21,6 +21,7 @@ from ssd.backbones.vgg16 import SSD300_EXTRAS, SSD512_EXTRAS, VGG16Backbone
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "tiny": TinyBackbone,
     "fast": FastBackbone,
+    "fast_slim": partial(FastBackbone, channels=(32, 64, 96, 128, 128, 128, 128), blocks=(1, 2, 1, 1, 0, 0)),
     "vgg16_ssd300": partial(VGG16Backbone, SSD300_EXTRAS),
     "vgg16_ssd512": partial(VGG16Backbone, SSD512_EXTRAS),
     "vgg16_bn_ssd300": partial(VGG16Backbone, SSD300_EXTRAS, batch_norm=True),

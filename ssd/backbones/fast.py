@@ -28,13 +28,23 @@ class FastBackbone(nn.Module):
     convolutions of stride 2 come first; then each stage halves height and width by one convolution and adds residual
     blocks. Dense convolutions, because on CPUs with bf16 units they take hardly longer than separable ones do.
     All numbers of channels are multiples of 16, as these units want them.
+
+    Args:
+        width: factor on `channels`.
+        channels: of the first convolution and of each stage, whose strides are 4, 8, … 128 pixels.
+        blocks: residual blocks of each stage.
     """
 
     imagenet = None
 
-    def __init__(self, width: float = 1.0, blocks: tuple[int, ...] = (1, 2, 2, 1, 0, 0)):
+    def __init__(
+        self,
+        width: float = 1.0,
+        channels: tuple[int, ...] = (16, 32, 96, 160, 256, 192, 128),
+        blocks: tuple[int, ...] = (1, 2, 2, 1, 0, 0),
+    ):
         super().__init__()
-        stem, *channels = (max(round(c * width / 16), 1) * 16 for c in (16, 32, 96, 160, 256, 192, 128))
+        stem, *channels = (max(round(c * width / 16), 1) * 16 for c in channels)
         self.stem = ConvNorm(3, stem, 3, stride=2)
         self.stages = nn.ModuleList()
         for before, out, count in zip([stem, *channels], channels, blocks):

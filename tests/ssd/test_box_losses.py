@@ -4,6 +4,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou, complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
+from ssd import sync
 from ssd.anchors import AnchorConfig, make_anchors
 from ssd.box_losses import IOU_LOSSES, box_quality, iou_loss
 from ssd.boxes import OffsetCoder, TanhCoder
@@ -73,6 +74,20 @@ def test_absurd_offsets_cost_and_teach_finite_numbers(kind, size):
     assert sums.box_sum.dtype == torch.float32
     (gradient,) = torch.autograd.grad(sums.box_sum, offsets)
     assert gradient.isfinite().all()
+    assert (gradient[0, 1] == 0).all()
+
+
+@pytest.mark.parametrize("kind", IOU_LOSSES)
+@pytest.mark.parametrize("is_free", [True, False])
+def test_a_background_anchor_teaches_nothing_whatever_it_predicts(monkeypatch, kind, is_free):
+    monkeypatch.setattr(sync, "is_free", lambda _: is_free)
+    offsets = torch.zeros(1, 2, 4)
+    offsets[0, 1] = torch.nan
+    offsets.requires_grad_()
+    classes, wanted, coder = torch.tensor([[1, 0]]), torch.full((1, 2, 4), 0.1), OffsetCoder(ANCHORS[:2])
+    sums = detection_loss(torch.zeros(1, 2, 2), offsets, classes, wanted, LossConfig(box_loss=kind), coder=coder)
+    (gradient,) = torch.autograd.grad(sums.box_sum, offsets)
+    assert gradient[0, 0].abs().max() > 0
     assert (gradient[0, 1] == 0).all()
 
 

@@ -54,10 +54,24 @@ def test_what_follows_from_the_steps(draft):
     assert (large.warmup_steps, large.ema_decay) == (500, 0.9998)
 
 
-def test_photographs_that_are_seen_often_are_changed_more(draft):
-    few, many = (chosen(draft(), manifest(images)).augment for images in (895, 205))
-    assert (few.horizontal_flip, few.photometric, few.zoom_out, few.iou_crop) == (0.5, 0.0, 0.0, False)
-    assert (many.horizontal_flip, many.photometric, many.zoom_out, many.iou_crop) == (0.5, 0.5, 0.5, True)
+def test_a_long_training_has_ssds_augmentation(draft):
+    """61·205 = 12 505 images are too few, 36·1650 = 59 400 are enough."""
+    short, long = (chosen(draft(), data).augment for data in (manifest(205, 87, 3), manifest(1650, 150, 20)))
+    assert (short.horizontal_flip, short.photometric, short.zoom_out, short.iou_crop) == (0.5, 0.0, 0.0, False)
+    assert (long.horizontal_flip, long.photometric, long.zoom_out, long.iou_crop) == (0.5, 0.5, 0.5, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "due"),
+    [
+        ({"train__batch_size": 32}, 2e-3),
+        ({"train__batch_size": 8}, 2e-3),  # AdamW: the same
+        ({"train__batch_size": 8, "train__optimizer": "sgd"}, 5e-4),  # 2e-3·8/32
+        ({"train__batch_size": 8, "train__weights": "imagenet"}, 5e-4),  # a quarter
+    ],
+)
+def test_the_learning_rate_by_optimizer_batch_and_start(draft, changes, due):
+    assert chosen(draft(**changes), manifest()).train.lr == due
 
 
 @pytest.mark.parametrize("val", [0, 19])

@@ -23,6 +23,7 @@ AUTO = (  # what `pipelines.recipe` chooses by the data where params.yaml says `
     "augment.photometric",
     "augment.zoom_out",
     "augment.iou_crop",
+    "augment.source",
     "tune.trials",
     "tune.epochs",
     "tune.grace_epochs",

@@ -26,7 +26,9 @@ IMAGES_SEEN, TIMES_SEEN = 7200, 8  # of one class: by the network in all, and ea
 MOST_EPOCHS = 100
 LR = {"adamw": (2e-3, 0.0), "sgd": (2e-3, 1.0)}  # of 32 images a step, and the power of batch / 32 that it goes with
 FINE_TUNING = 0.25  # of the learning rate, where the backbone is trained already
-LONG = 30_000  # photographs seen in all, from which on SSD's crops and colours pay: they ask for a long training
+SEEN_OFTEN = 24  # epochs from which on photographs are cropped: a network learns by heart what is only mirrored
+LONG = 30_000  # photographs seen in all, from which on their colours are changed too: that asks for a long training
+SOURCE = 2.0  # times the input's sides, of the pixels that crops are cut from
 RANKABLE = (20, 30)  # photographs and boxes of a validation split, below which its verdict is chance
 
 
@@ -178,26 +180,32 @@ def horizontal_flip(params: Params, facts: Facts) -> Chosen:
     return 0.5, "mirrored photographs are good ones; write 0.0 where left and right differ"
 
 
-def _is_long(params: Params, facts: Facts) -> tuple[bool, str]:
-    """Whether a training is long enough for SSD's augmentation, and how long it is."""
-    seen = params.train.epochs * facts.images
-    return seen >= LONG, f"{seen} images seen, {'enough' if seen >= LONG else 'too few'} for SSD's augmentation"
-
-
 def photometric(params: Params, facts: Facts) -> Chosen:
     """Where the training is long."""
-    is_long, reason = _is_long(params, facts)
-    return 0.5 * is_long, reason
+    seen = params.train.epochs * facts.images
+    return 0.5 * (seen >= LONG), f"{seen} images seen, {'enough' if seen >= LONG else 'too few'} to change colours"
+
+
+def _is_often(params: Params) -> tuple[bool, str]:
+    """Whether crops pay, and how often each photograph is seen."""
+    return params.train.epochs >= SEEN_OFTEN, f"each photograph is seen {params.train.epochs} times"
 
 
 def zoom_out(params: Params, facts: Facts) -> Chosen:
-    """Where the training is long."""
-    return photometric(params, facts)
+    """Where photographs are seen often."""
+    often, reason = _is_often(params)
+    return 0.5 * often, reason
 
 
 def iou_crop(params: Params, facts: Facts) -> Chosen:
-    """Where the training is long."""
-    return _is_long(params, facts)
+    """Where photographs are seen often."""
+    return _is_often(params)
+
+
+def source(params: Params, facts: Facts) -> Chosen:
+    """Larger pixels where crops are cut from them."""
+    crops = params.augment.iou_crop or params.augment.zoom_out > 0
+    return (SOURCE if crops else 1.0), "crops are cut from the photograph" if crops else "nothing is cropped"
 
 
 def trials(params: Params, facts: Facts) -> Chosen:
@@ -231,6 +239,7 @@ RULES: dict[str, Callable[[Params, Facts], Chosen]] = {
     "augment.photometric": photometric,
     "augment.zoom_out": zoom_out,
     "augment.iou_crop": iou_crop,
+    "augment.source": source,
     "tune.trials": trials,
     "tune.epochs": trial_epochs,
     "tune.grace_epochs": grace_epochs,

@@ -1,5 +1,7 @@
 """The recipe on data sets that are made of numbers alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import yaml
@@ -9,6 +11,7 @@ from pipelines.recipe.boxes import Boxes
 from pipelines.recipe.resolve import resolve, write_resolved
 from pipelines.recipe.shares import share
 from pipelines.store.shards import Manifest
+from ssd.augmentation import AugmentConfig
 from tests.conftest import write_params
 from tests.pipelines.recipe.data import AUTO, ground, manifest, split
 
@@ -54,11 +57,14 @@ def test_what_follows_from_the_steps(draft):
     assert (large.warmup_steps, large.ema_decay) == (500, 0.9998)
 
 
-def test_a_long_training_has_ssds_augmentation(draft):
-    """61·205 = 12 505 images are too few, 36·1650 = 59 400 are enough."""
-    short, long = (chosen(draft(), data).augment for data in (manifest(205, 87, 3), manifest(1650, 150, 20)))
-    assert (short.horizontal_flip, short.photometric, short.zoom_out, short.iou_crop) == (0.5, 0.0, 0.0, False)
-    assert (long.horizontal_flip, long.photometric, long.zoom_out, long.iou_crop) == (0.5, 0.5, 0.5, True)
+def test_augmentation_by_how_often_photographs_are_seen(draft):
+    """8 epochs: flips alone. 61·205 = 12 505 images, 61 of each: crops too. 36·1650 = 59 400: and colours."""
+    data = (manifest(900, 100, 1), manifest(205, 87, 3), manifest(1650, 150, 20))
+    few, short, long = (chosen(draft(), one).augment for one in data)
+    assert few == AugmentConfig(horizontal_flip=0.5)
+    assert short == AugmentConfig(horizontal_flip=0.5, zoom_out=0.5, iou_crop=True, source=2.0)
+    assert long == replace(short, photometric=0.5)
+    assert chosen(draft(augment__iou_crop=False, augment__zoom_out=0.0), data[1]).augment.source == 1.0
 
 
 @pytest.mark.parametrize(
@@ -190,7 +196,7 @@ def test_what_may_be_a_number_or_auto_has_one_error(value, says):
 def test_a_whole_section_may_be_auto():
     draft = load_draft("params.yaml", {"augment": "auto", "augment.zoom_out": 0.2})
     chosen = [name for name in draft.auto if name.startswith("augment.")]
-    assert chosen == ["augment.horizontal_flip", "augment.photometric", "augment.iou_crop"]
+    assert chosen == ["augment.horizontal_flip", "augment.photometric", "augment.iou_crop", "augment.source"]
     assert draft.base.augment.zoom_out == 0.2
 
 

@@ -2,7 +2,7 @@
 
 Draws scenes of 2000×2000 pixels with some thirty bananas of 16 to 24 pixels among balls of their size, and trains
 params.yaml on the photographs resized to each of `--whole`, and on tiles. Each network has the anchors that
-`python -m pipelines.anchors` proposes for it. AP is of whole photographs, those of the validation split, by the
+are designed for it (`model.anchors: auto`). AP is of whole photographs, those of the validation split, by the
 last epoch.
 """
 
@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipelines.anchors.coverage import propose
 from pipelines.generate.backdrops import blend, cast_shadow, expose, paint_background, paint_ball
 from pipelines.generate.scenes import Banana, render
-from pipelines.params import Params, PrepareParams, load_params
+from pipelines.params import Params, PrepareParams, load_draft
 from pipelines.prepare.stage import prepare
+from pipelines.recipe.resolve import resolve_for
 from pipelines.store.shards import read_manifest
 from pipelines.training.loop import Job, Run, fit
 from ssd.memory import keep_memory
@@ -87,11 +87,21 @@ def write_scenes(folder: Path, counts: dict[str, int]) -> None:
 
 
 def params_of(changes: dict[str, Any], args: argparse.Namespace) -> Params:
-    """The parameters of params.yaml with these changes, and the anchors that are proposed for them."""
-    common = {"train.batch_size": args.batch_size, "train.ema_decay": 0.98, "loss.least_negatives": args.negatives}
-    params = load_params(overrides=common | changes)
+    """The parameters of params.yaml with these changes; what the recipe would choose is fixed, but for the anchors."""
+    augment = {"horizontal_flip": 0.5, "photometric": 0.0, "zoom_out": 0.0, "iou_crop": False}
+    train = {
+        "batch_size": args.batch_size,
+        "lr": 2e-3,
+        "warmup_steps": 30,
+        "ema_decay": 0.98,
+        "patience": 0,
+        "epochs": 8,
+    }
+    common = {f"augment.{key}": value for key, value in augment.items()}
+    common |= {f"train.{key}": value for key, value in train.items()} | {"loss.least_negatives": args.negatives}
+    draft = load_draft(overrides=common | changes | {"model.anchors": "auto"})
     prepared = args.folder / "prepared"
-    return load_params(overrides=common | changes | propose(params, read_manifest(prepared), prepared))
+    return resolve_for(draft, read_manifest(prepared), prepared).params()
 
 
 def train(params: Params, args: argparse.Namespace) -> Run:

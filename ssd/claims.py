@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -28,14 +29,14 @@ def atss(
 ) -> Claims:
     """Adaptive training sample selection: claims by IoU, without any threshold to choose.
 
-    Candidates of a ground truth are the anchors of the `topk` cells of each map that lie nearest to its centre. It
+    Candidates of a ground truth are the `topk` anchors of each map that stand nearest to its centre, and others on the
+    cells that they stand on, for these are as near: with 4 anchors a cell, 9 are those of 3 cells. A ground truth
     claims those of them whose centre is inside it and whose IoU is at least the mean plus the standard deviation
     (of the population) of its candidates' IoUs.
 
     Args:
         anchors: [A, 4] xyxy, unit coordinates, map by map and cell by cell.
-        cells_of_maps: how many cells each map has, and how many anchors each of its cells. Cells and not anchors are
-            counted, as in the authors' code: several anchors on a cell are equally near.
+        cells_of_maps: how many cells each map has, and how many anchors each of its cells.
         boxes: float32 [B, M, 4] xyxy. labels: int [B, M], 0 marks padding.
         aspect: height / width of the image: distances are of pixels.
 
@@ -47,7 +48,8 @@ def atss(
         last = first + cells * per_cell
         x, y = _centres(anchors[first:last:per_cell]).unbind(-1)
         distance = (centre[..., :1] - x) ** 2 + (aspect * (centre[..., 1:] - y)) ** 2
-        nearest = distance.topk(min(topk, cells), dim=2, largest=False).indices * per_cell + first
+        count = min(math.ceil(topk / per_cell), cells)
+        nearest = distance.topk(count, dim=2, largest=False).indices * per_cell + first
         candidates.append((nearest[..., None] + torch.arange(per_cell, device=nearest.device)).flatten(2))
         first = last
     candidate = torch.cat(candidates, dim=2)

@@ -48,7 +48,7 @@ class LossConfig:
             `atss`, by the overlaps of an object's nearest anchors; by what the network predicts, `task_aligned` or
             `simota`. See `ssd.claims`.
         iou_threshold: of `max_iou`: overlap above which an anchor is positive.
-        atss_topk: of `atss`: nearest cells of each map whose anchors are looked at (k of the paper).
+        atss_topk: of `atss`: nearest anchors of each map that are looked at, whole cells (k of the paper).
         task_topk, task_alpha, task_beta: of `task_aligned`: anchors an object has at most, and the exponents of score
             and IoU in their measure.
         simota_topk, simota_radius: of `simota`: an object has about as many anchors as the IoUs of so many of the best

@@ -73,7 +73,9 @@ def test_atss_takes_the_nearest_cells_of_each_map_in_pixels():
     assert sorted(atss(anchors, maps, truth, ONE, topk=1, aspect=1.0).anchor[0, 0].tolist()) == [2, 3, 8]
     # with the height as a quarter of the width, both are 0.1 away; with an eighth the first is at 0.05
     assert sorted(atss(anchors, maps, truth, ONE, topk=1, aspect=0.125).anchor[0, 0].tolist()) == [0, 1, 8]
-    assert sorted(atss(anchors, maps, truth, ONE, topk=2, aspect=0.125).anchor[0, 0].tolist()) == [0, 1, 2, 3, 8]
+    assert sorted(atss(anchors, maps, truth, ONE, topk=2, aspect=0.125).anchor[0, 0].tolist()) == [0, 1, 8]
+    # a third anchor stands on another cell
+    assert sorted(atss(anchors, maps, truth, ONE, topk=3, aspect=0.125).anchor[0, 0].tolist()) == [0, 1, 2, 3, 8]
 
 
 def plain_atss(boxes, topk, aspect):
@@ -86,7 +88,7 @@ def plain_atss(boxes, topk, aspect):
         candidates, first = [], 0
         for cells, per_cell in MODEL.cells_of_maps:
             order = distance[first : first + cells * per_cell].argsort(stable=True)
-            candidates += (order[: topk * per_cell] + first).tolist()
+            candidates += (order[: math.ceil(topk / per_cell) * per_cell] + first).tolist()
             first += cells * per_cell
         overlaps = iou[truth, candidates]
         threshold = overlaps.mean() + overlaps.std(correction=0)
@@ -102,9 +104,9 @@ def plain_atss(boxes, topk, aspect):
 @given(st.integers(0, 2**31))
 def test_atss_is_the_papers_algorithm(seed):
     boxes, *_ = random_case(seed, 1, 3)
-    expected = plain_atss(boxes[0], 3, 64 / 96)
+    expected = plain_atss(boxes[0], 9, 64 / 96)
     labels = torch.ones(1, 3, dtype=torch.int64)
-    found = settle(atss(ANCHORS, MODEL.cells_of_maps, boxes, labels, 3, 64 / 96), ANCHORS, boxes, labels)[0]
+    found = settle(atss(ANCHORS, MODEL.cells_of_maps, boxes, labels, 9, 64 / 96), ANCHORS, boxes, labels)[0]
     has = torch.tensor([(expected == truth).any() for truth in range(3)])
     if has.all():  # else a truth was given an anchor of its own
         assert found.tolist() == expected.tolist()

@@ -133,7 +133,9 @@ def test_training_is_the_same(loss):
             boxes, labels, generator = random_batch(seed, 2, 4)
             images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8, generator=generator)
             trainer.step(Batch(images, boxes, labels, (), random_regions(2, generator)))
-        return trainer.take_sums(), trainer.averaged_model.state_dict()
+        # A convolution's bias before a batch norm has no gradient but rounding, and AdamW makes whole steps of that.
+        weights = trainer.averaged_model.state_dict().items()
+        return trainer.take_sums(), {k: v for k, v in weights if not (k.startswith("backbone") and k.endswith("bias"))}
 
     free, waiting = both_ways(trained)
     assert free[0] == pytest.approx(waiting[0], rel=1e-3)

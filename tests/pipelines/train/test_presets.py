@@ -7,7 +7,7 @@ import torch
 from ray.cluster_utils import Cluster
 
 from pipelines.evaluate.stage import evaluate
-from pipelines.params import load_params
+from pipelines.params import load_draft
 from pipelines.predict import main as predict
 from pipelines.store.checkpoints import Checkpoints
 from pipelines.store.shards import read_manifest
@@ -52,14 +52,15 @@ def test_every_stage_takes_every_preset(cluster, tiny_prepared, tmp_path, own_ho
     changes = {key: value for key, value in TINY.items() if not key.startswith("model.anchors")}
     changes |= {"model.preset": name, "train.epochs": 1, "train.checkpoint_steps": 1, **SMALL.get(name, {})}
     file = write_params(tmp_path / "params.yaml", changes)
-    params = load_params(file)
-    train(params, tiny_prepared, tmp_path / "train")
+    draft = load_draft(file)
+    params = draft.base
+    train(draft, tiny_prepared, tmp_path / "train")
     calm = load(tmp_path / "train" / "model.pt")
 
     folder = own_home / run_name(params, read_manifest(tiny_prepared))
     last, earlier = Checkpoints(folder).paths()
     last.unlink()  # as if it had been killed after the checkpoint before
-    train(params, tiny_prepared, tmp_path / "train")
+    train(draft, tiny_prepared, tmp_path / "train")
     assert f"goes on at step {int(earlier.stem.removeprefix('step-'))} of" in capsys.readouterr().out
     resumed = load(tmp_path / "train" / "model.pt")
     for key, value in calm["weights"].items():

@@ -79,6 +79,8 @@ def ray_cluster(state_api: bool = False) -> Iterator[dict[str, float]]:
         along = None
         if address != "local" and not chosen.in_job:  # a job's workers have what the job has
             along = {"working_dir": str(package.pack(ROOT, [], Path(folder))), "env_vars": package.variables()}
+        elif state_api and address == "local":
+            along = {"worker_process_setup_hook": _say_which_cluster}
         try:
             _init(
                 address=address,
@@ -97,6 +99,16 @@ def ray_cluster(state_api: bool = False) -> Iterator[dict[str, float]]:
         yield ray.cluster_resources() | {NODE_CPUS: max(nodes, default=0)}
     finally:
         ray.shutdown()
+
+
+def _say_which_cluster() -> None:
+    """Done by each process of a local cluster: asking for the state of things, Ray looks for a cluster on the machine.
+
+    Where there are two it gives up, and a stopped trial would keep its CPUs for ever.
+    """
+    import ray
+
+    set_defaults({"RAY_API_SERVER_ADDRESS": ray.get_runtime_context().gcs_address})
 
 
 def _init(**options: Any) -> None:

@@ -250,7 +250,13 @@ def test_trials_with_workers_that_take_every_cpu_come_one_after_the_other(tmp_pa
     tuned = {"trials": 4, "epochs": 12, "grace_epochs": 8, "reduction": 2, "space": space}
     sweep = Sweeping(tmp_path / "workers", tiny_prepared, TINY | {"tune": tuned})
     monkeypatch.setenv("SSD_WORKERS", "2")
-    sweep.start().end()
+    command = "import ray; ray.init(num_cpus=1, include_dashboard=False); print('up', flush=True); input()"
+    other = subprocess.Popen([sys.executable, "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "up\n"  # another Ray on this machine
+        sweep.start().end()
+    finally:
+        other.communicate("\n")
     states = [trial.state for trial in sweep.trials().values()]
     assert states == ["finished", "finished", "stopped", "stopped"]
     sweep.check_mlflow(monkeypatch)

@@ -136,10 +136,20 @@ def test_what_the_user_wrote_wins_and_the_rest_goes_by_it(draft):
 
 def test_what_was_tuned_goes_over_the_recipe(draft):
     recipe = resolve(draft(), manifest(), ground)
-    params = recipe.params({"train.lr": 0.25, "model.anchors.scale_min": 0.031})
+    params = recipe.params({"train.lr": 0.25, "model.anchors.scale_min": 0.031, "model.anchors.scale_max": 0.5})
     assert params.train.lr == 0.25
     assert params.model.anchors.scale_min == 0.031
     assert params.model.anchors.ratios == recipe.params().model.anchors.ratios
+
+
+def test_anchors_that_reach_all_boxes_stay(draft):
+    """Boxes of the preset's own shapes; and tall ones, a tenth of the image wide, which only others reach."""
+    shapes = {"stay": [0.2, 0.2], "change": [0.1, 0.9]}
+    for what, (width, height) in shapes.items():
+        low = torch.rand(50, 2, generator=torch.Generator().manual_seed(0)) * (1 - torch.tensor([width, height]))
+        boxes = Boxes(torch.cat([low, low + torch.tensor([width, height])], 1), torch.ones(50).long(), 0)
+        kept = chosen(draft(), manifest(), boxes).model.anchors == draft().base.model.anchors
+        assert kept == (what == "stay")
 
 
 def test_the_same_inputs_give_the_same_and_none_is_changed(draft):

@@ -31,6 +31,8 @@ class TrainConfig:
         unfreeze_epochs: how many epochs the early and the late layers of the backbone's body are left as they are,
             batch statistics included, while the rest is trained (fast.ai 2018: first the head, then the late layers,
             then all).
+        freeze_norms: batch norms of the backbone's body stay as they are, as where trained weights are fine-tuned with
+            few images a step (Ren et al. 2015, "Faster R-CNN", as released; torchvision's `FrozenBatchNorm2d`).
         weights: what the backbone starts from: `none` (random), `imagenet` (torchvision's published weights), or a
             file or URI, see `ssd.weights`.
         weight_decay: of all weights but biases and norms.
@@ -56,6 +58,7 @@ class TrainConfig:
     lr: float = 1e-3
     lr_factors: tuple[float, float, float] = (1.0, 1.0, 1.0)
     unfreeze_epochs: tuple[int, int] = (0, 0)
+    freeze_norms: bool = False
     weights: str = "none"
     momentum: float = 0.9
     weight_decay: float = 1e-2
@@ -129,6 +132,12 @@ def frozen_depths(epoch: int, config: TrainConfig) -> tuple[bool, bool]:
     """Whether the early and the late layers of the body are frozen in an epoch, counted from 0."""
     early, late = config.unfreeze_epochs
     return epoch < early, epoch < late
+
+
+def norms_of_body(model: SSD) -> list[nn.BatchNorm2d]:
+    """The batch norms of the backbone's body."""
+    layers = [layer for modules in model.backbone.depths for module in modules for layer in module.modules()]
+    return [layer for layer in layers if isinstance(layer, nn.BatchNorm2d)]
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from ssd import sync
 from ssd.assignment import assign
 from ssd.losses import LossConfig, LossSums, class_weights, detection_loss, targets
 from ssd.model import SSD
-from ssd.optimizer import TrainConfig, frozen_depths, lr_factor, make_optimizer, update_average
+from ssd.optimizer import TrainConfig, frozen_depths, lr_factor, make_optimizer, norms_of_body, update_average
 from ssd.stopwatch import Stopwatch
 from ssd.tasks import present_classes
 
@@ -88,6 +88,7 @@ class Trainer:
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if config.ema_decay else None
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1
         self.frozen: tuple[bool, bool] | None = None
+        self.frozen_norms = norms_of_body(self.model) if config.freeze_norms else []
         self.optimizer = make_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         weights = class_weights(boxes_per_class, loss)
@@ -155,11 +156,15 @@ class Trainer:
             for modules, is_frozen in zip(self.model.backbone.depths, frozen, strict=True):
                 for module in modules:
                     module.requires_grad_(not is_frozen)
+            for norm in self.frozen_norms:
+                norm.requires_grad_(False)
             self.network = self.model if self.world_size == 1 else self._distributed()
         self.model.train()
         for modules, is_frozen in zip(self.model.backbone.depths, frozen, strict=True):
             for module in modules:
                 module.train(not is_frozen)
+        for norm in self.frozen_norms:
+            norm.eval()
 
     def _distributed(self) -> DistributedDataParallel:
         """Wrap the model in DDP, and take one backward pass that changes no weights.

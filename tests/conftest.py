@@ -66,6 +66,7 @@ def draw_voc(folder, count, seed=0, size=(60, 90)):
 
 FIXED = {  # in place of `auto`, what fits the generated data
     "prepare": {"val_share": 0.1, "test_share": 0.2},
+    "model": {"preset": "tiny_fine"},
     "augment": {"horizontal_flip": 0.5},
     "train": {"epochs": 8, "batch_size": 32, "lr": 2.0e-3, "warmup_steps": 30, "ema_decay": 0.99, "precision": "bf16"},
     "tune": {"trials": 4, "epochs": 2, "grace_epochs": 1},

@@ -10,12 +10,16 @@ SEARCHED = ("model", "loss", "detect", "augment", "train")  # the sections that 
 AUTO_WORD = "auto"
 WHOLE = "augment"  # the section that may be `auto` as a whole
 AUTO = (  # what `pipelines.recipe` chooses by the data where params.yaml says `auto`, in the order of choosing
+    "train.weights",
     "model.image_size",
     "model.anchors",
     "train.batch_size",
     "train.epochs",
     "train.patience",
     "train.lr",
+    "train.lr_factors",
+    "train.unfreeze_epochs",
+    "train.freeze_norms",
     "train.warmup_steps",
     "train.ema_decay",
     "train.precision",

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 from pipelines.params import Params
 from pipelines.recipe.boxes import Boxes
 from pipelines.store.shards import Manifest
+from ssd.backbones.published import PackageFile
 from ssd.coverage import cover
 from ssd.design import design, fit
-from ssd.model import map_sizes
+from ssd.model import make_backbone, map_sizes
 
 SMALL_SIDE = 20  # pixels of the network's input that a small object's shorter side shall have
 SIDES = (256, 512)  # of the input: below there is little to see, above a step takes too long
@@ -23,10 +24,12 @@ GRID = 32  # of the input's sides
 GAIN = 0.01  # of recall, for which other anchors than the preset's are worth it
 STEPS_AN_EPOCH = 12
 BATCHES = (4, 8, 16, 32)
-IMAGES_SEEN, TIMES_SEEN = 7200, 8  # of one class: by the network in all, and each photograph
+# Of one class: images seen by the network in all, and times that each is; from random weights, and from ImageNet's.
+IMAGES_SEEN, TIMES_SEEN = {False: 7200, True: 6000}, {False: 8, True: 4}
 MOST_EPOCHS = 100
 LR = {"adamw": (2e-3, 0.0), "sgd": (2e-3, 1.0)}  # of 32 images a step, and the power of batch / 32 that it goes with
-FINE_TUNING = 0.25  # of the learning rate, where the backbone is trained already
+FROM_IMAGENET = (0.5, (0.1, 0.3, 1.0))  # of the learning rate, and of that for early and late layers and the rest
+FROM_OTHERS = 0.25  # of the learning rate, where weights are given
 SEEN_OFTEN = 24  # epochs from which on photographs are cropped: a network learns by heart what is only mirrored
 LONG = 30_000  # photographs seen in all, from which on their colours are changed too: that asks for a long training
 SOURCE = 2.0  # times the input's sides, of the pixels that crops are cut from
@@ -133,7 +136,7 @@ def epochs(params: Params, facts: Facts) -> Chosen:
     """So many that the network sees enough images, and each often enough; more where there are more classes."""
     root = math.sqrt(facts.classes)
     images = max(facts.images, 1)
-    wanted = max(IMAGES_SEEN * root / images, TIMES_SEEN * root)
+    wanted = root * max(IMAGES_SEEN[_is_fine_tuned(params)] / images, TIMES_SEEN[_is_fine_tuned(params)])
     count = max(min(round(wanted), MOST_EPOCHS), 1)
     steps = count * _steps(images, params.train.batch_size)
     return (
@@ -159,9 +162,37 @@ def lr(params: Params, facts: Facts) -> Chosen:
     """
     train = params.train
     base, power = LR[train.optimizer]
-    value = base * (train.batch_size / 32) ** power * (1 if train.weights == "none" else FINE_TUNING)
+    share = {"none": 1.0, "imagenet": FROM_IMAGENET[0]}.get(train.weights, FROM_OTHERS)
+    value = base * (train.batch_size / 32) ** power * share
     start = "" if train.weights == "none" else ", from trained weights"
     return float(f"{value:.2g}"), f"{train.optimizer} with {train.batch_size} images a step{start}"
+
+
+def weights(params: Params, facts: Facts) -> Chosen:
+    """ImageNet's, where they are installed with the program; nothing is downloaded unasked."""
+    if isinstance(make_backbone(params.model).imagenet, PackageFile):
+        return "imagenet", f"weights of {params.model.backbone} are installed"
+    return "none", f"no weights of {params.model.backbone} are installed"
+
+
+def lr_factors(params: Params, facts: Facts) -> Chosen:
+    """Smaller ones for the body, the earlier the smaller, where it comes from ImageNet."""
+    if _is_fine_tuned(params):
+        return list(FROM_IMAGENET[1]), "little for layers that are trained already"
+    return [1.0, 1.0, 1.0], "no layer is trained already"
+
+
+def unfreeze_epochs(params: Params, facts: Facts) -> Chosen:
+    """Early layers of ImageNet's are never trained: they are good, and their gradients take most of the time."""
+    if _is_fine_tuned(params):
+        return [params.train.epochs, 0], "early layers of ImageNet's are good as they are"
+    return [0, 0], "no layer is trained already"
+
+
+def freeze_norms(params: Params, facts: Facts) -> Chosen:
+    """Where the body comes from ImageNet: its statistics are of more images than a few a step."""
+    fine_tuned = _is_fine_tuned(params)
+    return fine_tuned, "ImageNet's statistics are of more images" if fine_tuned else "no layer is trained already"
 
 
 def warmup_steps(params: Params, facts: Facts) -> Chosen:
@@ -222,8 +253,8 @@ def trials(params: Params, facts: Facts) -> Chosen:
 
 
 def trial_epochs(params: Params, facts: Facts) -> Chosen:
-    """A quarter of the training, at least two."""
-    return max(params.train.epochs // 4, 2), f"a quarter of {params.train.epochs}"
+    """An eighth of the training, so that a search takes at most half as long."""
+    return max(params.train.epochs // 8, 1), f"an eighth of {params.train.epochs}"
 
 
 def grace_epochs(params: Params, facts: Facts) -> Chosen:
@@ -232,12 +263,16 @@ def grace_epochs(params: Params, facts: Facts) -> Chosen:
 
 
 RULES: dict[str, Callable[[Params, Facts], Chosen]] = {
+    "train.weights": weights,
     "model.image_size": image_size,
     "model.anchors": anchors,
     "train.batch_size": batch_size,
     "train.epochs": epochs,
     "train.patience": patience,
     "train.lr": lr,
+    "train.lr_factors": lr_factors,
+    "train.unfreeze_epochs": unfreeze_epochs,
+    "train.freeze_norms": freeze_norms,
     "train.warmup_steps": warmup_steps,
     "train.ema_decay": ema_decay,
     "train.precision": precision,
@@ -260,6 +295,11 @@ def _steps(images: int, batch: int) -> int:
 def _total(params: Params, facts: Facts) -> int:
     """Steps of the whole training."""
     return params.train.epochs * _steps(facts.images, params.train.batch_size)
+
+
+def _is_fine_tuned(params: Params) -> bool:
+    """Whether training starts from ImageNet's weights."""
+    return params.train.weights == "imagenet"
 
 
 def _can_rank(facts: Facts) -> bool:

@@ -3,9 +3,10 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from ssd.backbones import BACKBONES
-from ssd.backbones.efficientnet import SamePaddedConv2d
+from ssd.backbones.efficientnet import ConvNorm, SamePaddedConv2d
 from ssd.backbones.fast import Residual
 from ssd.model import SSD, ModelConfig, map_sizes
 from ssd.presets import PRESETS
@@ -46,6 +47,27 @@ def test_fast_halves_and_rounds_up(size):
 def test_efficientnet_lite0_halves_and_rounds_up(size):
     sizes = map_sizes(ModelConfig(backbone="efficientnet_lite0", image_size=size))
     assert sizes == [tuple(-(-side // stride) for side in size) for stride in (8, 16, 32, 64, 128)]
+
+
+@pytest.mark.parametrize(("kernel", "stride", "groups"), [(1, 1, 1), (3, 2, 1), (5, 1, 8), (5, 2, 8)])
+def test_a_norm_in_evaluation_is_folded_into_its_convolution(kernel, stride, groups):
+    torch.manual_seed(0)
+    layer = ConvNorm(8, 8, kernel, stride, groups)
+    norm = layer[1]
+    for values in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        nn.init.uniform_(values, 0.2, 2.0)
+    features = torch.randn(2, 8, 11, 14)
+    due = layer[2](norm.eval()(layer[0](features)))
+    assert layer(features).shape == (2, 8, -(-11 // stride), -(-14 // stride))
+    torch.testing.assert_close(layer(features), due, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(layer.train()(features), layer[2](norm(layer[0](features))))
+
+
+def test_a_depthwise_convolution_learns_in_float32_under_autocast():
+    layer, features = ConvNorm(8, 8, 3, groups=8).eval(), torch.randn(2, 8, 6, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(features).dtype == torch.float32
+        assert layer.requires_grad_(False)(features).dtype == torch.bfloat16
 
 
 def test_efficientnet_lite0_has_the_parameters_of_the_published_one():

@@ -3,7 +3,7 @@ import torch
 
 from ssd.losses import LossConfig
 from ssd.model import SSD, ModelConfig
-from ssd.optimizer import TrainConfig, depth_of, frozen_depths, make_optimizer
+from ssd.optimizer import TrainConfig, depth_of, frozen_depths, make_optimizer, norms_of_body
 from ssd.presets import PRESETS
 from ssd.trainer import Batch, Trainer
 
@@ -45,8 +45,23 @@ def test_first_the_head_then_the_late_layers_then_all():
     assert seen == [head_only, head_only, with_late, with_late, everything, everything]
 
 
-def test_going_on_while_layers_are_frozen_equals_never_having_stopped():
-    settings = {"epochs": 3, "unfreeze_epochs": (2, 1), "ema_decay": 0.9}
+def test_frozen_norms_stay_as_they_are_while_the_kernels_around_them_are_trained():
+    trainer = make_trainer(epochs=1, freeze_norms=True)
+    norms = norms_of_body(trainer.model)
+    before = [{name: value.clone() for name, value in norm.state_dict().items()} for norm in norms]
+    kernels = snapshot(trainer)
+    for step in range(2):
+        trainer.step(batch(step))
+    assert changed(kernels, snapshot(trainer)) == [True, True, True]
+    for norm, values in zip(norms, before, strict=True):
+        assert not norm.training
+        for name, value in norm.state_dict().items():
+            assert torch.equal(value, values[name]), name
+
+
+@pytest.mark.parametrize("freeze_norms", [False, True])
+def test_going_on_while_layers_are_frozen_equals_never_having_stopped(freeze_norms):
+    settings = {"epochs": 3, "unfreeze_epochs": (2, 1), "ema_decay": 0.9, "freeze_norms": freeze_norms}
     calm, stopped = make_trainer(**settings), make_trainer(**settings)
     for step in range(6):
         calm.step(batch(step))

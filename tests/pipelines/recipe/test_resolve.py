@@ -52,7 +52,7 @@ def test_what_follows_from_the_steps(draft):
     assert params.train.warmup_steps == 99  # 793 / 8
     assert params.train.ema_decay == 0.9887  # 1 - 9 / 793
     assert params.train.patience == 30  # 61 / 2
-    assert (params.tune.trials, params.tune.epochs, params.tune.grace_epochs) == (4, 15, 7)  # 61 / 4, and half
+    assert (params.tune.trials, params.tune.epochs, params.tune.grace_epochs) == (4, 7, 3)  # 61 / 8, and half
     large = chosen(draft(), manifest(200_000, 4000, 80)).train
     assert (large.warmup_steps, large.ema_decay) == (500, 0.9998)
 
@@ -73,11 +73,27 @@ def test_augmentation_by_how_often_photographs_are_seen(draft):
         ({"train__batch_size": 32}, 2e-3),
         ({"train__batch_size": 8}, 2e-3),  # AdamW: the same
         ({"train__batch_size": 8, "train__optimizer": "sgd"}, 5e-4),  # 2e-3·8/32
-        ({"train__batch_size": 8, "train__weights": "imagenet"}, 5e-4),  # a quarter
+        ({"train__batch_size": 8, "train__weights": "model.pt"}, 5e-4),  # a quarter
+        ({"train__batch_size": 8, "train__weights": "imagenet"}, 1e-3),  # half
     ],
 )
 def test_the_learning_rate_by_optimizer_batch_and_start(draft, changes, due):
     assert chosen(draft(**changes), manifest()).train.lr == due
+
+
+def test_fine_tuning_where_weights_of_the_backbone_are_installed(draft):
+    """For 205 photographs of 3 classes: 6000·√3 / 205 = 51 epochs."""
+    start = dict.fromkeys(
+        ("train__weights", "train__lr_factors", "train__unfreeze_epochs", "train__freeze_norms"), "auto"
+    )
+    tuned = chosen(draft(model__preset="ssd320_efficientnet_lite0", **start), manifest(205, 87, 3)).train
+    assert (tuned.weights, tuned.epochs, tuned.lr) == ("imagenet", 51, 1e-3)
+    assert (tuned.lr_factors, tuned.unfreeze_epochs, tuned.freeze_norms) == ((0.1, 0.3, 1.0), (51, 0), True)
+    new = chosen(draft(**start), manifest(205, 87, 3)).train
+    assert (new.weights, new.epochs, new.lr) == ("none", 61, 2e-3)
+    assert (new.lr_factors, new.unfreeze_epochs, new.freeze_norms) == ((1.0, 1.0, 1.0), (0, 0), False)
+    own = chosen(draft(**start | {"train__weights": "model.pt"}), manifest(205, 87, 3)).train
+    assert (own.epochs, own.lr, own.unfreeze_epochs, own.freeze_norms) == (61, 5e-4, (0, 0), False)
 
 
 @pytest.mark.parametrize("val", [0, 19])

@@ -25,6 +25,8 @@ def folder(tmp_path_factory):
     changes = {"train.epochs": EPOCHS, "prepare.val_share": "auto", "prepare.test_share": "auto"}
     file = write_params(folder / "params.yaml", {**AUTO, "evaluate.score_threshold": "auto", "augment": "auto"})
     write = yaml.safe_load(file.read_text())
+    write["model"]["preset"] = yaml.safe_load((ROOT / "params.yaml").read_text())["model"]["preset"]
+    write["train"] |= dict.fromkeys(("weights", "lr_factors", "unfreeze_epochs", "freeze_norms"), "auto")
     write["train"]["epochs"] = EPOCHS
     write["prepare"] |= {name.partition(".")[2]: value for name, value in changes.items() if name[0] == "p"}
     file.write_text(yaml.safe_dump(write))
@@ -52,6 +54,7 @@ def test_from_photographs_to_a_measured_model(folder):
 
     said = stage("train", folder, *prepared, *tuned, "--out", str(out))
     assert "auto: train.batch_size 4 (" in said
+    assert "auto: train.weights imagenet (" in said
     assert f"epoch {EPOCHS}/{EPOCHS}: loss" in said
     resolved = yaml.safe_load((out / "resolved.yaml").read_text())
     assert (resolved["train"]["batch_size"], resolved["train"]["epochs"]) == (4, EPOCHS)

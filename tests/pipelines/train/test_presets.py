@@ -12,11 +12,13 @@ from pipelines.predict import main as predict
 from pipelines.store.checkpoints import Checkpoints
 from pipelines.store.shards import read_manifest
 from pipelines.train.stage import run_name, train
+from pipelines.training.initial_weights import initial_weights
 from ssd.checkpoint import load
 from ssd.presets import PRESETS
 from tests.conftest import TINY, long_test, write_params
 
-OFTEN = ("ssd300_vgg16", "resnet34_multi")  # the others take minutes more; `tiny_fine` is what other tests train
+# The others take minutes more; `tiny_fine` is what other tests train.
+OFTEN = ("ssd300_vgg16", "resnet34_multi", "ssd320_efficientnet_lite0")
 
 # As small as each backbone allows: the VGGs narrow, the others (which have one width) on small images.
 SMALL = {
@@ -25,7 +27,12 @@ SMALL = {
     "ssd300_vgg16_bn": {"model.width": 0.125, "model.image_size": [300, 300]},
     "ssd512_vgg16_bn": {"model.width": 0.125, "model.image_size": [512, 512]},
     "ssd320_mobilenet_v3": {"model.image_size": [128, 192]},
-    "ssd320_efficientnet_lite0": {"model.image_size": [128, 192]},
+    "ssd320_efficientnet_lite0": {  # as the default trains it
+        "model.image_size": [128, 192],
+        "train.weights": "imagenet",
+        "train.unfreeze_epochs": [1, 0],
+        "train.freeze_norms": True,
+    },
     "fast": {"model.width": 0.5, "model.image_size": [128, 192]},
 }
 
@@ -57,7 +64,7 @@ def test_every_stage_takes_every_preset(cluster, tiny_prepared, tmp_path, own_ho
     train(draft, tiny_prepared, tmp_path / "train")
     calm = load(tmp_path / "train" / "model.pt")
 
-    folder = own_home / run_name(params, read_manifest(tiny_prepared))
+    folder = own_home / run_name(params, read_manifest(tiny_prepared), initial_weights(params))
     last, earlier = Checkpoints(folder).paths()
     last.unlink()  # as if it had been killed after the checkpoint before
     train(draft, tiny_prepared, tmp_path / "train")

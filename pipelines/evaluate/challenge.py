@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
+from pipelines.evaluate.metrics import OBJECT
 from pipelines.evaluate.versions import Answers, TestSplit, detect_with
 from pipelines.params import GateParams
 from pipelines.tracking import gate, registry
-from pipelines.tracking.champion import find_champion
 from pipelines.tracking.gate import Verdict
 from pipelines.tracking.registry import SHA256
+from ssd.bootstrap import draw_counts, match_tables, mean_average_precision
+from ssd.metrics import flatten_found, flatten_truths
 
+THRESHOLDS = [0.5 + 0.05 * step for step in range(10)]  # TODO h1
 RESAMPLES = 1000
 SEED = 0
 
@@ -21,6 +25,7 @@ SEED = 0
 def challenge(
     client: MlflowClient,
     version: ModelVersion,
+    champion: ModelVersion | None,
     mine: Answers,
     truths: Sequence[dict],
     ap: float | None,
@@ -30,14 +35,14 @@ def challenge(
     """Whether a version becomes the champion.
 
     Args:
-        mine: what it found. truths: rows of `pipelines.store.shards.BOXES` of the same images in the same order.
+        champion: None where there is none yet.
+        mine: what the version found.
+        truths: rows of `pipelines.store.shards.BOXES`, of the same images in the same order.
         ap: its COCO AP; None where the split holds nothing to measure.
     """
-    client_version = client.get_model_version(version.name, version.version)  # with the tags of today
-    champion = find_champion(client, version.name)
     if champion is not None and str(champion.version) == str(version.version):
         return Verdict(True, "stays champion")
-    if why := gate.unfit(client_version, ap):
+    if why := gate.unfit(version, ap):
         return Verdict(False, f"not promoted: {why}")
     if champion is None:
         return Verdict(True, "is the first champion")
@@ -54,3 +59,38 @@ def challenge(
         known = ", ".join(theirs.classes)
         return Verdict(False, f"not promoted: {before} knows other classes alone ({known}). {force}")
     return gate.decide(str(version.version), str(champion.version), compare(mine, theirs, truths, rules), rules)
+
+
+def compare(mine: Answers, theirs: Answers, truths: Sequence[dict], rules: GateParams) -> gate.Comparison:
+    """Put what two versions found side by side, over the classes that both know."""
+    shared = [name for name in mine.classes if name in theirs.classes]
+    images = len(truths)
+    counts = np.concatenate([np.ones((1, images), np.int32), draw_counts(images, RESAMPLES, SEED)])
+    columns = [mine.classes.index(name) for name in shared]
+    left_out = tuple(sorted(set(mine.classes) ^ set(theirs.classes)))
+    sides = [
+        _precision(rows, truths, len(mine.classes), counts)[:, columns]
+        for rows in (mine.rows, renamed(theirs, mine.classes))
+    ]
+    return gate.compare(*sides, shared, images, rules, left_out)
+
+
+def renamed(answers: Answers, classes: list[str]) -> list[dict]:
+    """The rows with labels 1..C of other class names, without the detections of classes that are not among these."""
+    if answers.classes == classes:
+        return answers.rows
+    label = {old: classes.index(name) + 1 for old, name in enumerate(answers.classes, 1) if name in classes}
+    rows = []
+    for row in answers.rows:
+        known = [i for i, old in enumerate(row["labels"]) if old in label]
+        kept = {key: [row[key][i] for i in known] for key in ("boxes", "scores")}
+        rows.append(row | kept | {"labels": [label[row["labels"][i]] for i in known]})
+    return rows
+
+
+def _precision(rows: Sequence[dict], truths: Sequence[dict], classes: int, counts: np.ndarray) -> np.ndarray:
+    """COCO AP [R, C] on resamples of the images."""
+    found = flatten_found(*([row[name] for row in rows] for name in ("boxes", "labels", "scores")))
+    truth = flatten_truths(*([row[name] for row in truths] for name in OBJECT))
+    tables = match_tables(found, truth, len(truths), classes, THRESHOLDS)
+    return mean_average_precision(tables, counts, "coco").ap.mean(1)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,18 @@ from mlflow.entities import Metric
 from mlflow.entities.model_registry import ModelVersion
 
 from pipelines.errors import UserError, first_line, without_secrets, writing
+from pipelines.evaluate.challenge import challenge
 from pipelines.evaluate.inference import detect_split
 from pipelines.evaluate.metrics import BACKGROUND, Measured, measure, truth_of_task
+from pipelines.evaluate.versions import SPLIT, TestSplit, keep
 from pipelines.params import Stated
 from pipelines.settings import home, tracking_uri
 from pipelines.store.shard_transfer import local_copy, upload
 from pipelines.store.shards import Manifest, digest, read_boxes, read_manifest, split_of
 from pipelines.tracking import gate, provenance, registry, runs
+from pipelines.tracking.champion import find_champion
 from pipelines.tuned import read_search
 
-SPLIT = "test"
 UNVALIDATED = 0.5  # the score that counts as found, where there was no validation
 
 
@@ -55,12 +58,14 @@ def evaluate(params: Stated, prepared: Path, model_json: Path, out: Path, tune: 
     upload(prepared, manifest)
     prepared = local_copy(prepared, manifest.digest, home(), [SPLIT])
     predictions = detect_split(prepared, manifest, SPLIT, state, params.detect, params.evaluate.batch_size)
+    test = TestSplit(prepared, manifest, params.detect, params.evaluate.batch_size)
+    mine = keep(model.sha256, predictions, state, test)
     from pipelines.evaluate.report import Results, render
 
     task = state["config"].get("task", "detection")
     rows = sorted(read_boxes(prepared, manifest, SPLIT), key=lambda row: row["image_id"])
     truths = [truth_of_task(row, task) for row in rows]
-    found = predictions.to_pylist()
+    found = mine.rows
     threshold = report_threshold(params, model)
     measured = measure(found, truths, manifest.classes, threshold)
     metrics = measured.metrics | {
@@ -72,7 +77,13 @@ def evaluate(params: Stated, prepared: Path, model_json: Path, out: Path, tune: 
         write_results(out, predictions, metrics, measured, manifest.classes)
         results = Results(measured, metrics, found, truths, describe_lineage(model, manifest, state), read_search(tune))
         (out / "report.html").write_text(render(results, manifest, prepared), encoding="utf-8")
-    return f"{out / 'report.html'}: {summary(metrics)}; {_publish(client, version, metrics, out)}"
+    with _told(metrics, out):
+        _publish(client, version, metrics, out)
+        champion = find_champion(client, version.name)
+    verdict = challenge(client, version, champion, mine, truths, metrics["map"], test, params.registry.gate)
+    with _told(metrics, out):
+        gate.record(client, version, verdict)
+    return f"{out / 'report.html'}: {summary(metrics)}; {version.name} v{version.version} {verdict.why}"
 
 
 def check_classes(model: registry.TrainedModel, manifest: Manifest) -> None:
@@ -173,20 +184,25 @@ def _connect() -> MlflowClient:
         raise EvaluationError(f"MLflow at {where} does not answer: {first_line(error)}") from error
 
 
-def _publish(client: MlflowClient, version: ModelVersion, metrics: dict[str, Any], out: Path) -> str:
-    """Tell MLflow, and pass the gate; returns the gate's words."""
+def _publish(client: MlflowClient, version: ModelVersion, metrics: dict[str, Any], out: Path) -> None:
+    """Tell MLflow the numbers, and give it the report."""
     now = int(time.time() * 1000)
     numbers = {key: value for key, value in provenance.flatten(metrics).items() if is_metric(key, value)}
+    logged = [Metric(mlflow_name(f"test/{key}"), float(value), now, 0) for key, value in numbers.items()]
+    for start in range(0, len(logged), 500):
+        client.log_batch(version.run_id, metrics=logged[start : start + 500])
+    tags = {f"test.{key}": metrics[key] for key in ("map", "map50", "voc07")}
+    for key, value in (tags | {"test.digest": metrics["test"]["digest"]}).items():
+        client.set_model_version_tag(version.name, version.version, key, str(value))
+    for file in ("report.html", "metrics.json"):
+        client.log_artifact(version.run_id, str(out / file), "evaluate")
+
+
+@contextmanager
+def _told(metrics: dict[str, Any], out: Path) -> Iterator[None]:
+    """Say where the results are if MLflow cannot be told of them."""
     try:
-        logged = [Metric(mlflow_name(f"test/{key}"), float(value), now, 0) for key, value in numbers.items()]
-        for start in range(0, len(logged), 500):
-            client.log_batch(version.run_id, metrics=logged[start : start + 500])
-        for key in ("map", "map50", "voc07"):
-            client.set_model_version_tag(version.name, version.version, f"test.{key}", str(metrics[key]))
-        for file in ("report.html", "metrics.json"):
-            client.log_artifact(version.run_id, str(out / file), "evaluate")
-        _, verdict = gate.promote(client, version, metrics["test"]["digest"], metrics["map"])
-        return f"{version.name} v{version.version} {verdict}"
+        yield
     except Exception as error:
         raise EvaluationError(
             f"measured and written to {out}: {summary(metrics)}; but MLflow at {without_secrets(tracking_uri())} "

@@ -104,7 +104,8 @@ def test_from_the_registry_to_the_champion(tiny_prepared, tiny_params, registere
     assert run.metrics["test/per_class/bar/voc07"] == pytest.approx(metrics["per_class"]["bar"]["voc07"])
     version = client.get_model_version_by_alias("ssd", "champion")
     assert version.tags["test.digest"] == metrics["test"]["digest"]
-    assert float(version.tags["test.AP"]) == metrics["map"]
+    assert float(version.tags["test.map"]) == metrics["map"]
+    assert version.tags["gate.verdict"] == "is the first champion"
     assert {a.path for a in client.list_artifacts(registered_version.run_id, "evaluate")} == {
         "evaluate/metrics.json",
         "evaluate/report.html",
@@ -117,7 +118,7 @@ def test_from_the_registry_to_the_champion(tiny_prepared, tiny_params, registere
     before = (out / "metrics.json").read_bytes()
     (out / "metrics.json").unlink()
     monkeypatch.setattr(stage, "detect_split", lambda *_: pq.read_table(out / "predictions.parquet"))
-    monkeypatch.setattr(gate, "promote", lambda *_: 1 / 0)
+    monkeypatch.setattr(gate, "record", lambda *_: 1 / 0)
     with pytest.raises(
         EvaluationError, match=r"written to .*AP .*could not be told.*\n.*run `dvc repro evaluate` again"
     ):

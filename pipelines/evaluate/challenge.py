@@ -8,16 +8,16 @@ import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
+from pipelines.coco import coco_tables
 from pipelines.evaluate.metrics import OBJECT
 from pipelines.evaluate.versions import Answers, TestSplit, detect_with
 from pipelines.params import GateParams
 from pipelines.tracking import gate, registry
 from pipelines.tracking.gate import Verdict
 from pipelines.tracking.registry import SHA256
-from ssd.bootstrap import draw_counts, match_tables, mean_average_precision
+from ssd.bootstrap import draw_counts, mean_average_precision
 from ssd.metrics import flatten_found, flatten_truths
 
-THRESHOLDS = [0.5 + 0.05 * step for step in range(10)]  # TODO h1
 RESAMPLES = 1000
 SEED = 0
 
@@ -69,7 +69,7 @@ def compare(mine: Answers, theirs: Answers, truths: Sequence[dict], rules: GateP
     columns = [mine.classes.index(name) for name in shared]
     left_out = tuple(sorted(set(mine.classes) ^ set(theirs.classes)))
     sides = [
-        _precision(rows, truths, len(mine.classes), counts)[:, columns]
+        _precision(rows, truths, mine.classes, counts)[:, columns]
         for rows in (mine.rows, renamed(theirs, mine.classes))
     ]
     return gate.compare(*sides, shared, images, rules, left_out)
@@ -88,9 +88,9 @@ def renamed(answers: Answers, classes: list[str]) -> list[dict]:
     return rows
 
 
-def _precision(rows: Sequence[dict], truths: Sequence[dict], classes: int, counts: np.ndarray) -> np.ndarray:
+def _precision(rows: Sequence[dict], truths: Sequence[dict], classes: list[str], counts: np.ndarray) -> np.ndarray:
     """COCO AP [R, C] on resamples of the images."""
     found = flatten_found(*([row[name] for row in rows] for name in ("boxes", "labels", "scores")))
     truth = flatten_truths(*([row[name] for row in truths] for name in OBJECT))
-    tables = match_tables(found, truth, len(truths), classes, THRESHOLDS)
+    tables = coco_tables(found, truth, len(truths), classes)
     return mean_average_precision(tables, counts, "coco").ap.mean(1)

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipelines.coco import coco_tables
 from pipelines.evaluate import coco_metrics
+from pipelines.evaluate.intervals import Intervals, measure_intervals
+from ssd.bootstrap import match_tables
 from ssd.metrics import (
     FALSE,
     TRUE,
@@ -54,7 +57,7 @@ class Measured:
 def measure(
     predictions: Sequence[dict], truths: Sequence[dict], class_names: Sequence[str], score_threshold: float
 ) -> Measured:
-    """Measure by the rules of VOC 2007, VOC 2010 and COCO.
+    """Measure by the rules of VOC 2007, VOC 2010 and COCO, with 95 % intervals (`name_low`, `name_high`).
 
     Args:
         predictions: rows of `pipelines.evaluate.inference.PREDICTIONS`.
@@ -73,8 +76,13 @@ def measure(
         found, truth, [(t["height"], t["width"]) for t in truths], class_names, score_threshold
     )
     ends = np.cumsum([len(p["labels"]) for p in predictions])
+    intervals = measure_intervals(
+        coco_tables(found, truth, len(truths), class_names),
+        match_tables(found, truth, len(truths), len(class_names), verdicts=verdicts[None]),
+        class_names,
+    )
     return Measured(
-        metrics=_metrics(found, truth, verdicts, report, class_names, score_threshold),
+        metrics=_metrics(found, truth, verdicts, report, intervals, class_names, score_threshold),
         curves=_curves(found, truth, verdicts, class_names),
         sweep=_sweep(found, truth, verdicts),
         confusion=report.confusion,
@@ -99,6 +107,7 @@ def _metrics(
     truth: Truths,
     verdicts: np.ndarray,
     report: coco_metrics.CocoReport,
+    intervals: Intervals,
     class_names: Sequence[str],
     threshold: float,
 ) -> dict[str, Any]:
@@ -111,14 +120,18 @@ def _metrics(
             "voc07": _number(voc07.ap[0, column]),
             "voc10": _number(voc10.ap[0, column]),
             **report.per_class[name],
+            **intervals.classes[name],
             **_found_at(verdicts[mine], int(voc10.truths[column])),
             "truths": int(voc10.truths[column]),
             "detections": int(mine.sum()),
         }
     return {
         "map50": _number(voc10.mean[0]),
+        **intervals.whole["map50"],
         "map": report.summary["AP"],
+        **intervals.whole["map"],
         "voc07": _number(voc07.mean[0]),
+        **intervals.whole["voc07"],
         "coco": report.summary,
         "at_threshold": _found_at(verdicts[sure], int(voc10.truths.sum())),
         "calibration": {name: report.calibration[name] for name in ("ece", "mce")},

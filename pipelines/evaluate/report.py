@@ -12,6 +12,7 @@ import numpy as np
 
 from pipelines.evaluate.charts import calibration_chart, precision_recall_chart, sweep_chart
 from pipelines.evaluate.coco_metrics import AREAS, TIDE_ERRORS
+from pipelines.evaluate.intervals import RESAMPLES
 from pipelines.evaluate.metrics import BACKGROUND, OBJECT, Measured
 from pipelines.pictures.page import render_page, thumbnail
 from pipelines.pictures.palette import colour
@@ -60,6 +61,7 @@ def render(results: Results, manifest: Manifest, prepared: Path) -> str:
         TEMPLATE,
         metrics=metrics,
         threshold=threshold,
+        resamples=RESAMPLES,
         classes=[(name, colour(i)) for i, name in enumerate(manifest.classes)],
         confusion=_confusion(measured.confusion, manifest.classes),
         tide=[{"kind": k, "meaning": TIDE_ERRORS[k], **error} for k, error in measured.tide.items()],

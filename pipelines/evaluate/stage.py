@@ -171,7 +171,8 @@ def summary(metrics: dict[str, Any]) -> str:
     images = f"{metrics['test']['images']} test images"
     if metrics["map"] is None:
         return f"nothing to measure: {images} with {metrics['test']['boxes']} boxes (prepare.test in params.yaml)"
-    return f"AP {metrics['map']:.3f}, AP50 {metrics['map50']:.3f} (VOC07 {metrics['voc07']:.3f}) on {images}"
+    sure = "" if metrics["map_low"] is None else f" (95 %: {metrics['map_low']:.3f} to {metrics['map_high']:.3f})"
+    return f"AP {metrics['map']:.3f}{sure}, AP50 {metrics['map50']:.3f}, VOC07 {metrics['voc07']:.3f} on {images}"
 
 
 def _connect() -> MlflowClient:

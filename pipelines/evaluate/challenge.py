@@ -9,6 +9,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from pipelines.coco import coco_tables
+from pipelines.evaluate.intervals import RESAMPLES, SEED
 from pipelines.evaluate.metrics import OBJECT
 from pipelines.evaluate.versions import Answers, TestSplit, detect_with
 from pipelines.params import GateParams
@@ -17,9 +18,6 @@ from pipelines.tracking.gate import Verdict
 from pipelines.tracking.registry import SHA256
 from ssd.bootstrap import draw_counts, mean_average_precision
 from ssd.metrics import flatten_found, flatten_truths
-
-RESAMPLES = 1000
-SEED = 0
 
 
 def challenge(

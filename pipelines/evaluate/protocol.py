@@ -18,12 +18,12 @@ from pipelines.tracking.registry import TrainedModel
 
 SPLIT = "test"
 UNVALIDATED = 0.5  # the score that counts as found, where there was no validation
-NUMBERS = {
-    "map, AP": "COCO: mean over IoU 0.50, 0.55 … 0.95 of the precision at 101 recalls",
-    "map50, voc10": "VOC 2010: area under the envelope of precision over recall, at IoU 0.5",
+NUMBERS = {  # by their names in metrics.json
+    "map": "COCO: mean over IoU 0.50, 0.55 … 0.95 of the precision at 101 recalls; AP of a class likewise",
+    "map50": "VOC 2010: area under the envelope of precision over recall, at IoU 0.5; voc10 of a class likewise",
     "voc07": "VOC 2007: mean of the precision at 11 recalls, at IoU 0.5",
-    "AP50, AP75": "COCO, at one IoU",
-    "precision, recall, f1": "at IoU 0.5, of detections from the model's score threshold on",
+    "coco": "COCO's twelve numbers",
+    "at_threshold": "precision, recall and F1 at IoU 0.5, of detections from the model's score threshold on",
 }
 LIBRARIES = ("hotcoco", "numpy", "torch", "torchvision")
 

@@ -1,5 +1,7 @@
 """How the evaluation measures."""
 
+import re
+
 import pyarrow as pa
 import pytest
 
@@ -43,3 +45,4 @@ def test_the_card_says_how_it_was_measured(tiny_prepared, tiny_params):
     assert (card.model.image_size, card.model.tile, card.model.score_threshold) == ((64, 96), "none", 0.5)
     assert card.made.device == "cuda"
     assert "1000 resamples" in card.protocol.intervals
+    assert all(re.fullmatch(r"[\w\-. /:]{1,250}", key) for key in card.tags())  # what MLflow takes as a tag's name

@@ -17,7 +17,7 @@ FLOORS = (
     {"errors", "strict_yaml"},
     {"params", "settings"},
     {"store", "tracking", "tuned", "pictures", "coco"},
-    {"cluster", "layouts", "recipe"},
+    {"card", "cluster", "layouts", "recipe"},
     {"command", "training"},
     {"preflight"},
     {*STAGES, *TOOLS},

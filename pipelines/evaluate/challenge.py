@@ -11,7 +11,7 @@ from mlflow.entities.model_registry import ModelVersion
 from pipelines.coco import coco_tables
 from pipelines.evaluate.intervals import RESAMPLES, SEED
 from pipelines.evaluate.metrics import OBJECT
-from pipelines.evaluate.versions import Answers, TestSplit, detect_with
+from pipelines.evaluate.versions import Answers, Benchmark, detect_with
 from pipelines.params import GateParams
 from pipelines.tracking import gate, registry
 from pipelines.tracking.gate import Verdict
@@ -27,7 +27,7 @@ def challenge(
     mine: Answers,
     truths: Sequence[dict],
     ap: float | None,
-    test: TestSplit,
+    test: Benchmark,
     rules: GateParams,
 ) -> Verdict:
     """Whether a version becomes the champion.

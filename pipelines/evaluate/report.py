@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.card import Card
 from pipelines.evaluate.charts import calibration_chart, precision_recall_chart, sweep_chart
 from pipelines.evaluate.coco_metrics import AREAS, TIDE_ERRORS
 from pipelines.evaluate.intervals import RESAMPLES
@@ -17,6 +18,7 @@ from pipelines.evaluate.metrics import BACKGROUND, OBJECT, Measured
 from pipelines.pictures.page import render_page, thumbnail
 from pipelines.pictures.palette import colour
 from pipelines.store.shards import Manifest, read_records
+from pipelines.tracking.provenance import flatten
 from ssd.metrics import FALSE, IGNORED, TRUE
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -29,25 +31,23 @@ class Results:
     """What the page shows.
 
     Attributes:
-        measured: all that was measured. metrics: what metrics.json holds.
+        measured: all that was measured. card: how.
         predictions, truths: rows of the same images in the same order, that of `measured.images`.
-        lineage: shown as it is.
         search: the sweep before training, as `pipelines.tuned.read_search` reads it.
     """
 
     measured: Measured
-    metrics: dict[str, Any]
+    card: Card
     predictions: Sequence[dict]
     truths: Sequence[dict]
-    lineage: dict[str, str]
     search: dict[str, Any] | None = None
 
 
 def render(results: Results, manifest: Manifest, prepared: Path) -> str:
     """The page; the images are read from `prepared`, the folder of the manifest."""
-    measured, metrics, search = results.measured, results.metrics, results.search
+    measured, card, search = results.measured, results.card, results.search
+    metrics, threshold = measured.metrics, card.model.score_threshold
     worst, typical = choose(measured.images)
-    threshold = metrics["settings"]["report_score_threshold"]
     shown = [results.truths[i] for i in worst + typical]
     wanted = {truth["image_id"]: (truth["height"], truth["width"]) for truth in shown}
     thumbnails = dict(_thumbnails(prepared, manifest, wanted))
@@ -74,10 +74,40 @@ def render(results: Results, manifest: Manifest, prepared: Path) -> str:
         best=max(measured.sweep, key=lambda point: point["f1"], default=None),
         worst=[show(i) for i in worst],
         typical=[show(i) for i in typical],
-        lineage=results.lineage,
+        card=card,
+        seen=_seen(card),
+        details=_details(card),
         search=search,
         slices=base64.b64encode(search["slices"]).decode() if search else "",
     )
+
+
+def _seen(card: Card) -> str:
+    """What the network sees."""
+    tile, size = card.model.tile, "{}×{} pixels".format(*card.model.image_size)
+    if isinstance(tile, dict):
+        size += ", tiles of {}×{} with an overlap of {:g}".format(*tile["size"], tile["overlap"])
+    return f"{card.model.backbone}, {size}"
+
+
+def _details(card: Card) -> list[tuple[str, dict[str, str]]]:
+    """The card, section by section: heading, and name → value."""
+    model = card.model.model_dump(mode="json", exclude={"image_size", "tile", "backbone"})
+    sections = {
+        "Rules": card.protocol.model_dump(mode="json", exclude={"test", "detect", "numbers"}),
+        "Detection": card.protocol.detect,
+        "Test split": card.protocol.test.model_dump(),
+        "Model": model | {"network": _seen(card)},
+        "Measured with": card.made.model_dump(mode="json"),
+    }
+    return [("Numbers", card.protocol.numbers)] + [
+        (heading, {name.replace("_", " "): _plain(value) for name, value in flatten(part).items()})
+        for heading, part in sections.items()
+    ]
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def choose(images: Sequence[dict[str, float]], count: int = SHOWN) -> tuple[list[int], list[int]]:

@@ -17,6 +17,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from pipelines.errors import first_line, writing
 from pipelines.evaluate.inference import detect_split
+from pipelines.evaluate.protocol import SPLIT
 from pipelines.settings import home
 from pipelines.store.shards import Manifest, digest, split_of
 from pipelines.tracking import provenance, registry
@@ -24,19 +25,16 @@ from ssd.detection import DetectConfig
 from ssd.prediction import Detector
 
 KEPT = 16  # files of predictions; the ones used longest ago make room
-SPLIT = "test"
 
 
 @dataclass(frozen=True)
-class TestSplit:
+class Benchmark:
     """What all versions are measured on and with.
 
     Attributes:
         prepared: folder of the manifest, with the shards of the test split.
         detect, batch_size: as `detect_split` takes them.
     """
-
-    __test__ = False  # nothing for pytest
 
     prepared: Path
     manifest: Manifest
@@ -58,7 +56,7 @@ class Answers:
     task: str
 
 
-def detect_with(client: MlflowClient, version: ModelVersion, test: TestSplit) -> Answers:
+def detect_with(client: MlflowClient, version: ModelVersion, test: Benchmark) -> Answers:
     """What a version finds, from its weights or from an earlier call with the same weights, images, settings and code.
 
     Raises:
@@ -79,12 +77,12 @@ def detect_with(client: MlflowClient, version: ModelVersion, test: TestSplit) ->
     return _keep(file, table, state)
 
 
-def keep(sha256: str, table: pa.Table, state: dict[str, Any], test: TestSplit) -> Answers:
+def keep(sha256: str, table: pa.Table, state: dict[str, Any], test: Benchmark) -> Answers:
     """Keep what the weights with this digest found, for the day when another version is compared with them."""
     return _keep(_file(sha256, test), table, state)
 
 
-def _file(sha256: str, test: TestSplit) -> Path:
+def _file(sha256: str, test: Benchmark) -> Path:
     """Named after all that decides the predictions."""
     decisive = [
         sha256,

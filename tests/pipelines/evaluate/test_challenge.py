@@ -13,7 +13,7 @@ from pipelines.evaluate import versions
 from pipelines.evaluate.challenge import challenge, compare, renamed
 from pipelines.evaluate.inference import PREDICTIONS, decode_rows, detect_rows
 from pipelines.evaluate.metrics import OBJECT
-from pipelines.evaluate.versions import KEPT, Answers, TestSplit, detect_with, keep
+from pipelines.evaluate.versions import KEPT, Answers, Benchmark, detect_with, keep
 from pipelines.params import GateParams
 from pipelines.store.shards import read_boxes, read_manifest, read_records
 from pipelines.tracking import registry, runs
@@ -54,7 +54,7 @@ def test_the_champion_is_measured_now_and_remembered(tiny_prepared, tiny_params,
         client.create_model_version("ssd", "file:///nowhere", run, tags={"ssd.sha256": sha})
         for sha in ("f" * 64, model.sha256)
     )
-    test = TestSplit(tiny_prepared, manifest, tiny_params.detect, 4)
+    test = Benchmark(tiny_prepared, manifest, tiny_params.detect, 4)
     truths = sorted(read_boxes(tiny_prepared, manifest, "test"), key=lambda row: row["image_id"])
     mine = perfect(truths, manifest.classes)
 
@@ -123,7 +123,7 @@ def test_only_classes_that_both_know_are_compared():
 
 
 def test_predictions_are_kept_until_others_are_used_more(tiny_prepared, tiny_params, own_home):
-    test = TestSplit(tiny_prepared, read_manifest(tiny_prepared), tiny_params.detect, 4)
+    test = Benchmark(tiny_prepared, read_manifest(tiny_prepared), tiny_params.detect, 4)
     state = {"class_names": ["bar", "slot"], "config": {}}
     table = pa.Table.from_pylist([prediction("a", [BOX], [1], [0.5])], schema=PREDICTIONS)
     version = type("Version", (), {"tags": {registry.SHA256: "first"}, "source": ""})

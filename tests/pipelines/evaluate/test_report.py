@@ -18,6 +18,7 @@ from pipelines.pictures.palette import colour
 from pipelines.tuned import Tuned
 from ssd.metrics import FALSE, IGNORED, TRUE
 from tests.pipelines.pages import Page
+from tests.pipelines.test_card import card_of
 
 HEIGHT, WIDTH = 120, 200
 BOX, FAR = [10.0, 10.0, 60.0, 90.0], [100.0, 10.0, 150.0, 90.0]
@@ -42,10 +43,8 @@ def prepared_data(folder, classes, images=3):
 
 def page_of(predictions, truths, manifest, folder, search=None):
     measured = measure(predictions, truths, manifest.classes, 0.5)
-    counts = {"images": len(truths), "boxes": 2, "difficult": 0, "crowds": 0, "images_without_boxes": 1, "digest": "d"}
-    metrics = measured.metrics | {"test": counts, "settings": {"report_score_threshold": 0.5}}
-    lineage = {"Model": "ssd <b>1</b>", "Architecture": "tiny"}
-    return render(Results(measured, metrics, predictions, truths, lineage, search), manifest, folder)
+    card = card_of(name="ssd <b>1</b>", score_threshold=0.5)
+    return render(Results(measured, card, predictions, truths, search), manifest, folder)
 
 
 def test_the_page_is_whole_escaped_and_needs_nothing_else(tmp_path):

@@ -1,5 +1,6 @@
 """The stage `evaluate`: measure the registered model on the test split, and pass or fail it as champion.
 
 `stage` is the stage; `inference` runs the detector, `metrics`, `coco_metrics` and `intervals` measure, `protocol` says
-how, `report` and `charts` make the page. `challenge` puts version and champion side by side, `versions` detects for it.
+how, `report` and `charts` make the page. `challenge` puts version and champion side by side, `versions` detects for it,
+and `comparison` is a page of two.
 """

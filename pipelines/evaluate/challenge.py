@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from mlflow import MlflowClient
@@ -56,21 +57,38 @@ def challenge(
     if not set(mine.classes) & set(theirs.classes):
         known = ", ".join(theirs.classes)
         return Verdict(False, f"not promoted: {before} knows other classes alone ({known}). {force}")
-    return gate.decide(str(version.version), str(champion.version), compare(mine, theirs, truths, rules), rules)
+    found = compare(mine, theirs, truths, rules)
+    return gate.decide(str(version.version), str(champion.version), found, rules)
 
 
 def compare(mine: Answers, theirs: Answers, truths: Sequence[dict], rules: GateParams) -> gate.Comparison:
     """Put what two versions found side by side, over the classes that both know."""
-    shared = [name for name in mine.classes if name in theirs.classes]
-    images = len(truths)
-    counts = np.concatenate([np.ones((1, images), np.int32), draw_counts(images, RESAMPLES, SEED)])
-    columns = [mine.classes.index(name) for name in shared]
+    pair = resample(mine, theirs, truths, mine.classes)
+    sides = (ap.mean(1) for ap in (pair.first, pair.second))
     left_out = tuple(sorted(set(mine.classes) ^ set(theirs.classes)))
-    sides = [
-        _precision(rows, truths, mine.classes, counts)[:, columns]
-        for rows in (mine.rows, renamed(theirs, mine.classes))
-    ]
-    return gate.compare(*sides, shared, images, rules, left_out)
+    return gate.compare(*sides, pair.classes, len(truths), rules, left_out)
+
+
+class Pair(NamedTuple):
+    """COCO AP of two versions, on the test images (row 0) and on the same resamples of them: float64 [1 + R, T, C]."""
+
+    classes: list[str]
+    first: np.ndarray
+    second: np.ndarray
+
+
+def resample(first: Answers, second: Answers, truths: Sequence[dict], classes: list[str]) -> Pair:
+    """Measure two versions on resamples, in the classes that both know.
+
+    Args:
+        classes: names of the labels 1..C in `truths`.
+    """
+    shared = [name for name in classes if name in first.classes and name in second.classes]
+    columns = [classes.index(name) for name in shared]
+    counts = draw_counts(len(truths), RESAMPLES, SEED)
+    counts = np.concatenate([np.ones((1, len(truths)), np.int32), counts])
+    sides = (_precision(renamed(answers, classes), truths, classes, counts) for answers in (first, second))
+    return Pair(shared, *(ap[:, :, columns] for ap in sides))
 
 
 def renamed(answers: Answers, classes: list[str]) -> list[dict]:
@@ -87,8 +105,7 @@ def renamed(answers: Answers, classes: list[str]) -> list[dict]:
 
 
 def _precision(rows: Sequence[dict], truths: Sequence[dict], classes: list[str], counts: np.ndarray) -> np.ndarray:
-    """COCO AP [R, C] on resamples of the images."""
+    """COCO AP [R, T, C] on resamples of the images."""
     found = flatten_found(*([row[name] for row in rows] for name in ("boxes", "labels", "scores")))
     truth = flatten_truths(*([row[name] for row in truths] for name in OBJECT))
-    tables = coco_tables(found, truth, len(truths), classes)
-    return mean_average_precision(tables, counts, "coco").ap.mean(1)
+    return mean_average_precision(coco_tables(found, truth, len(truths), classes), counts, "coco").ap

@@ -50,7 +50,7 @@ def render(results: Results, manifest: Manifest, prepared: Path) -> str:
     worst, typical = choose(measured.images)
     shown = [results.truths[i] for i in worst + typical]
     wanted = {truth["image_id"]: (truth["height"], truth["width"]) for truth in shown}
-    thumbnails = dict(_thumbnails(prepared, manifest, wanted))
+    thumbnails = dict(read_thumbnails(prepared, manifest, wanted))
 
     def show(i: int) -> dict[str, Any]:
         truth = results.truths[i]
@@ -145,7 +145,8 @@ def _box(box: Sequence[float], label: int, class_names: Sequence[str]) -> dict[s
     return shape | {"name": class_names[label - 1], "colour": colour(label - 1)}
 
 
-def _thumbnails(prepared: Path, manifest: Manifest, wanted: dict[str, tuple[int, int]]) -> Iterator[tuple[str, str]]:
+def read_thumbnails(prepared: Path, manifest: Manifest, wanted: dict[str, tuple[int, int]]) -> Iterator[tuple]:
+    """The image_id and a data: URL of the images of the test split that are wanted, with their (height, width)."""
     if not wanted:
         return
     for batch in read_records(prepared, manifest, "test", ["image_id", "image"]):

@@ -78,7 +78,8 @@ def evaluate(params: Stated, prepared: Path, model_json: Path, out: Path, tune: 
     verdict = challenge(client, version, champion, mine, truths, measured.metrics["map"], test, params.registry.gate)
     with _saying(said, out):
         gate.record(client, version, verdict)
-    return f"{out / 'report.html'}: {said}; {version.name} v{version.version} {verdict.why}"
+        beside = _compare(client, version, champion, test) if verdict.comparison else ""
+    return f"{out / 'report.html'}: {said}; {version.name} v{version.version} {verdict.why}{beside}"
 
 
 def check_classes(model: registry.TrainedModel, manifest: Manifest) -> None:
@@ -150,6 +151,16 @@ def _publish(client: MlflowClient, version: ModelVersion, metrics: dict[str, Any
         client.set_model_version_tag(version.name, version.version, key, value)
     for file in ("report.html", "metrics.json", "card.json"):
         client.log_artifact(version.run_id, str(out / file), "evaluate")
+
+
+def _compare(client: MlflowClient, version: ModelVersion, champion: ModelVersion, test: Benchmark) -> str:
+    """Write the page of both, which is no output of the stage: it depends on who is champion."""
+    from pipelines.evaluate.comparison import write_page
+
+    version = client.get_model_version(version.name, version.version)  # with the verdict
+    file, _ = write_page(client, version, champion, test)
+    client.log_artifact(version.run_id, str(file), "evaluate")
+    return f"; both side by side: {file}"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,5 +206,13 @@ def choose(first: Sequence[dict], second: Sequence[dict], count: int = SHOWN) ->
 def different(first: dict[str, str], second: dict[str, str]) -> list[tuple[str, str, str]]:
     """Names and both values of what differs, sorted; `–` where one lacks it."""
     names = sorted(set(first) | set(second))
-    rows = [(name, first.get(name) or "–", second.get(name) or "–") for name in names]
-    return [row for row in rows if row[1] != row[2]]
+    return [
+        (name, *(_short(side.get(name) or "–") for side in (first, second)))
+        for name in names
+        if first.get(name, "") != second.get(name, "")
+    ]
+
+
+def _short(value: str) -> str:
+    """The beginning of a digest; other values as they are."""
+    return value[:12] if re.fullmatch("[0-9a-f]{40,64}", value) else value

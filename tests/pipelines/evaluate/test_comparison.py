@@ -77,10 +77,8 @@ def test_images_are_ranked_by_what_they_gained():
 
 
 def test_what_differs():
-    assert different({"a": "1", "b": "2", "c": ""}, {"a": "1", "b": "3", "d": "4"}) == [
-        ("b", "2", "3"),
-        ("d", "–", "4"),
-    ]
+    first, second = {"a": "1", "b": "2", "c": "", "e": "f" * 40}, {"a": "1", "b": "3", "d": "4", "e": "e" * 64}
+    assert different(first, second) == [("b", "2", "3"), ("d", "–", "4"), ("e", "f" * 12, "e" * 12)]
 
 
 def test_what_means_different_things_is_refused():

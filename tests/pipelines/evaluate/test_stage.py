@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from pipelines.card import Card
+from pipelines.compare import main as compare
 from pipelines.evaluate import stage as stage
 from pipelines.evaluate.inference import PREDICTIONS, decode_rows, detect_rows, detect_split
 from pipelines.evaluate.stage import EvaluationError, check_classes, evaluate, mlflow_name
@@ -24,9 +26,9 @@ from ssd.prediction import Detector
 from ssd.tiles import TileConfig
 
 
-def write_model(path, config, classes=("bar", "slot")):
+def write_model(path, config, classes=("bar", "slot"), seed=0):
     """Weights that know nothing, but are quite sure of it here and there: something is right by chance."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = SSD(config, len(classes))
     for head in model.class_heads:
         torch.nn.init.normal_(head.weight, std=0.5)
@@ -57,7 +59,9 @@ def trained_model(sha256="0" * 64, classes=("bar", "slot")):
 
 
 @pytest.mark.slow
-def test_from_the_registry_to_the_champion(tiny_prepared, tiny_params, registered, tmp_path, monkeypatch):
+def test_from_the_registry_to_the_champion(
+    tiny_prepared, tiny_params, registered, tmp_path, own_home, monkeypatch, capsys
+):
     model_json, registered_version, client = registered
     out = tmp_path / "out"
     said = evaluate(tiny_params, tiny_prepared, model_json, out)
@@ -103,6 +107,28 @@ def test_from_the_registry_to_the_champion(tiny_prepared, tiny_params, registere
     report = (out / "report.html").read_text()
     assert registry.sha256(tmp_path / "model.pt") in report
     assert registered_version.run_id not in report
+
+    # a second version is put beside the champion, whose predictions are known
+    (out / "second").mkdir()
+    other = write_model(tmp_path / "second.pt", tiny_params.model, seed=1)
+    model = trained_model(registry.sha256(other))
+    registry.register(client, registered_version.run_id, other, model, first_image(tiny_prepared, manifest))
+    (tmp_path / "second.json").write_text(model.model_dump_json())
+    capsys.readouterr()
+    said = evaluate(tiny_params, tiny_prepared, tmp_path / "second.json", out / "second")
+    assert "ssd v1 on the same images" not in capsys.readouterr().out
+    assert re.search(r"ssd v2 (not promoted: )?.*AP 0\.\d{4} against 0\.\d{4} of champion v1", said)
+    assert client.get_model_version("ssd", "2").tags["gate.champion_AP"] == f"{metrics['map']:.4f}"
+    page = own_home / "comparisons" / "ssd-v2-v1.html"
+    assert said.endswith(f"; both side by side: {page}")
+    assert "evaluate/ssd-v2-v1.html" in {a.path for a in client.list_artifacts(registered_version.run_id, "evaluate")}
+    options = ["--prepared", str(tiny_prepared), "--params", str(tmp_path / "params.yaml")]
+    compare(["1", "2", *options, "--out", str(tmp_path / "it.html")])
+    assert re.match(r"\S+/it.html: AP 0\.\d{3} against 0\.\d{3}, [+-]0\.\d{3} \(95 %: ", capsys.readouterr().out)
+    assert "<title>ssd v1 beside ssd v2</title>" in (tmp_path / "it.html").read_text()
+    for words, complaint in ((["1", "1"], "ssd v1 is compared with itself"), (["1", "7"], "ssd has no version 7")):
+        with pytest.raises(SystemExit, match=f"^compare: {complaint}"):
+            compare([*words, *options])
 
     # a tracker that is gone afterwards costs nothing but the alias
     before = (out / "metrics.json").read_bytes()

@@ -12,9 +12,10 @@ import numpy as np
 
 from pipelines.card import Card
 from pipelines.evaluate.charts import calibration_chart, precision_recall_chart, sweep_chart
-from pipelines.evaluate.coco_metrics import AREAS, TIDE_ERRORS
+from pipelines.evaluate.coco_metrics import TIDE_ERRORS
 from pipelines.evaluate.intervals import RESAMPLES
 from pipelines.evaluate.metrics import BACKGROUND, OBJECT, Measured
+from pipelines.evaluate.slices import worst as weakest
 from pipelines.pictures.page import render_page, thumbnail
 from pipelines.pictures.palette import colour
 from pipelines.store.shards import Manifest, read_records
@@ -65,7 +66,8 @@ def render(results: Results, manifest: Manifest, prepared: Path) -> str:
         classes=[(name, colour(i)) for i, name in enumerate(manifest.classes)],
         confusion=_confusion(measured.confusion, manifest.classes),
         tide=[{"kind": k, "meaning": TIDE_ERRORS[k], **error} for k, error in measured.tide.items()],
-        areas=AREAS,
+        parts=measured.slices,
+        weakest=weakest(measured.slices, metrics["map"]),
         charts={
             "precision_recall": precision_recall_chart(measured.curves, metrics),
             "sweep": sweep_chart(measured.sweep, threshold),

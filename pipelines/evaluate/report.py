@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +68,7 @@ def render(results: Results, manifest: Manifest, prepared: Path) -> str:
         classes=[(name, colour(i)) for i, name in enumerate(manifest.classes)],
         confusion=_confusion(measured.confusion, manifest.classes),
         tide=[{"kind": k, "meaning": TIDE_ERRORS[k], **error} for k, error in measured.tide.items()],
-        parts=measured.slices,
+        parts={name: list(rows) for name, rows in groupby(measured.slices, itemgetter("attribute"))},
         weakest=weakest(measured.slices, metrics["map"]),
         charts={
             "precision_recall": precision_recall_chart(measured.curves, metrics),

@@ -26,8 +26,8 @@ AREAS = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)} 
 ASPECTS = {"tall": "over twice as high as wide", "compact": "between", "wide": "over twice as wide as high"}
 POSITIONS = {
     "at the border": "touches the edge of the image",
-    "outer": "not in the middle third, both ways",
-    "centre": "its centre is in the middle third",
+    "outer": "its centre is outside of the middle third",
+    "centre": "its centre is in the middle third, both ways",
 }
 CROWDEDNESS = {"1 object": 1, "2 to 4": 2, "5 to 9": 5, "10 or more": 10}  # from so many objects in the image on
 THIRDS = {"brightness": ("dark", "medium", "bright"), "sharpness": ("blurred", "medium", "sharp")}
@@ -143,12 +143,16 @@ def _by_area(scene: Scene) -> Iterator[Slice]:
 def _by_difficulty(scene: Scene) -> Iterator[Slice]:
     """Difficult objects, as if they had to be found, and the others; false alarms count in both."""
     matches = match(scene.ground(difficult=np.zeros(len(scene.truths.labels), bool)), scene.found)
-    named = (("marked difficult", scene.truths.difficult), ("not difficult", ~scene.truths.difficult))
-    for name, mine in named:
+    both = "false alarms count in both"
+    named = (
+        ("marked difficult", f"as if it had to be found; {both}", scene.truths.difficult),
+        ("not difficult", both, ~scene.truths.difficult),
+    )
+    for name, meaning, mine in named:
         inside = mine & ~scene.truths.iscrowd
         elsewhere = (matches.verdicts == TRUE) & ~np.append(inside, False)[matches.truths]
         verdicts = np.where(elsewhere, IGNORED, matches.verdicts).astype(np.int8)
-        yield Slice("difficult", name, "as if it had to be found; false alarms count in both", verdicts, inside)
+        yield Slice("difficult", name, meaning, verdicts, inside)
 
 
 def _aspect(boxes: np.ndarray, _: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from ssd.metrics import FALSE, IGNORED, TRUE, Found, Truths
 
 THRESHOLDS = tuple(0.5 + 0.05 * step for step in range(10))
 MAX_DETECTIONS = 100  # of a class in an image
-EVERY_AREA = [0, 1e10]  # square pixels
+EVERY_AREA = (0, 1e10)  # square pixels
 MISSING = -1.0  # hotcoco's word for "nothing to measure"
 
 
@@ -52,10 +52,10 @@ class Matches(NamedTuple):
     truths: np.ndarray
 
 
-def match(ground: COCO, found: Found) -> Matches:
-    """Match detections with the ground truth, one by one."""
+def match(ground: COCO, found: Found, area: tuple[float, float] = EVERY_AREA) -> Matches:
+    """Match detections with the ground truth, one by one; objects outside of `area` (square pixels) are ignored."""
     evaluation = _evaluation(ground, found)
-    evaluation.params.area_rng, evaluation.params.area_rng_lbl = [EVERY_AREA], ["all"]
+    evaluation.params.area_rng, evaluation.params.area_rng_lbl = [list(area)], ["all"]
     evaluation.evaluate()
     shape = (len(THRESHOLDS), len(found.labels))
     verdicts, truths = np.full(shape, IGNORED, np.int8), np.full(shape, -1)

@@ -12,6 +12,8 @@ import torch
 from pipelines.coco import coco_tables
 from pipelines.evaluate import coco_metrics
 from pipelines.evaluate.intervals import Intervals, measure_intervals
+from pipelines.evaluate.looks import Looks
+from pipelines.evaluate.slices import Scene, measure_slices
 from ssd.bootstrap import match_tables
 from ssd.metrics import (
     FALSE,
@@ -41,6 +43,7 @@ class Measured:
         sweep: score, precision, recall, f1 of all classes together at IoU 0.5, by falling score threshold.
         confusion: counts [C+1, C+1]; rows truth, columns predicted, the last is background.
         tide, calibration, images: see `pipelines.evaluate.coco_metrics.CocoReport`.
+        slices: rows of `pipelines.evaluate.slices.measure_slices`.
         verdicts: per image, of each of its detections: TRUE, FALSE or IGNORED at IoU 0.5.
     """
 
@@ -51,11 +54,16 @@ class Measured:
     tide: dict[str, dict[str, float]]
     calibration: dict[str, Any]
     images: list[dict[str, float]]
+    slices: list[dict[str, Any]]
     verdicts: list[np.ndarray]
 
 
 def measure(
-    predictions: Sequence[dict], truths: Sequence[dict], class_names: Sequence[str], score_threshold: float
+    predictions: Sequence[dict],
+    truths: Sequence[dict],
+    class_names: Sequence[str],
+    score_threshold: float,
+    looks: Looks | None = None,
 ) -> Measured:
     """Measure by the rules of VOC 2007, VOC 2010 and COCO, with 95 % intervals (`name_low`, `name_high`).
 
@@ -63,6 +71,7 @@ def measure(
         predictions: rows of `pipelines.evaluate.inference.PREDICTIONS`.
         truths: rows of `pipelines.store.shards.BOXES`, for the same images in the same order.
         score_threshold: of the detections that count as found where one number needs a threshold.
+        looks: of the same images; without them there are no slices by brightness and sharpness.
 
     Raises:
         ValueError: the rows are not of the same images.
@@ -72,9 +81,9 @@ def measure(
     found = flatten_found(*([p[name] for p in predictions] for name in ("boxes", "labels", "scores")))
     truth = flatten_truths(*([t[name] for t in truths] for name in OBJECT))
     verdicts = judge(found, truth, [0.5])[0]
-    report = coco_metrics.measure(
-        found, truth, [(t["height"], t["width"]) for t in truths], class_names, score_threshold
-    )
+    sizes = [(t["height"], t["width"]) for t in truths]
+    report = coco_metrics.measure(found, truth, sizes, class_names, score_threshold)
+    slices = measure_slices(Scene(found, truth, [t["image_id"] for t in truths], sizes, class_names, looks))
     ends = np.cumsum([len(p["labels"]) for p in predictions])
     intervals = measure_intervals(
         coco_tables(found, truth, len(truths), class_names),
@@ -82,13 +91,15 @@ def measure(
         class_names,
     )
     return Measured(
-        metrics=_metrics(found, truth, verdicts, report, intervals, class_names, score_threshold),
+        metrics=_metrics(found, truth, verdicts, report, intervals, class_names, score_threshold)
+        | {"slices": _nested(slices)},
         curves=_curves(found, truth, verdicts, class_names),
         sweep=_sweep(found, truth, verdicts),
         confusion=report.confusion,
         tide=report.tide,
         calibration=report.calibration,
         images=report.images,
+        slices=slices,
         verdicts=np.split(verdicts, ends)[:-1],
     )
 
@@ -138,6 +149,15 @@ def _metrics(
         "tide": {kind: error["gain"] for kind, error in report.tide.items()},
         "per_class": per_class,
     }
+
+
+def _nested(slices: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Attribute → slice → AP, its interval, truths, images."""
+    nested: dict[str, dict] = {}
+    for row in slices:
+        numbers = {key: row[key] for key in ("AP", "AP_low", "AP_high", "truths", "images")}
+        nested.setdefault(row["attribute"], {})[row["name"]] = numbers
+    return nested
 
 
 def _number(value: float) -> float | None:

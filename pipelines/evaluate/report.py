@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,10 @@ import numpy as np
 
 from pipelines.card import Card
 from pipelines.evaluate.charts import calibration_chart, precision_recall_chart, sweep_chart
-from pipelines.evaluate.coco_metrics import AREAS, TIDE_ERRORS
+from pipelines.evaluate.coco_metrics import TIDE_ERRORS
 from pipelines.evaluate.intervals import RESAMPLES
 from pipelines.evaluate.metrics import BACKGROUND, OBJECT, Measured
+from pipelines.evaluate.slices import worst as weakest
 from pipelines.pictures.page import render_page, thumbnail
 from pipelines.pictures.palette import colour
 from pipelines.store.shards import Manifest, read_records
@@ -65,7 +68,8 @@ def render(results: Results, manifest: Manifest, prepared: Path) -> str:
         classes=[(name, colour(i)) for i, name in enumerate(manifest.classes)],
         confusion=_confusion(measured.confusion, manifest.classes),
         tide=[{"kind": k, "meaning": TIDE_ERRORS[k], **error} for k, error in measured.tide.items()],
-        areas=AREAS,
+        parts={name: list(rows) for name, rows in groupby(measured.slices, itemgetter("attribute"))},
+        weakest=weakest(measured.slices, metrics["map"]),
         charts={
             "precision_recall": precision_recall_chart(measured.curves, metrics),
             "sweep": sweep_chart(measured.sweep, threshold),

@@ -21,6 +21,7 @@ from pipelines.card import Card
 from pipelines.errors import UserError, first_line, without_secrets, writing
 from pipelines.evaluate.challenge import challenge
 from pipelines.evaluate.inference import detect_split
+from pipelines.evaluate.looks import look_at
 from pipelines.evaluate.metrics import BACKGROUND, Measured, measure, truth_of_task
 from pipelines.evaluate.protocol import SPLIT, describe_measurement
 from pipelines.evaluate.versions import Benchmark, keep
@@ -65,7 +66,8 @@ def evaluate(params: Stated, prepared: Path, model_json: Path, out: Path, tune: 
     truths = [truth_of_task(row, task) for row in rows]
     found = mine.rows
     card = describe_measurement(params, model, manifest, state["config"], predictions)
-    measured = measure(found, truths, manifest.classes, card.model.score_threshold)
+    looks = look_at(prepared, manifest, SPLIT)
+    measured = measure(found, truths, manifest.classes, card.model.score_threshold, looks)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         write_results(out, predictions, card, measured, manifest.classes)

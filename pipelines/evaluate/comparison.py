@@ -14,7 +14,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from pipelines.errors import writing
 from pipelines.evaluate.challenge import Pair, renamed, resample
-from pipelines.evaluate.coco_metrics import AREAS, TIDE_ERRORS
+from pipelines.evaluate.coco_metrics import TIDE_ERRORS
 from pipelines.evaluate.intervals import CONFIDENCE, RESAMPLES
 from pipelines.evaluate.metrics import Measured, measure, truth_of_task
 from pipelines.evaluate.protocol import SPLIT, UNVALIDATED
@@ -137,9 +137,7 @@ def render(first: Side, second: Side, pair: Pair, truths: Sequence[dict], manife
         level=f"{CONFIDENCE:.0%}".replace("%", " %"),
         resamples=RESAMPLES,
         tide=[(kind, TIDE_ERRORS[kind], *(side.measured.tide[kind] for side in sides)) for kind in TIDE_ERRORS],
-        areas=[
-            (name, AREAS[name], *(side.measured.metrics["coco"][f"AP{name[0]}"] for side in sides)) for name in AREAS
-        ],
+        slices=list(zip(*(side.measured.slices for side in sides))),
         found=[(side.side.threshold, side.metrics["at_threshold"]) for side in sides],
         params=different(first.params, second.params),
         better=[show(i) for i in better],

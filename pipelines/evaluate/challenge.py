@@ -30,8 +30,8 @@ def challenge(
     ap: float | None,
     test: Benchmark,
     rules: GateParams,
-) -> Verdict:
-    """Whether a version becomes the champion.
+) -> tuple[Verdict, Pair | None]:
+    """Whether a version becomes the champion; and the two on resamples, where it came to that.
 
     Args:
         champion: None where there is none yet.
@@ -39,6 +39,25 @@ def challenge(
         truths: rows of `pipelines.store.shards.BOXES`, of the same images in the same order.
         ap: its COCO AP; None where the split holds nothing to measure.
     """
+    settled = settle(version, champion, ap)
+    if settled is not None or champion is None:
+        return settled, None
+    try:
+        theirs = detect_with(client, champion, test)
+    except registry.RegistryError as error:
+        return _stays(version, champion, f"cannot be measured: {str(error).partition('; ')[0]}"), None
+    if theirs.task != mine.task:
+        return _stays(version, champion, f"has the task {theirs.task}, this one {mine.task}"), None
+    if not set(mine.classes) & set(theirs.classes):
+        return _stays(version, champion, f"knows other classes alone ({', '.join(theirs.classes)})"), None
+    pair = resample(mine, theirs, truths, mine.classes)
+    left_out = tuple(sorted(set(mine.classes) ^ set(theirs.classes)))
+    found = compare(pair, len(truths), rules, left_out)
+    return gate.decide(str(version.version), str(champion.version), found, rules), pair
+
+
+def settle(version: ModelVersion, champion: ModelVersion | None, ap: float | None) -> Verdict | None:
+    """The verdict where none has to be measured for it; None elsewhere."""
     if champion is not None and str(champion.version) == str(version.version):
         return Verdict(True, "stays champion")
     if why := gate.unfit(version, ap):
@@ -47,26 +66,17 @@ def challenge(
         return Verdict(True, "is the first champion")
     if champion.tags.get(SHA256) == version.tags.get(SHA256, version.source):
         return Verdict(True, f"has the weights of champion v{champion.version} and takes its place")
-    before, force = f"champion v{champion.version}", gate.FORCE.format(version.version)
-    try:
-        theirs = detect_with(client, champion, test)
-    except registry.RegistryError as error:
-        return Verdict(False, f"not promoted: {before} cannot be measured: {str(error).partition('; ')[0]}. {force}")
-    if theirs.task != mine.task:
-        return Verdict(False, f"not promoted: {before} has the task {theirs.task}, this one {mine.task}. {force}")
-    if not set(mine.classes) & set(theirs.classes):
-        known = ", ".join(theirs.classes)
-        return Verdict(False, f"not promoted: {before} knows other classes alone ({known}). {force}")
-    found = compare(mine, theirs, truths, rules)
-    return gate.decide(str(version.version), str(champion.version), found, rules)
+    return None
 
 
-def compare(mine: Answers, theirs: Answers, truths: Sequence[dict], rules: GateParams) -> gate.Comparison:
-    """Put what two versions found side by side, over the classes that both know."""
-    pair = resample(mine, theirs, truths, mine.classes)
+def _stays(version: ModelVersion, champion: ModelVersion, why: str) -> Verdict:
+    return Verdict(False, f"not promoted: champion v{champion.version} {why}. {gate.FORCE.format(version.version)}")
+
+
+def compare(pair: Pair, images: int, rules: GateParams, left_out: tuple[str, ...] = ()) -> gate.Comparison:
+    """What the gate has to know of two versions."""
     sides = (ap.mean(1) for ap in (pair.first, pair.second))
-    left_out = tuple(sorted(set(mine.classes) ^ set(theirs.classes)))
-    return gate.compare(*sides, pair.classes, len(truths), rules, left_out)
+    return gate.compare(*sides, pair.classes, images, rules, left_out)
 
 
 class Pair(NamedTuple):

@@ -13,10 +13,11 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from pipelines.errors import writing
+from pipelines.evaluate import coco_metrics
 from pipelines.evaluate.challenge import Pair, renamed, resample
 from pipelines.evaluate.coco_metrics import TIDE_ERRORS
 from pipelines.evaluate.intervals import CONFIDENCE, RESAMPLES
-from pipelines.evaluate.metrics import Measured, measure, truth_of_task
+from pipelines.evaluate.metrics import OBJECT, found_at, truth_of_task
 from pipelines.evaluate.protocol import SPLIT, UNVALIDATED
 from pipelines.evaluate.report import picture, read_thumbnails
 from pipelines.evaluate.versions import Answers, Benchmark, detect_with
@@ -27,8 +28,10 @@ from pipelines.store.shards import Manifest, read_boxes
 from pipelines.tracking.gate import VERDICT
 from pipelines.tracking.registry import COMMIT, RegistryError
 from ssd.bootstrap import interval
+from ssd.metrics import flatten_found, flatten_truths, judge
 
 TEMPLATE = Path(__file__).with_name("comparison.html.j2")
+AREAS = {"small": "under 32² pixels", "medium": "32² to 96² pixels", "large": "96² pixels and more"}
 SHOWN = 8  # images that got better, and as many that got worse
 
 
@@ -51,7 +54,12 @@ class Side:
 
 
 def write_page(
-    client: MlflowClient, first: ModelVersion, second: ModelVersion, test: Benchmark, out: Path | None = None
+    client: MlflowClient,
+    first: ModelVersion,
+    second: ModelVersion,
+    test: Benchmark,
+    out: Path | None = None,
+    pair: Pair | None = None,
 ) -> tuple[Path, str]:
     """Measure two versions where that was not done yet, write the page, and say the difference in a few words.
 
@@ -63,7 +71,7 @@ def write_page(
     check(answers, [_called(version) for version in both], classes)
     rows = sorted(read_boxes(test.prepared, test.manifest, SPLIT), key=lambda row: row["image_id"])
     truths = [truth_of_task(row, answers[0].task) for row in rows]
-    pair = resample(*answers, truths, classes)
+    pair = pair or resample(*answers, truths, classes)
     sides = (_describe(client, *one) for one in zip(both, (second, first), answers))
     file = out or home() / "comparisons" / f"{first.name}-v{first.version}-v{second.version}.html"
     with writing(file):
@@ -119,7 +127,7 @@ def render(first: Side, second: Side, pair: Pair, truths: Sequence[dict], manife
     """
     classes = list(manifest.classes)
     sides = [_Measured(side, truths, classes) for side in (first, second)]
-    better, worse = choose(*(side.measured.images for side in sides))
+    better, worse = choose(*(side.report.images for side in sides))
     wanted = {truths[i]["image_id"]: (truths[i]["height"], truths[i]["width"]) for i in better + worse}
     thumbnails = dict(read_thumbnails(prepared, manifest, wanted))
 
@@ -136,9 +144,9 @@ def render(first: Side, second: Side, pair: Pair, truths: Sequence[dict], manife
         left_out=[name for name in classes if name not in pair.classes],
         level=f"{CONFIDENCE:.0%}".replace("%", " %"),
         resamples=RESAMPLES,
-        tide=[(kind, TIDE_ERRORS[kind], *(side.measured.tide[kind] for side in sides)) for kind in TIDE_ERRORS],
-        slices=list(zip(*(side.measured.slices for side in sides))),
-        found=[(side.side.threshold, side.metrics["at_threshold"]) for side in sides],
+        tide=[(kind, TIDE_ERRORS[kind], *(side.report.tide[kind] for side in sides)) for kind in TIDE_ERRORS],
+        areas=[(*area, *(side.report.summary[f"AP{area[0][0]}"] for side in sides)) for area in AREAS.items()],
+        found=[(side.side.threshold, side.at_threshold) for side in sides],
         params=different(first.params, second.params),
         better=[show(i) for i in better],
         worse=[show(i) for i in worse],
@@ -146,19 +154,23 @@ def render(first: Side, second: Side, pair: Pair, truths: Sequence[dict], manife
 
 
 class _Measured:
-    """A side with its numbers, and its detections as they are drawn."""
+    """A side with its errors, and its detections as they are drawn."""
 
     def __init__(self, side: Side, truths: Sequence[dict], classes: list[str]):
         self.side, self.truths, self.classes = side, truths, classes
         self.rows = renamed(side.answers, classes)
-        self.measured: Measured = measure(self.rows, truths, classes, side.threshold)
-        self.metrics = self.measured.metrics
+        found = flatten_found(*([row[name] for row in self.rows] for name in ("boxes", "labels", "scores")))
+        truth = flatten_truths(*([row[name] for row in truths] for name in OBJECT))
+        sizes = [(row["height"], row["width"]) for row in truths]
+        self.report = coco_metrics.measure(found, truth, sizes, classes, side.threshold)
+        verdicts = judge(found, truth, [0.5])[0]
+        self.at_threshold = found_at(verdicts[found.scores >= side.threshold], int(truth.counted.sum()))
+        self.verdicts = np.split(verdicts, np.cumsum([len(row["labels"]) for row in self.rows]))
 
     def draw(self, i: int, thumbnails: dict[str, str]) -> dict[str, Any]:
         """One image, for the template."""
-        verdicts = self.measured.verdicts[i]
-        drawn = picture(self.rows[i], self.truths[i], verdicts, self.classes, self.side.threshold)
-        return drawn | {"name": self.side.name, "src": thumbnails[drawn["image_id"]], **self.measured.images[i]}
+        drawn = picture(self.rows[i], self.truths[i], self.verdicts[i], self.classes, self.side.threshold)
+        return drawn | {"name": self.side.name, "src": thumbnails[drawn["image_id"]], **self.report.images[i]}
 
 
 def paired_rows(pair: Pair) -> list[dict[str, Any]]:

@@ -132,7 +132,7 @@ def _metrics(
             "voc10": _number(voc10.ap[0, column]),
             **report.per_class[name],
             **intervals.classes[name],
-            **_found_at(verdicts[mine], int(voc10.truths[column])),
+            **found_at(verdicts[mine], int(voc10.truths[column])),
             "truths": int(voc10.truths[column]),
             "detections": int(mine.sum()),
         }
@@ -144,7 +144,7 @@ def _metrics(
         "voc07": _number(voc07.mean[0]),
         **intervals.whole["voc07"],
         "coco": report.summary,
-        "at_threshold": _found_at(verdicts[sure], int(voc10.truths.sum())),
+        "at_threshold": found_at(verdicts[sure], int(voc10.truths.sum())),
         "calibration": {name: report.calibration[name] for name in ("ece", "mce")},
         "tide": {kind: error["gain"] for kind, error in report.tide.items()},
         "per_class": per_class,
@@ -164,7 +164,7 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _found_at(verdicts: np.ndarray, truths: int) -> dict[str, float | None]:
+def found_at(verdicts: np.ndarray, truths: int) -> dict[str, float | None]:
     """Precision, recall and F1 of detections that are taken as they are."""
     right, wrong = int((verdicts == TRUE).sum()), int((verdicts == FALSE).sum())
     return {

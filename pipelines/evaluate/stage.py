@@ -19,7 +19,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from pipelines.card import Card
 from pipelines.errors import UserError, first_line, without_secrets, writing
-from pipelines.evaluate.challenge import challenge
+from pipelines.evaluate.challenge import Pair, challenge
 from pipelines.evaluate.inference import detect_split
 from pipelines.evaluate.looks import look_at
 from pipelines.evaluate.metrics import BACKGROUND, Measured, measure, truth_of_task
@@ -77,10 +77,12 @@ def evaluate(params: Stated, prepared: Path, model_json: Path, out: Path, tune: 
     with _saying(said, out):
         _publish(client, version, measured.metrics, card, out)
         champion = find_champion(client, version.name)
-    verdict = challenge(client, version, champion, mine, truths, measured.metrics["map"], test, params.registry.gate)
+    verdict, pair = challenge(
+        client, version, champion, mine, truths, measured.metrics["map"], test, params.registry.gate
+    )
     with _saying(said, out):
         gate.record(client, version, verdict)
-        beside = _compare(client, version, champion, test) if verdict.comparison else ""
+        beside = _compare(client, version, champion, test, pair) if champion and pair else ""
     return f"{out / 'report.html'}: {said}; {version.name} v{version.version} {verdict.why}{beside}"
 
 
@@ -155,12 +157,12 @@ def _publish(client: MlflowClient, version: ModelVersion, metrics: dict[str, Any
         client.log_artifact(version.run_id, str(out / file), "evaluate")
 
 
-def _compare(client: MlflowClient, version: ModelVersion, champion: ModelVersion, test: Benchmark) -> str:
+def _compare(client: MlflowClient, version: ModelVersion, champion: ModelVersion, test: Benchmark, pair: Pair) -> str:
     """Write the page of both, which is no output of the stage: it depends on who is champion."""
     from pipelines.evaluate.comparison import write_page
 
     version = client.get_model_version(version.name, version.version)  # with the verdict
-    file, _ = write_page(client, version, champion, test)
+    file, _ = write_page(client, version, champion, test, pair=pair)
     client.log_artifact(version.run_id, str(file), "evaluate")
     return f"; both side by side: {file}"
 

@@ -137,7 +137,8 @@ def unfit(version: ModelVersion, ap: float | None) -> str:
 def decide(number: str, champion: str, found: Comparison, rules: GateParams) -> Verdict:
     """The verdict on the version `number` beside the version that is champion."""
     sides = f"AP {found.candidate:.4f} against {found.champion:.4f} of champion v{champion}"
-    sides += f" on the {len(found.per_class)} classes that both know" if found.left_out else ""
+    known = len(found.per_class)
+    sides += f" on the {known} class{'es' if known != 1 else ''} that both know" if found.left_out else ""
     wide = round(100 * (2 * rules.confidence - 1), 1)
     gain = f"{found.difference:+.4f} ({wide:g} % interval {found.low:+.4f} to {found.high:+.4f})"
     worst = min(found.per_class, key=found.per_class.get)

@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.coco import average_precision
 from pipelines.evaluate import versions
-from pipelines.evaluate.challenge import challenge, compare, renamed
+from pipelines.evaluate.challenge import challenge, compare, renamed, resample
 from pipelines.evaluate.inference import PREDICTIONS, decode_rows, detect_rows
 from pipelines.evaluate.metrics import OBJECT
 from pipelines.evaluate.versions import KEPT, Answers, Benchmark, detect_with, keep
@@ -59,7 +59,7 @@ def test_the_champion_is_measured_now_and_remembered(tiny_prepared, tiny_params,
     mine = perfect(truths, manifest.classes)
 
     def verdict(mine=mine, ap=1.0, test=test, version=candidate, truths=truths):
-        return challenge(client, version, champion, mine, truths, ap, test, RULES)
+        return challenge(client, version, champion, mine, truths, ap, test, RULES)[0]
 
     better = verdict()
     assert better.promoted
@@ -69,7 +69,8 @@ def test_the_champion_is_measured_now_and_remembered(tiny_prepared, tiny_params,
     theirs = detect_with(client, champion, test)
     assert said not in capsys.readouterr().out
     assert sum(len(row["labels"]) for row in theirs.rows) > 20
-    assert compare(mine, theirs, truths, RULES).champion == pytest.approx(coco_ap(theirs, truths), abs=1e-9)
+    pair = resample(mine, theirs, truths, mine.classes)
+    assert compare(pair, len(truths), RULES).champion == pytest.approx(coco_ap(theirs, truths), abs=1e-9)
 
     # the champion's own answers are no better than the champion, and its weights registered anew take its place
     assert verdict(theirs, 0.1).why.startswith("not promoted: AP 0.")
@@ -96,6 +97,9 @@ def test_the_champion_is_measured_now_and_remembered(tiny_prepared, tiny_params,
 
     # other classes, another task
     assert "champion v1 knows other classes alone (bar, slot)" in verdict(replace(mine, classes=["x", "y"])).why
+    some = verdict(replace(mine, classes=["x", "slot"]))
+    assert "on the 1 class that both know" in some.why
+    assert some.comparison.left_out == ("bar", "x")
     assert "champion v1 has the task detection, this one multi_label" in verdict(replace(mine, task="multi_label")).why
 
 
@@ -114,12 +118,11 @@ def test_only_classes_that_both_know_are_compared():
     theirs = Answers(rows, ["old", "x"], "detection")
     assert renamed(theirs, mine.classes)[0] == prediction("0", [BOX], [1], [0.8])
     assert renamed(theirs, mine.classes)[9] == prediction("9", [], [], [])
-    found = compare(mine, theirs, truths, RULES)
-    assert found.left_out == ("new", "old")
+    found = compare(resample(mine, theirs, truths, mine.classes), len(truths), RULES)
     assert found.candidate == 1.0  # `new`, of which it finds nothing, is left out
     assert found.champion == pytest.approx(81 / 101)  # of 101 recalls, those up to 8 in 10
     assert found.per_class == {"x": pytest.approx(20 / 101)}
-    assert compare(mine, mine, truths, RULES).share == 0.0
+    assert compare(resample(mine, mine, truths, mine.classes), len(truths), RULES).share == 0.0
 
 
 def test_predictions_are_kept_until_others_are_used_more(tiny_prepared, tiny_params, own_home):

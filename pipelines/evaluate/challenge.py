@@ -59,7 +59,7 @@ def challenge(
 def settle(version: ModelVersion, champion: ModelVersion | None, ap: float | None) -> Verdict | None:
     """The verdict where none has to be measured for it; None elsewhere."""
     if champion is not None and str(champion.version) == str(version.version):
-        return Verdict(True, "stays champion")
+        return Verdict(True, gate.STAYS)
     if why := gate.unfit(version, ap):
         return Verdict(False, f"not promoted: {why}")
     if champion is None:

@@ -82,8 +82,23 @@ def evaluate(params: Stated, prepared: Path, model_json: Path, out: Path, tune: 
     )
     with _saying(said, out):
         gate.record(client, version, verdict)
-        beside = _compare(client, version, champion, test, pair) if champion and pair else ""
-    return f"{out / 'report.html'}: {said}; {version.name} v{version.version} {verdict.why}{beside}"
+    words = f"{out / 'report.html'}: {said}; {version.name} v{version.version} {verdict.why}"
+    if champion is None or pair is None:
+        return words
+    page = _put_beside(client, version, champion, test, pair)
+    with _saying(said, out):
+        client.log_artifact(version.run_id, str(page), "evaluate")
+    return f"{words}; both side by side: {page}"
+
+
+def _put_beside(
+    client: MlflowClient, version: ModelVersion, champion: ModelVersion, test: Benchmark, pair: Pair
+) -> Path:
+    """Write the page of both, which is no output of the stage: it depends on who is champion."""
+    from pipelines.evaluate.comparison import write_page
+
+    version = client.get_model_version(version.name, version.version)  # with the verdict
+    return write_page(client, version, champion, test, pair=pair)[0]
 
 
 def check_classes(model: registry.TrainedModel, manifest: Manifest) -> None:
@@ -155,16 +170,6 @@ def _publish(client: MlflowClient, version: ModelVersion, metrics: dict[str, Any
         client.set_model_version_tag(version.name, version.version, key, value)
     for file in ("report.html", "metrics.json", "card.json"):
         client.log_artifact(version.run_id, str(out / file), "evaluate")
-
-
-def _compare(client: MlflowClient, version: ModelVersion, champion: ModelVersion, test: Benchmark, pair: Pair) -> str:
-    """Write the page of both, which is no output of the stage: it depends on who is champion."""
-    from pipelines.evaluate.comparison import write_page
-
-    version = client.get_model_version(version.name, version.version)  # with the verdict
-    file, _ = write_page(client, version, champion, test, pair=pair)
-    client.log_artifact(version.run_id, str(file), "evaluate")
-    return f"; both side by side: {file}"
 
 
 @contextmanager

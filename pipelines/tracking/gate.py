@@ -3,6 +3,9 @@
 Both are measured on the same test images, and the difference of their AP is recomputed on resamples of these images:
 the paired bootstrap. A candidate is promoted where the difference is above `margin` in at least the share `confidence`
 of the resamples, and no class has lost more than `class_drop`.
+
+By simulation (`benchmarks.gate`, 1000 test splits of 72 images, confidence 0.95), equal models are promoted in 5.6 % of
+the cases, and one that is better by `visible`, there 0.030 AP, in about 80 %.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from pipelines.tracking.champion import WITHDRAWN, crown
 
 VERDICT = "gate.verdict"  # tag of a version that was measured: what the gate said of it
 DIVERGED = "training.diverged"  # tag of a version whose training did: what was seen
+STAYS = "stays champion"
 POWER = 0.8  # with which a gain of `Comparison.visible` is found
 FORCE = '`python -m pipelines.promote {} --force --reason "…"` promotes it all the same'
 
@@ -165,6 +169,8 @@ def decide(number: str, champion: str, found: Comparison, rules: GateParams) -> 
 def record(client: MlflowClient, version: ModelVersion, verdict: Verdict) -> None:
     """Leave the verdict and its numbers on the version, and make it the champion where it says so."""
     name, number = version.name, str(version.version)
+    if verdict.why == STAYS and VERDICT in version.tags:
+        return  # what made it champion remains to be read
     tags = {VERDICT: verdict.why[:5000]} | (verdict.comparison.tags() if verdict.comparison else {})
     for key, value in tags.items():
         client.set_model_version_tag(name, number, key, value)

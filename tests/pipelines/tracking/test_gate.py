@@ -5,7 +5,7 @@ import pytest
 
 from pipelines.params import GateParams
 from pipelines.tracking.champion import find_champion, go_back
-from pipelines.tracking.gate import DIVERGED, Comparison, Verdict, compare, decide, record, unfit
+from pipelines.tracking.gate import DIVERGED, STAYS, Comparison, Verdict, compare, decide, record, unfit
 from pipelines.tracking.runs import connect, experiment_id
 
 NAN = float("nan")
@@ -117,6 +117,8 @@ def test_verdicts_in_the_registry():
 
     record(client, second, Verdict(True, "replaces champion v1: …", comparison(share=1.0)))
     assert find_champion(client, "ssd").version == second.version
+    record(client, client.get_model_version("ssd", "2"), Verdict(True, STAYS))
+    assert client.get_model_version("ssd", "2").tags["gate.verdict"] == "replaces champion v1: …"
     go_back(client, "ssd", "misses small cells")
     withdrawn = unfit(client.get_model_version("ssd", "2"), 0.9)
     assert withdrawn.startswith("it was champion and was taken back: misses small cells (")

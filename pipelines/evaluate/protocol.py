@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from pipelines.card import Card, Made, MeasuredModel, Protocol, TestSplit
 from pipelines.coco import MAX_DETECTIONS
+from pipelines.evaluate import slices
 from pipelines.evaluate.intervals import CONFIDENCE, RESAMPLES, SEED
 from pipelines.params import Stated
 from pipelines.store.shards import Manifest, digest, split_of
@@ -57,7 +58,8 @@ def describe_measurement(
             difficult="VOC: neither right nor missed; COCO: as crowd",
             crowds="neither missed nor, by the detection's share in it, wrong",
             coco_max_detections=MAX_DETECTIONS,
-            intervals=f"{CONFIDENCE:.0%}, percentiles of {RESAMPLES} resamples of the images, seed {SEED}",
+            intervals=f"{CONFIDENCE:.0%}, percentiles of {RESAMPLES} resamples of the images"
+            f" ({slices.RESAMPLES} for slices), seed {SEED}",
             detect=asdict(params.detect),
             task=task,
             classes=list(manifest.classes),

@@ -7,6 +7,7 @@ on these images alone. Slices hold the classes in different shares, which alone 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -79,8 +80,8 @@ def measure_slices(scene: Scene) -> list[dict[str, Any]]:
     counts = np.concatenate([np.ones((1, len(scene.sizes)), np.int32), draw_counts(len(scene.sizes), RESAMPLES, SEED)])
     rows = [_measure(scene, one, counts) for one in cut(scene)]
     filled = [row for row in rows if row["truths"]]
-    alone = {row["attribute"] for row in filled if sum(r["attribute"] == row["attribute"] for r in filled) == 1}
-    return [row for row in filled if row["attribute"] not in alone]
+    parts = Counter(row["attribute"] for row in filled)
+    return [row for row in filled if parts[row["attribute"]] > 1]
 
 
 def worst(slices: Sequence[dict[str, Any]], ap: float | None, count: int = 3) -> list[dict[str, Any]]:

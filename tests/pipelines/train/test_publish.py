@@ -14,12 +14,16 @@ from ssd.model import SSD
 
 def epoch(number, loss, ap):
     parts = {f"train/{name}": loss for name in ("loss", "class_loss", "box_loss", "class_error", "bbox_mae")}
-    return {"epoch": number, "step": 4 * number} | parts | {"val/map": ap, "val/map50": ap, "val/threshold": 0.0}
+    return (
+        {"epoch": number, "step": 4 * number}
+        | parts
+        | {"val/map": ap, "val/map50": ap, "val/threshold": 0.0, "time/train_s": 1.0}
+    )
 
 
 @pytest.mark.slow
 def test_a_training_that_diverged_is_registered_with_a_warning_and_never_promoted(
-    tiny_prepared, tiny_params, tmp_path, capsys
+    tiny_prepared, tiny_params, tmp_path, own_home, capsys
 ):
     manifest = read_manifest(tiny_prepared)
     weights = model_state(SSD(tiny_params.model, 2), list(manifest.classes))
@@ -27,6 +31,7 @@ def test_a_training_that_diverged_is_registered_with_a_warning_and_never_promote
     state = {"history": history, "best": {"epoch": 2, "score": 0.001, "model": weights}, "epochs": None}
     recipe = Recipe(load_draft(tmp_path / "params.yaml"))
     spec = RunSpec("train-1", "a training")
+    (own_home / "train-1").mkdir()  # the checkpoints are there
     publish(state, manifest, tiny_prepared, spec, tiny_params, recipe, tmp_path / "out")
     said = "the training loss was 9 in epoch 1 and 3e+22 in epoch 2"
     assert f"  warning: {said}; this version will not become the champion. Lower train.lr" in capsys.readouterr().out

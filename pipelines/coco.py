@@ -11,12 +11,17 @@ crowd swallows any number of detections that lie inside it, whichever their own 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from hotcoco import COCO, COCOeval
 
-from ssd.metrics import Found, Truths
+from ssd.bootstrap import MatchTables, match_tables
+from ssd.metrics import FALSE, IGNORED, TRUE, Found, Truths
 
+THRESHOLDS = tuple(0.5 + 0.05 * step for step in range(10))
+MAX_DETECTIONS = 100  # of a class in an image
+EVERY_AREA = (0, 1e10)  # square pixels
 MISSING = -1.0  # hotcoco's word for "nothing to measure"
 
 
@@ -30,10 +35,42 @@ def ground_truth(truths: Truths, sizes: Sequence[tuple[int, int]], class_names: 
 
 def compare(ground: COCO, found: Found) -> COCOeval:
     """Match detections with the ground truth at each IoU threshold."""
-    rows = np.column_stack([found.images, _xywh(found.boxes), found.scores, found.labels]).astype(np.float64)
-    evaluation = COCOeval(ground, ground.load_res(rows), "bbox")
+    evaluation = _evaluation(ground, found)
     evaluation.evaluate()
     return evaluation
+
+
+class Matches(NamedTuple):
+    """What COCO's rule says of each detection, in the order of `found`.
+
+    Attributes:
+        verdicts: int8 [T, D] of TRUE, FALSE, IGNORED at each of THRESHOLDS. Beyond MAX_DETECTIONS all are IGNORED.
+        truths: int64 [T, D], the row of the ground truth that a detection is matched with; -1 where there is none.
+    """
+
+    verdicts: np.ndarray
+    truths: np.ndarray
+
+
+def match(ground: COCO, found: Found, area: tuple[float, float] = EVERY_AREA) -> Matches:
+    """Match detections with the ground truth, one by one; objects outside of `area` (square pixels) are ignored."""
+    evaluation = _evaluation(ground, found)
+    evaluation.params.area_rng, evaluation.params.area_rng_lbl = [list(area)], ["all"]
+    evaluation.evaluate()
+    shape = (len(THRESHOLDS), len(found.labels))
+    verdicts, truths = np.full(shape, IGNORED, np.int8), np.full(shape, -1)
+    for cell in filter(None, evaluation.eval_imgs):  # ids count rows from 1
+        rows, partners = np.array(cell["dtIds"], int) - 1, np.array(cell["dtMatches"], int) - 1
+        matched, ignored = np.array(cell["dtMatched"], bool), np.array(cell["dtIgnore"], bool)
+        verdicts[:, rows] = np.where(ignored, IGNORED, np.where(matched, TRUE, FALSE))
+        truths[:, rows] = np.where(matched, partners, -1)
+    return Matches(verdicts, truths)
+
+
+def coco_tables(found: Found, truths: Truths, num_images: int, class_names: Sequence[str]) -> MatchTables:
+    """The matches from which `ssd.bootstrap.mean_average_precision`, by the method `coco`, resamples `map`."""
+    verdicts = match(ground_truth(truths, [(1, 1)] * num_images, class_names), found).verdicts
+    return match_tables(found, truths, num_images, len(class_names), verdicts=verdicts)
 
 
 def summary(evaluation: COCOeval) -> dict[str, float | None]:
@@ -51,6 +88,11 @@ def average_precision(found: Found, truths: Truths, num_images: int, class_names
     sizes = [(1, 1)] * num_images  # average precision does not look at them
     ap = summary(compare(ground_truth(truths, sizes, class_names), found))["AP"]
     return float("nan") if ap is None else ap
+
+
+def _evaluation(ground: COCO, found: Found) -> COCOeval:
+    rows = np.column_stack([found.images, _xywh(found.boxes), found.scores, found.labels]).astype(np.float64)
+    return COCOeval(ground, ground.load_res(rows), "bbox")
 
 
 def _xywh(boxes: np.ndarray) -> np.ndarray:

@@ -13,7 +13,9 @@ import numpy as np
 
 TRUE, FALSE, IGNORED = 1, 0, -1
 
-Method = Literal["voc07", "voc10"]
+Method = Literal["voc07", "voc10", "coco"]
+# The recalls at which a curve is read off. i / 10, not i · 0.1: a recall of 3/10 reaches 0.3. COCO's are pycocotools'.
+RECALLS = {"voc07": np.arange(11) / 10, "coco": np.linspace(0, 1, 101)}
 
 
 class Truths(NamedTuple):
@@ -209,17 +211,16 @@ def average_precision(recall: np.ndarray, precision: np.ndarray, method: Method 
     Args:
         recall: [P], rising. precision: [P].
         method: `voc07`, the mean over recalls 0, 0.1 … 1 of the best precision at that recall or a higher one;
-            `voc10`, the area under that envelope, as from VOC 2010 on.
+            `coco`, the same over recalls 0, 0.01 … 1; `voc10`, the area under that envelope, as from VOC 2010 on.
 
-    Source: VOCdevkit, VOCap.m and VOCevaldet.m (2007).
+    Source: VOCdevkit, VOCap.m and VOCevaldet.m (2007); pycocotools, `COCOeval.accumulate`.
     """
     if not len(recall):
         return 0.0
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    if method == "voc07":
-        first = np.searchsorted(recall, np.arange(11) / 10)  # i / 10, not i · 0.1: a recall of 3/10 reaches 0.3
-        return float(np.append(envelope, 0.0)[first].mean())
-    return float((np.diff(recall, prepend=0.0) * envelope).sum())
+    if method == "voc10":
+        return float((np.diff(recall, prepend=0.0) * envelope).sum())
+    return float(np.append(envelope, 0.0)[np.searchsorted(recall, RECALLS[method])].mean())
 
 
 def evaluate(

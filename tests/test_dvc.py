@@ -40,6 +40,7 @@ UNSEARCHED = ("--set-param", "tune.trials=0")
 EPOCHS = 40  # of 3 steps: some seconds, in which training can be hit
 LOCKS = {"data.dvc", "dvc.lock", "pipelines/generate/dvc.lock"}  # what DVC pins, the data set's size being another
 RESULTS = {  # what the stages write and git keeps
+    "artifacts/evaluate/card.json",
     "artifacts/evaluate/metrics.json",
     "artifacts/evaluate/precision_recall.csv",
     "artifacts/train/history.csv",
@@ -169,8 +170,9 @@ def test_repro_on_a_fresh_clone_runs_everything_and_leaves_git_clean(first):
     for stage in ("pipelines/generate/dvc.yaml:generate", "prepare", "tune", "train", "evaluate"):
         assert f"Running stage '{stage}'" in output
     assert "Importing '" in output
-    metrics = json.loads((clone.folder / "artifacts" / "evaluate" / "metrics.json").read_text())
-    assert metrics["test"]["images"] == SMALL["generate.val"]
+    evaluated = clone.folder / "artifacts" / "evaluate"
+    metrics, card = (json.loads((evaluated / f"{name}.json").read_text()) for name in ("metrics", "card"))
+    assert card["protocol"]["test"]["images"] == SMALL["generate.val"]
     assert RESULTS <= changed <= LOCKS | RESULTS
     (run,) = clone.mlflow()[1]
     assert run.info.status == "FINISHED"
@@ -277,6 +279,6 @@ def test_ones_own_photographs_take_the_place_of_the_generated_through_kills_of_d
     clone.check_run(name)
     manifest = json.loads((clone.folder / "artifacts" / "prepared" / "manifest.json").read_text())
     assert manifest["classes"] == ["bar", "slot"]
-    metrics = json.loads((clone.folder / "artifacts" / "evaluate" / "metrics.json").read_text())
-    assert metrics["test"]["images"] == manifest["splits"]["test"]["images"] > 0
+    card = json.loads((clone.folder / "artifacts" / "evaluate" / "card.json").read_text())
+    assert card["protocol"]["test"]["images"] == manifest["splits"]["test"]["images"] > 0
     assert "Data and pipelines are up to date." in clone.dvc("repro")

@@ -11,16 +11,17 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("generate", "prepare", "tune", "train", "evaluate")
-TOOLS = ("fetch", "anchors", "doctor", "predict", "ui")
+TOOLS = ("fetch", "anchors", "doctor", "predict", "promote", "ui")
 # From the ground up: a room imports rooms below its own floor only, and itself.
 FLOORS = (
     {"errors", "strict_yaml"},
     {"params", "settings"},
     {"store", "tracking", "tuned", "pictures", "coco"},
-    {"cluster", "layouts", "recipe"},
+    {"card", "cluster", "layouts", "recipe"},
     {"command", "training"},
     {"preflight"},
     {*STAGES, *TOOLS},
+    {"compare"},  # it measures as the stage `evaluate` does
 )
 # A search begins with the anchors that the tool would propose, and the doctor looks at those there are.
 EXCEPTIONS = {("pipelines/tune", "pipelines.anchors.coverage"), ("pipelines/doctor", "pipelines.anchors.coverage")}

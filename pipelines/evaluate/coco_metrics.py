@@ -11,7 +11,6 @@ from hotcoco import COCOeval
 from pipelines.coco import MISSING, compare, ground_truth, summary
 from ssd.metrics import Found, Truths
 
-AREAS = {"small": "under 32² pixels", "medium": "32² to 96² pixels", "large": "96² pixels and more"}
 TIDE_ERRORS = {
     "Cls": "wrong class, right place",
     "Loc": "right class, wrong place",

@@ -135,8 +135,9 @@ def detect_split(
         batch_size: images a step of one actor.
 
     Returns:
-        PREDICTIONS by image_id, in one chunk. The same images share a batch every time, however many actors there are:
-        the numbers, whose last bits may depend on it, are the same in every run on one kind of machine.
+        PREDICTIONS by image_id, in one chunk; `device` in the schema's metadata is cpu or cuda. The same images share
+        a batch every time, however many actors there are: the numbers, whose last bits may depend on it, are the same
+        in every run on one kind of machine.
 
     Raises:
         ShardError: a shard is missing or damaged.
@@ -155,11 +156,12 @@ def detect_split(
         filesystem, start = objects.filesystem()
         paths = [f"{start}/{object_prefix(manifest.digest)}/{name}" for name in names]
     with ray_cluster() as resources:
-        tables = _run(paths, filesystem, state, config, batch_size, _actors(resources), wanted.images)
+        actors = _actors(resources)
+        tables = _run(paths, filesystem, state, config, batch_size, actors, wanted.images)
     table = pa.concat_tables(tables).sort_by("image_id").combine_chunks()
     if len(table) != wanted.images:
         raise ClusterError(f"{split}: {len(table)} of {wanted.images} images came back; run the stage again")
-    return table
+    return table.replace_schema_metadata({"device": "cuda" if actors["gpu"] else "cpu"})
 
 
 def _actors(resources: dict[str, float]) -> dict[str, Any]:

@@ -9,7 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipelines.coco import coco_tables
 from pipelines.evaluate import coco_metrics
+from pipelines.evaluate.intervals import Intervals, measure_intervals
+from pipelines.evaluate.looks import Looks
+from pipelines.evaluate.slices import Scene, measure_slices
+from ssd.bootstrap import match_tables
 from ssd.metrics import (
     FALSE,
     TRUE,
@@ -38,6 +43,7 @@ class Measured:
         sweep: score, precision, recall, f1 of all classes together at IoU 0.5, by falling score threshold.
         confusion: counts [C+1, C+1]; rows truth, columns predicted, the last is background.
         tide, calibration, images: see `pipelines.evaluate.coco_metrics.CocoReport`.
+        slices: rows of `pipelines.evaluate.slices.measure_slices`.
         verdicts: per image, of each of its detections: TRUE, FALSE or IGNORED at IoU 0.5.
     """
 
@@ -48,18 +54,24 @@ class Measured:
     tide: dict[str, dict[str, float]]
     calibration: dict[str, Any]
     images: list[dict[str, float]]
+    slices: list[dict[str, Any]]
     verdicts: list[np.ndarray]
 
 
 def measure(
-    predictions: Sequence[dict], truths: Sequence[dict], class_names: Sequence[str], score_threshold: float
+    predictions: Sequence[dict],
+    truths: Sequence[dict],
+    class_names: Sequence[str],
+    score_threshold: float,
+    looks: Looks | None = None,
 ) -> Measured:
-    """Measure by the rules of VOC 2007, VOC 2010 and COCO.
+    """Measure by the rules of VOC 2007, VOC 2010 and COCO, with 95 % intervals (`name_low`, `name_high`).
 
     Args:
         predictions: rows of `pipelines.evaluate.inference.PREDICTIONS`.
         truths: rows of `pipelines.store.shards.BOXES`, for the same images in the same order.
         score_threshold: of the detections that count as found where one number needs a threshold.
+        looks: of the same images; without them there are no slices by brightness and sharpness.
 
     Raises:
         ValueError: the rows are not of the same images.
@@ -69,18 +81,25 @@ def measure(
     found = flatten_found(*([p[name] for p in predictions] for name in ("boxes", "labels", "scores")))
     truth = flatten_truths(*([t[name] for t in truths] for name in OBJECT))
     verdicts = judge(found, truth, [0.5])[0]
-    report = coco_metrics.measure(
-        found, truth, [(t["height"], t["width"]) for t in truths], class_names, score_threshold
-    )
+    sizes = [(t["height"], t["width"]) for t in truths]
+    report = coco_metrics.measure(found, truth, sizes, class_names, score_threshold)
+    slices = measure_slices(Scene(found, truth, [t["image_id"] for t in truths], sizes, class_names, looks))
     ends = np.cumsum([len(p["labels"]) for p in predictions])
+    intervals = measure_intervals(
+        coco_tables(found, truth, len(truths), class_names),
+        match_tables(found, truth, len(truths), len(class_names), verdicts=verdicts[None]),
+        class_names,
+    )
     return Measured(
-        metrics=_metrics(found, truth, verdicts, report, class_names, score_threshold),
+        metrics=_metrics(found, truth, verdicts, report, intervals, class_names, score_threshold)
+        | {"slices": _nested(slices)},
         curves=_curves(found, truth, verdicts, class_names),
         sweep=_sweep(found, truth, verdicts),
         confusion=report.confusion,
         tide=report.tide,
         calibration=report.calibration,
         images=report.images,
+        slices=slices,
         verdicts=np.split(verdicts, ends)[:-1],
     )
 
@@ -99,6 +118,7 @@ def _metrics(
     truth: Truths,
     verdicts: np.ndarray,
     report: coco_metrics.CocoReport,
+    intervals: Intervals,
     class_names: Sequence[str],
     threshold: float,
 ) -> dict[str, Any]:
@@ -111,27 +131,40 @@ def _metrics(
             "voc07": _number(voc07.ap[0, column]),
             "voc10": _number(voc10.ap[0, column]),
             **report.per_class[name],
-            **_found_at(verdicts[mine], int(voc10.truths[column])),
+            **intervals.classes[name],
+            **found_at(verdicts[mine], int(voc10.truths[column])),
             "truths": int(voc10.truths[column]),
             "detections": int(mine.sum()),
         }
     return {
         "map50": _number(voc10.mean[0]),
+        **intervals.whole["map50"],
         "map": report.summary["AP"],
+        **intervals.whole["map"],
         "voc07": _number(voc07.mean[0]),
+        **intervals.whole["voc07"],
         "coco": report.summary,
-        "at_threshold": _found_at(verdicts[sure], int(voc10.truths.sum())),
+        "at_threshold": found_at(verdicts[sure], int(voc10.truths.sum())),
         "calibration": {name: report.calibration[name] for name in ("ece", "mce")},
         "tide": {kind: error["gain"] for kind, error in report.tide.items()},
         "per_class": per_class,
     }
 
 
+def _nested(slices: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Attribute → slice → AP, its interval, truths, images."""
+    nested: dict[str, dict] = {}
+    for row in slices:
+        numbers = {key: row[key] for key in ("AP", "AP_low", "AP_high", "truths", "images")}
+        nested.setdefault(row["attribute"], {})[row["name"]] = numbers
+    return nested
+
+
 def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _found_at(verdicts: np.ndarray, truths: int) -> dict[str, float | None]:
+def found_at(verdicts: np.ndarray, truths: int) -> dict[str, float | None]:
     """Precision, recall and F1 of detections that are taken as they are."""
     right, wrong = int((verdicts == TRUE).sum()), int((verdicts == FALSE).sum())
     return {

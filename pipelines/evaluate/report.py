@@ -5,17 +5,23 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipelines.card import Card
 from pipelines.evaluate.charts import calibration_chart, precision_recall_chart, sweep_chart
-from pipelines.evaluate.coco_metrics import AREAS, TIDE_ERRORS
+from pipelines.evaluate.coco_metrics import TIDE_ERRORS
+from pipelines.evaluate.intervals import RESAMPLES
 from pipelines.evaluate.metrics import BACKGROUND, OBJECT, Measured
+from pipelines.evaluate.slices import worst as weakest
 from pipelines.pictures.page import render_page, thumbnail
 from pipelines.pictures.palette import colour
 from pipelines.store.shards import Manifest, read_records
+from pipelines.tracking.provenance import flatten
 from ssd.metrics import FALSE, IGNORED, TRUE
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -28,28 +34,26 @@ class Results:
     """What the page shows.
 
     Attributes:
-        measured: all that was measured. metrics: what metrics.json holds.
+        measured: all that was measured. card: how.
         predictions, truths: rows of the same images in the same order, that of `measured.images`.
-        lineage: shown as it is.
         search: the sweep before training, as `pipelines.tuned.read_search` reads it.
     """
 
     measured: Measured
-    metrics: dict[str, Any]
+    card: Card
     predictions: Sequence[dict]
     truths: Sequence[dict]
-    lineage: dict[str, str]
     search: dict[str, Any] | None = None
 
 
 def render(results: Results, manifest: Manifest, prepared: Path) -> str:
     """The page; the images are read from `prepared`, the folder of the manifest."""
-    measured, metrics, search = results.measured, results.metrics, results.search
+    measured, card, search = results.measured, results.card, results.search
+    metrics, threshold = measured.metrics, card.model.score_threshold
     worst, typical = choose(measured.images)
-    threshold = metrics["settings"]["report_score_threshold"]
     shown = [results.truths[i] for i in worst + typical]
     wanted = {truth["image_id"]: (truth["height"], truth["width"]) for truth in shown}
-    thumbnails = dict(_thumbnails(prepared, manifest, wanted))
+    thumbnails = dict(read_thumbnails(prepared, manifest, wanted))
 
     def show(i: int) -> dict[str, Any]:
         truth = results.truths[i]
@@ -60,10 +64,12 @@ def render(results: Results, manifest: Manifest, prepared: Path) -> str:
         TEMPLATE,
         metrics=metrics,
         threshold=threshold,
+        resamples=RESAMPLES,
         classes=[(name, colour(i)) for i, name in enumerate(manifest.classes)],
         confusion=_confusion(measured.confusion, manifest.classes),
         tide=[{"kind": k, "meaning": TIDE_ERRORS[k], **error} for k, error in measured.tide.items()],
-        areas=AREAS,
+        parts={name: list(rows) for name, rows in groupby(measured.slices, itemgetter("attribute"))},
+        weakest=weakest(measured.slices, metrics["map"]),
         charts={
             "precision_recall": precision_recall_chart(measured.curves, metrics),
             "sweep": sweep_chart(measured.sweep, threshold),
@@ -72,10 +78,40 @@ def render(results: Results, manifest: Manifest, prepared: Path) -> str:
         best=max(measured.sweep, key=lambda point: point["f1"], default=None),
         worst=[show(i) for i in worst],
         typical=[show(i) for i in typical],
-        lineage=results.lineage,
+        card=card,
+        seen=_seen(card),
+        details=_details(card),
         search=search,
         slices=base64.b64encode(search["slices"]).decode() if search else "",
     )
+
+
+def _seen(card: Card) -> str:
+    """What the network sees."""
+    tile, size = card.model.tile, "{}×{} pixels".format(*card.model.image_size)
+    if isinstance(tile, dict):
+        size += ", tiles of {}×{} with an overlap of {:g}".format(*tile["size"], tile["overlap"])
+    return f"{card.model.backbone}, {size}"
+
+
+def _details(card: Card) -> list[tuple[str, dict[str, str]]]:
+    """The card, section by section: heading, and name → value."""
+    model = card.model.model_dump(mode="json", exclude={"image_size", "tile", "backbone"})
+    sections = {
+        "Rules": card.protocol.model_dump(mode="json", exclude={"test", "detect", "numbers"}),
+        "Detection": card.protocol.detect,
+        "Test split": card.protocol.test.model_dump(),
+        "Model": model | {"network": _seen(card)},
+        "Measured with": card.made.model_dump(mode="json"),
+    }
+    return [("Numbers", card.protocol.numbers)] + [
+        (heading, {name.replace("_", " "): _plain(value) for name, value in flatten(part).items()})
+        for heading, part in sections.items()
+    ]
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def choose(images: Sequence[dict[str, float]], count: int = SHOWN) -> tuple[list[int], list[int]]:
@@ -113,7 +149,8 @@ def _box(box: Sequence[float], label: int, class_names: Sequence[str]) -> dict[s
     return shape | {"name": class_names[label - 1], "colour": colour(label - 1)}
 
 
-def _thumbnails(prepared: Path, manifest: Manifest, wanted: dict[str, tuple[int, int]]) -> Iterator[tuple[str, str]]:
+def read_thumbnails(prepared: Path, manifest: Manifest, wanted: dict[str, tuple[int, int]]) -> Iterator[tuple]:
+    """The image_id and a data: URL of the images of the test split that are wanted, with their (height, width)."""
     if not wanted:
         return
     for batch in read_records(prepared, manifest, "test", ["image_id", "image"]):

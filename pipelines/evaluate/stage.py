@@ -5,31 +5,33 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from mlflow import MlflowClient
-from mlflow.entities import Metric
+from mlflow.entities import Metric, RunTag
 from mlflow.entities.model_registry import ModelVersion
 
+from pipelines.card import Card
 from pipelines.errors import UserError, first_line, without_secrets, writing
+from pipelines.evaluate.challenge import Pair, challenge
 from pipelines.evaluate.inference import detect_split
+from pipelines.evaluate.looks import look_at
 from pipelines.evaluate.metrics import BACKGROUND, Measured, measure, truth_of_task
+from pipelines.evaluate.protocol import SPLIT, describe_measurement
+from pipelines.evaluate.versions import Benchmark, keep
 from pipelines.params import Stated
 from pipelines.settings import home, tracking_uri
 from pipelines.store.shard_transfer import local_copy, upload
-from pipelines.store.shards import Manifest, digest, read_boxes, read_manifest, split_of
+from pipelines.store.shards import Manifest, read_boxes, read_manifest, split_of
 from pipelines.tracking import gate, provenance, registry, runs
+from pipelines.tracking.champion import find_champion
 from pipelines.tuned import read_search
-
-SPLIT = "test"
-UNVALIDATED = 0.5  # the score that counts as found, where there was no validation
 
 
 class EvaluationError(UserError):
@@ -55,24 +57,48 @@ def evaluate(params: Stated, prepared: Path, model_json: Path, out: Path, tune: 
     upload(prepared, manifest)
     prepared = local_copy(prepared, manifest.digest, home(), [SPLIT])
     predictions = detect_split(prepared, manifest, SPLIT, state, params.detect, params.evaluate.batch_size)
+    test = Benchmark(prepared, manifest, params.detect, params.evaluate.batch_size)
+    mine = keep(model.sha256, predictions, state, test)
     from pipelines.evaluate.report import Results, render
 
     task = state["config"].get("task", "detection")
     rows = sorted(read_boxes(prepared, manifest, SPLIT), key=lambda row: row["image_id"])
     truths = [truth_of_task(row, task) for row in rows]
-    found = predictions.to_pylist()
-    threshold = report_threshold(params, model)
-    measured = measure(found, truths, manifest.classes, threshold)
-    metrics = measured.metrics | {
-        "test": describe_test(manifest, task),
-        "settings": describe_settings(params, threshold),
-    }
+    found = mine.rows
+    card = describe_measurement(params, model, manifest, state["config"], predictions)
+    looks = look_at(prepared, manifest, SPLIT)
+    measured = measure(found, truths, manifest.classes, card.model.score_threshold, looks)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        write_results(out, predictions, metrics, measured, manifest.classes)
-        results = Results(measured, metrics, found, truths, describe_lineage(model, manifest, state), read_search(tune))
+        write_results(out, predictions, card, measured, manifest.classes)
+        results = Results(measured, card, found, truths, read_search(tune))
         (out / "report.html").write_text(render(results, manifest, prepared), encoding="utf-8")
-    return f"{out / 'report.html'}: {summary(metrics)}; {_publish(client, version, metrics, out)}"
+    said = summary(measured.metrics, card)
+    with _saying(said, out):
+        _publish(client, version, measured.metrics, card, out)
+        champion = find_champion(client, version.name)
+    verdict, pair = challenge(
+        client, version, champion, mine, truths, measured.metrics["map"], test, params.registry.gate
+    )
+    with _saying(said, out):
+        gate.record(client, version, verdict)
+    words = f"{out / 'report.html'}: {said}; {version.name} v{version.version} {verdict.why}"
+    if champion is None or pair is None:
+        return words
+    page = _put_beside(client, version, champion, test, pair)
+    with _saying(said, out):
+        client.log_artifact(version.run_id, str(page), "evaluate")
+    return f"{words}; both side by side: {page}"
+
+
+def _put_beside(
+    client: MlflowClient, version: ModelVersion, champion: ModelVersion, test: Benchmark, pair: Pair
+) -> Path:
+    """Write the page of both, which is no output of the stage: it depends on who is champion."""
+    from pipelines.evaluate.comparison import write_page
+
+    version = client.get_model_version(version.name, version.version)  # with the verdict
+    return write_page(client, version, champion, test, pair=pair)[0]
 
 
 def check_classes(model: registry.TrainedModel, manifest: Manifest) -> None:
@@ -88,56 +114,12 @@ def check_classes(model: registry.TrainedModel, manifest: Manifest) -> None:
         )
 
 
-def describe_test(manifest: Manifest, task: str = "detection") -> dict[str, Any]:
-    """Digest and counts of the test split; the digest changes with its shards, the classes and the task alone."""
-    split = split_of(manifest, SPLIT)
-    counts = {name: getattr(split, name) for name in ("images", "boxes", "difficult", "crowds", "images_without_boxes")}
-    of_split = digest(manifest.classes, {SPLIT: split})
-    return {"digest": of_split if task == "detection" else f"{of_split}-{task}", **counts}
-
-
-def report_threshold(params: Stated, model: registry.TrainedModel) -> float:
-    """The score from which on a box counts as found: `auto` is the one of the best F1 on the validation split."""
-    chosen = params.evaluate.score_threshold
-    return model.validation.get("threshold", UNVALIDATED) if chosen == "auto" else chosen
-
-
-def describe_settings(params: Stated, threshold: float) -> dict[str, Any]:
-    """What the numbers depend on beside model and data."""
-    return {
-        **{f"detect_{name}": value for name, value in asdict(params.detect).items()},
-        "report_score_threshold": threshold,
-        "difficult": "VOC: neither right nor missed; COCO: as crowd",
-        "iscrowd": "neither missed nor, by the detection's share in it, wrong",
-        "coco_max_detections": 100,
-    }
-
-
-def describe_lineage(model: registry.TrainedModel, manifest: Manifest, state: dict[str, Any]) -> dict[str, str]:
-    """Where the model and the numbers come from, for the report."""
-    config = state["config"]
-    seen = f"{config['image_size'][0]}×{config['image_size'][1]} pixels"
-    if isinstance(tile := config.get("tile"), dict):
-        seen += f", tiles of {tile['size'][0]}×{tile['size'][1]} with an overlap of {tile['overlap']:g}"
-    return {
-        "Model": str(model),
-        "Weights (SHA-256)": model.sha256,
-        "Epoch": str(model.epoch),
-        "Training run": model.fingerprint,
-        "Architecture": f"{config['backbone']}, {seen}",
-        "Data (digest)": manifest.digest,
-        "Test split (digest)": describe_test(manifest)["digest"],
-        "torch": torch.__version__,
-        "In MLflow": "version, commit, and where the training's time went; search for the weights or the training run",
-    }
-
-
-def write_results(
-    out: Path, predictions: pa.Table, metrics: dict[str, Any], measured: Measured, class_names: Sequence[str]
-) -> None:
-    """Write predictions.parquet, metrics.json, precision_recall.csv and confusion.csv."""
+def write_results(out: Path, predictions: pa.Table, card: Card, measured: Measured, class_names: Sequence[str]) -> None:
+    """Write predictions.parquet, metrics.json, card.json, precision_recall.csv and confusion.csv."""
     pq.write_table(predictions, out / "predictions.parquet")
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(measured.metrics, indent=2, ensure_ascii=False) + "\n"
+    (out / "metrics.json").write_text(text, encoding="utf-8")
+    (out / "card.json").write_text(card.to_json(), encoding="utf-8")
     _write_csv(out / "precision_recall.csv", ["class", "recall", "precision", "score"], measured.curves)
     names = [*class_names, BACKGROUND]
     cells = [
@@ -155,12 +137,14 @@ def _write_csv(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> No
         writer.writerows(rows)
 
 
-def summary(metrics: dict[str, Any]) -> str:
+def summary(metrics: dict[str, Any], card: Card) -> str:
     """The numbers that matter, in a few words."""
-    images = f"{metrics['test']['images']} test images"
+    test = card.protocol.test
+    images = f"{test.images} test images"
     if metrics["map"] is None:
-        return f"nothing to measure: {images} with {metrics['test']['boxes']} boxes (prepare.test in params.yaml)"
-    return f"AP {metrics['map']:.3f}, AP50 {metrics['map50']:.3f} (VOC07 {metrics['voc07']:.3f}) on {images}"
+        return f"nothing to measure: {images} with {test.boxes} boxes (prepare.test in params.yaml)"
+    sure = "" if metrics["map_low"] is None else f" (95 %: {metrics['map_low']:.3f} to {metrics['map_high']:.3f})"
+    return f"AP {metrics['map']:.3f}{sure}, AP50 {metrics['map50']:.3f}, VOC07 {metrics['voc07']:.3f} on {images}"
 
 
 def _connect() -> MlflowClient:
@@ -173,30 +157,31 @@ def _connect() -> MlflowClient:
         raise EvaluationError(f"MLflow at {where} does not answer: {first_line(error)}") from error
 
 
-def _publish(client: MlflowClient, version: ModelVersion, metrics: dict[str, Any], out: Path) -> str:
-    """Tell MLflow, and pass the gate; returns the gate's words."""
+def _publish(client: MlflowClient, version: ModelVersion, metrics: dict[str, Any], card: Card, out: Path) -> None:
+    """Tell MLflow the numbers and how they were got, and give it the report."""
     now = int(time.time() * 1000)
-    numbers = {key: value for key, value in provenance.flatten(metrics).items() if is_metric(key, value)}
+    numbers = {key: value for key, value in provenance.flatten(metrics).items() if value is not None}
+    logged = [Metric(mlflow_name(f"test/{key}"), float(value), now, 0) for key, value in numbers.items()]
+    for start in range(0, len(logged), 500):
+        client.log_batch(version.run_id, metrics=logged[start : start + 500])
+    client.log_batch(version.run_id, tags=[RunTag(key, value) for key, value in card.tags().items()])
+    tags = {f"test.{key}": str(metrics[key]) for key in ("map", "map50", "voc07")}
+    for key, value in (tags | card.tags()).items():
+        client.set_model_version_tag(version.name, version.version, key, value)
+    for file in ("report.html", "metrics.json", "card.json"):
+        client.log_artifact(version.run_id, str(out / file), "evaluate")
+
+
+@contextmanager
+def _saying(said: str, out: Path) -> Iterator[None]:
+    """Say what was measured, and where it is, if MLflow cannot be told."""
     try:
-        logged = [Metric(mlflow_name(f"test/{key}"), float(value), now, 0) for key, value in numbers.items()]
-        for start in range(0, len(logged), 500):
-            client.log_batch(version.run_id, metrics=logged[start : start + 500])
-        for key in ("map", "map50", "voc07"):
-            client.set_model_version_tag(version.name, version.version, f"test.{key}", str(metrics[key]))
-        for file in ("report.html", "metrics.json"):
-            client.log_artifact(version.run_id, str(out / file), "evaluate")
-        _, verdict = gate.promote(client, version, metrics["test"]["digest"], metrics["map"])
-        return f"{version.name} v{version.version} {verdict}"
+        yield
     except Exception as error:
         raise EvaluationError(
-            f"measured and written to {out}: {summary(metrics)}; but MLflow at {without_secrets(tracking_uri())} "
+            f"measured and written to {out}: {said}; but MLflow at {without_secrets(tracking_uri())} "
             f"could not be told: {first_line(error)}\nStart the tracker and run `dvc repro evaluate` again."
         ) from error
-
-
-def is_metric(key: str, value: Any) -> bool:
-    """Whether a value of metrics.json is a number to log in MLflow; settings and counts of the data are not."""
-    return isinstance(value, int | float) and not key.startswith(("settings.", "test."))
 
 
 def mlflow_name(key: str) -> str:

@@ -9,6 +9,7 @@ from pipelines.params.reading import PARAMS_FILE, Params, ParamsError, Stated, l
 from pipelines.params.sections import (
     SEARCHED,
     EvaluateParams,
+    GateParams,
     GenerateParams,
     PrepareParams,
     Range,
@@ -21,6 +22,7 @@ __all__ = [
     "SEARCHED",
     "Draft",
     "EvaluateParams",
+    "GateParams",
     "GenerateParams",
     "Params",
     "ParamsError",

@@ -96,10 +96,27 @@ class EvaluateParams(Section):
     score_threshold: Annotated[float, Field(ge=0, le=1)] | Auto = 0.5
 
 
+class GateParams(Section):
+    """What a candidate must show to become the champion.
+
+    Attributes:
+        margin: how much more AP than the champion's; 0: any gain, if it is no luck.
+        confidence: the share of the bootstrap's resamples of the test images in which the gain is above the margin.
+            So two equal models change places in at most 1 - confidence of the cases, 1 in 20 by default.
+        class_drop: AP that a class may lose. In the simulation of `benchmarks.gate` luck moves a class of 100 objects
+            by 0.02 (one standard deviation), so that the default does not stop equal models.
+    """
+
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    class_drop: Annotated[float, Field(ge=0, le=1)] = 0.1
+
+
 class RegistryParams(Section):
-    """Where the model is registered."""
+    """Where the model is registered, and what makes it the champion."""
 
     name: Annotated[str, Field(min_length=1, pattern=r"^[^/:]+$")] = "ssd"
+    gate: GateParams = GateParams()
 
 
 class Range(Section):

@@ -17,8 +17,9 @@ from pipelines.params import Params
 from pipelines.recipe.resolve import Recipe, write_resolved
 from pipelines.settings import home, tracking_uri
 from pipelines.store.shards import Manifest, read_records
-from pipelines.tracking import registry, runs
+from pipelines.tracking import gate, registry, runs
 from pipelines.train.pictures import draw_curves, draw_samples, draw_time_chart
+from pipelines.training.ending import divergence
 from ssd.checkpoint import save
 
 
@@ -71,6 +72,8 @@ def publish(
             client.log_artifact(run_id, str(file))
         client.log_batch(run_id, metrics=best_metrics(model))
         version = registry.register(client, run_id, out / "model.pt", model, example_image(manifest, prepared))
+        if diverged := divergence(history, model.epoch):
+            client.set_model_version_tag(version.name, str(version.version), gate.DIVERGED, diverged)
         runs.close_run(client, run_id, "FINISHED")
     except Exception as error:
         raise runs.TrackerAway(
@@ -82,10 +85,18 @@ def publish(
         partial = out / ".model.json.partial"
         partial.write_text(model.model_dump_json(indent=2) + "\n", encoding="utf-8")
         os.replace(partial, out / "model.json")
+    if doubt := diverged or nothing_right(best_epoch):
+        print(f"  warning: {doubt}; this version will not become the champion. Lower train.lr, or look at curves.png")
     score = "not validated"
     if "val/map" in best_epoch:
         score = f"val mAP50 {best_epoch['val/map50']:.3f} mAP {best_epoch['val/map']:.3f}"
     print(f"{out / 'model.json'}: {model.name} version {version.version}, epoch {model.epoch}, {score}")
+
+
+def nothing_right(epoch: dict[str, float]) -> str:
+    """What to say of a validation that found nothing; empty otherwise."""
+    found_nothing = epoch.get("val/map") == 0 and epoch["val/map50"] == 0
+    return "nothing was found right on the validation split (mAP 0)" if found_nothing else ""
 
 
 def write_history(history: list[dict[str, float]], path: Path) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 UNTIMED, TIMED = 3, 13  # the steps between them are timed: the first ones allocate memory and choose kernels
 VALIDATION = 0.5  # of a training image's time, about what a validated one takes
 SAFETY = 0.95  # of the budget; checkpoints and slower moments take the rest
+GROWTH = 10  # times the lowest loss so far: what a training that learns does not come to in the mean of an epoch
+HUGE = 1e6  # a loss that no untrained model has: some thousand anchors of a wrong class to each right one
 
 
 def is_stale(history: Sequence[dict[str, float]], patience: int) -> bool:
@@ -27,6 +29,20 @@ def is_complete(state: dict[str, Any], patience: int) -> bool:
     """Whether the training of a saved state is over."""
     trainer = state["trainer"]
     return trainer["steps"] >= trainer["total_steps"] or bool(patience and is_stale(state["history"], patience))
+
+
+def divergence(history: Sequence[dict[str, float]], epoch: int) -> str:
+    """What shows that the training had diverged when an epoch's weights were kept; empty where nothing does.
+
+    A loss may be finite and yet tell of weights that are beyond repair: it has grown to ten times its lowest, or it is
+    one that not even an untrained model has.
+    """
+    losses = {int(row["epoch"]): row["train/loss"] for row in history if int(row["epoch"]) <= epoch}
+    lowest = min(losses, key=losses.get)
+    last = losses[epoch]
+    if last > GROWTH * losses[lowest]:
+        return f"the training loss was {losses[lowest]:.4g} in epoch {lowest} and {last:.4g} in epoch {epoch}"
+    return f"the training loss was {last:.4g} in epoch {epoch}" if last > HUGE else ""
 
 
 class Speed:

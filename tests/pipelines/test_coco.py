@@ -7,15 +7,16 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipelines.coco import average_precision
+from pipelines.coco import average_precision, coco_tables, compare, ground_truth, match, summary
 from pipelines.evaluate.inference import decode_rows, detect_rows
 from pipelines.evaluate.metrics import measure
 from pipelines.params import load_params
 from pipelines.prepare.stage import prepare
 from pipelines.store.shards import read_boxes, read_manifest, read_records
 from pipelines.training.loop import Job, Run
+from ssd.bootstrap import draw_counts, mean_average_precision
 from ssd.checkpoint import model_state
-from ssd.metrics import flatten_found, flatten_truths
+from ssd.metrics import FALSE, IGNORED, TRUE, flatten_found, flatten_truths
 from ssd.prediction import Detector
 from tests.conftest import TINY, draw_voc, write_params
 from tests.pipelines.evaluate.test_coco_metrics import SIZE, pycocotools_stats, random_data
@@ -39,6 +40,47 @@ def test_a_hundred_and_one_recalls_by_hand():
     found = flatten_found([[box], [far]], [[1], [1]], [[0.9], [0.8]])
     # right, then wrong, one of two found: precision 1 at the recalls 0, 0.01 … 0.5, which are 51 of 101
     assert average_precision(found, truths, 2, ["a"]) == pytest.approx(51 / 101)
+
+
+def test_each_detection_is_matched_with_a_row_of_the_ground_truth():
+    box, far, crowd = [0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0], [100.0, 0.0, 140.0, 40.0]
+    truths = flatten_truths([[], [far, box, crowd]], [[], [1, 1, 1]], iscrowd=[[], [False, False, True]])
+    half = [0.0, 0.0, 6.0, 10.0]  # IoU 0.6 with box
+    inside = [110.0, 10.0, 120.0, 20.0]
+    found = flatten_found([[box], [half, inside, far, far]], [[1], [1, 1, 1, 1]], [[0.9], [0.8, 0.7, 0.6, 0.5]])
+    verdicts, rows = match(ground_truth(truths, [(200, 200)] * 2, ["a"]), found)
+    assert verdicts[0].tolist() == [FALSE, TRUE, IGNORED, TRUE, FALSE]
+    assert rows[0].tolist() == [-1, 1, 2, 0, -1]
+    assert verdicts[3].tolist() == [FALSE, FALSE, IGNORED, TRUE, FALSE]  # at 0.65
+    many = flatten_found([[], [box] * 150], [[], [1] * 150], [[], np.linspace(0.9, 0.1, 150)])
+    verdicts, _ = match(ground_truth(truths, [(200, 200)] * 2, ["a"]), many)
+    assert [(verdicts[0] == verdict).sum() for verdict in (TRUE, FALSE, IGNORED)] == [1, 99, 50]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_resample_is_measured_as_hotcoco_measures_it(seed):
+    found, truths = random_data(seed)
+    found = found._replace(labels=np.where(found.labels == 3, 2, found.labels))
+    by_image = np.argsort(found.images, kind="stable")
+    found = type(found)(*(column[by_image] for column in found))
+    # equal scores in different images, not in one: there COCO's order of copies is another
+    _, first = np.unique(found.images, return_index=True)
+    found = found._replace(scores=0.95 - (np.arange(400) - first[found.images]) / 50)
+    counts = np.concatenate([draw_counts(15, 25, seed), np.ones((1, 15), int)])
+    _, mean = mean_average_precision(coco_tables(found, truths, 15, ["a", "b", "c"]), counts, "coco")
+    for row, measured in zip(counts, mean):
+        images = np.repeat(np.arange(15), row)
+        parts = [[np.flatnonzero(columns.images == image) for image in images] for columns in (found, truths)]
+        rows = [np.concatenate(part) for part in parts]
+        numbers = [np.repeat(np.arange(15), [len(one) for one in part]) for part in parts]
+        some, there = (
+            type(columns)(*(column[chosen] for column in columns))._replace(images=number)
+            for columns, chosen, number in zip((found, truths), rows, numbers)
+        )
+        again = summary(compare(ground_truth(there, [SIZE] * 15, ["a", "b", "c"]), some))
+        assert measured.mean() == pytest.approx(again["AP"], abs=1e-12)
+        assert measured[[0, 5]] == pytest.approx([again["AP50"], again["AP75"]], abs=1e-12)
+    assert mean.mean(1).std() > 0.01
 
 
 def test_nothing_to_measure_is_no_number():

@@ -3,6 +3,7 @@
 import html
 import io
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,7 @@ from pipelines.pictures.palette import colour
 from pipelines.tuned import Tuned
 from ssd.metrics import FALSE, IGNORED, TRUE
 from tests.pipelines.pages import Page
+from tests.pipelines.test_card import card_of
 
 HEIGHT, WIDTH = 120, 200
 BOX, FAR = [10.0, 10.0, 60.0, 90.0], [100.0, 10.0, 150.0, 90.0]
@@ -40,12 +42,10 @@ def prepared_data(folder, classes, images=3):
     return predictions, truths, SimpleNamespace(splits={"test": split}, classes=classes)
 
 
-def page_of(predictions, truths, manifest, folder, search=None):
-    measured = measure(predictions, truths, manifest.classes, 0.5)
-    counts = {"images": len(truths), "boxes": 2, "difficult": 0, "crowds": 0, "images_without_boxes": 1, "digest": "d"}
-    metrics = measured.metrics | {"test": counts, "settings": {"report_score_threshold": 0.5}}
-    lineage = {"Model": "ssd <b>1</b>", "Architecture": "tiny"}
-    return render(Results(measured, metrics, predictions, truths, lineage, search), manifest, folder)
+def page_of(predictions, truths, manifest, folder, search=None, **fields):
+    measured = replace(measure(predictions, truths, manifest.classes, 0.5), **fields)
+    card = card_of(name="ssd <b>1</b>", score_threshold=0.5)
+    return render(Results(measured, card, predictions, truths, search), manifest, folder)
 
 
 def test_the_page_is_whole_escaped_and_needs_nothing_else(tmp_path):
@@ -88,6 +88,28 @@ def test_the_search_is_shown_where_there_was_one(tmp_path):
     assert "<td>0.123</td>" in text
     assert "a &lt; b" in text
     assert "The search before training" not in page_of(*data, tmp_path)
+
+
+def test_intervals_slices_and_the_card_are_shown(tmp_path):
+    numbers = {"AP": 0.25, "AP_low": 0.1234, "AP_high": 0.375, "truths": 20, "images": 7}
+    slices = [{"attribute": "size", "name": "tiny & odd", "meaning": "m", **numbers}]
+    slices += [slices[0] | {"name": "alone", "truths": 1, "AP_low": None, "AP_high": None}]
+    slices += [slices[0] | {"attribute": "aspect", "name": "good", "AP": 1.0}]
+    data = prepared_data(tmp_path, ["a"], images=8)
+    text = page_of(*data, tmp_path, slices=slices)
+    weakest, parts = (re.search(f"<h2>{h}</h2>.*?</section>", text, re.S)[0] for h in ("Weakest at", "Slices"))
+    assert "size: tiny &amp; odd" in weakest
+    assert "0.123 to 0.375" in weakest
+    assert "20 objects in 7 images" in weakest
+    assert "alone" not in weakest
+    assert "good" not in weakest
+    assert parts.index(">size<") < parts.index(">alone<") < parts.index(">aspect<")
+    assert '<dt>AP</dt><dd>1.000<span class="between">1.000 to 1.000</span>' in text  # all seven found, before others
+    card = re.search("<h2>How these numbers were got</h2>.*?</section>", text, re.S)[0]
+    for shown in ("<dt>nms iou</dt><dd>0.45</dd>", "<dt>map</dt><dd>COCO</dd>", "d" * 64, "tiny, 64×96 pixels"):
+        assert shown in card
+    few = page_of(*data[:2], data[2], tmp_path)
+    assert "Weakest at" not in few
 
 
 @pytest.mark.parametrize("rows", [0, 2])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -10,31 +11,24 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipelines.card import Card
+from pipelines.compare import main as compare
 from pipelines.evaluate import stage as stage
 from pipelines.evaluate.inference import PREDICTIONS, decode_rows, detect_rows, detect_split
-from pipelines.evaluate.stage import (
-    EvaluationError,
-    check_classes,
-    describe_test,
-    evaluate,
-    is_metric,
-    mlflow_name,
-    report_threshold,
-)
-from pipelines.params import load_stated
+from pipelines.evaluate.stage import EvaluationError, check_classes, evaluate, mlflow_name
 from pipelines.store.shards import ShardError, digest, read_manifest, read_records
 from pipelines.tracking import gate, registry, runs
+from pipelines.tracking.provenance import flatten
 from ssd.checkpoint import load, model_state, save
 from ssd.images import decode
 from ssd.model import SSD
 from ssd.prediction import Detector
 from ssd.tiles import TileConfig
-from tests.conftest import write_params
 
 
-def write_model(path, config, classes=("bar", "slot")):
+def write_model(path, config, classes=("bar", "slot"), seed=0):
     """Weights that know nothing, but are quite sure of it here and there: something is right by chance."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = SSD(config, len(classes))
     for head in model.class_heads:
         torch.nn.init.normal_(head.weight, std=0.5)
@@ -64,26 +58,21 @@ def trained_model(sha256="0" * 64, classes=("bar", "slot")):
     return registry.TrainedModel(name="ssd", sha256=sha256, classes=list(classes), **facts)
 
 
-@pytest.mark.parametrize(
-    ("written", "validation", "due"),
-    [(0.3, {"threshold": 0.2}, 0.3), ("auto", {"threshold": 0.2}, 0.2), ("auto", {}, 0.5)],
-)
-def test_auto_counts_as_found_what_was_best_on_the_validation_split(tmp_path, written, validation, due):
-    params = load_stated(write_params(tmp_path / "p.yaml", {"evaluate.score_threshold": written}))
-    model = trained_model().model_copy(update={"validation": validation})
-    assert report_threshold(params, model) == due
-
-
 @pytest.mark.slow
-def test_from_the_registry_to_the_champion(tiny_prepared, tiny_params, registered, tmp_path, monkeypatch):
+def test_from_the_registry_to_the_champion(
+    tiny_prepared, tiny_params, registered, tmp_path, own_home, monkeypatch, capsys
+):
     model_json, registered_version, client = registered
     out = tmp_path / "out"
     said = evaluate(tiny_params, tiny_prepared, model_json, out)
     assert said.endswith("ssd v1 is the first champion")
     metrics = json.loads((out / "metrics.json").read_text())
     manifest = read_manifest(tiny_prepared)
-    assert metrics["test"]["images"] == manifest.splits["test"].images > 5
-    assert metrics["settings"]["detect_nms_iou"] == tiny_params.detect.nms_iou
+    card = Card.model_validate_json((out / "card.json").read_text())
+    assert card.protocol.test.images == manifest.splits["test"].images > 5
+    assert card.protocol.detect["nms_iou"] == tiny_params.detect.nms_iou
+    assert (card.made.device, card.made.data) == ("cpu", manifest.digest)
+    assert all(v is None or isinstance(v, int | float) for v in flatten(metrics).values())  # so for `dvc metrics diff`
 
     # Ray's actors say what the detector says here, image by image
     detector = Detector(load(tmp_path / "model.pt"))
@@ -103,9 +92,15 @@ def test_from_the_registry_to_the_champion(tiny_prepared, tiny_params, registere
     assert run.metrics["test/map"] == pytest.approx(metrics["map"])
     assert run.metrics["test/per_class/bar/voc07"] == pytest.approx(metrics["per_class"]["bar"]["voc07"])
     version = client.get_model_version_by_alias("ssd", "champion")
-    assert version.tags["test.digest"] == metrics["test"]["digest"]
-    assert float(version.tags["test.AP"]) == metrics["map"]
+    assert version.tags["card.protocol.test.digest"] == card.protocol.test.digest
+    assert run.metrics["test/map_low"] == metrics["map_low"] <= metrics["map"] <= metrics["map_high"]
+    for tags in (run.tags, version.tags):
+        assert tags["card.model.weights"] == registry.sha256(tmp_path / "model.pt")
+        assert tags["card.protocol.classes"] == "bar, slot"
+    assert float(version.tags["test.map"]) == metrics["map"]
+    assert version.tags["gate.verdict"] == "is the first champion"
     assert {a.path for a in client.list_artifacts(registered_version.run_id, "evaluate")} == {
+        "evaluate/card.json",
         "evaluate/metrics.json",
         "evaluate/report.html",
     }
@@ -113,11 +108,33 @@ def test_from_the_registry_to_the_champion(tiny_prepared, tiny_params, registere
     assert registry.sha256(tmp_path / "model.pt") in report
     assert registered_version.run_id not in report
 
+    # a second version is put beside the champion, whose predictions are known
+    (out / "second").mkdir()
+    other = write_model(tmp_path / "second.pt", tiny_params.model, seed=1)
+    model = trained_model(registry.sha256(other))
+    registry.register(client, registered_version.run_id, other, model, first_image(tiny_prepared, manifest))
+    (tmp_path / "second.json").write_text(model.model_dump_json())
+    capsys.readouterr()
+    said = evaluate(tiny_params, tiny_prepared, tmp_path / "second.json", out / "second")
+    assert "ssd v1 on the same images" not in capsys.readouterr().out
+    assert re.search(r"ssd v2 (not promoted: )?.*AP 0\.\d{4} against 0\.\d{4} of champion v1", said)
+    assert client.get_model_version("ssd", "2").tags["gate.champion_AP"] == f"{metrics['map']:.4f}"
+    page = own_home / "comparisons" / "ssd-v2-v1.html"
+    assert said.endswith(f"; both side by side: {page}")
+    assert "evaluate/ssd-v2-v1.html" in {a.path for a in client.list_artifacts(registered_version.run_id, "evaluate")}
+    options = ["--prepared", str(tiny_prepared), "--params", str(tmp_path / "params.yaml")]
+    compare(["1", "2", *options, "--out", str(tmp_path / "it.html")])
+    assert re.match(r"\S+/it.html: AP 0\.\d{3} against 0\.\d{3}, [+-]0\.\d{3} \(95 %: ", capsys.readouterr().out)
+    assert "<title>ssd v1 beside ssd v2</title>" in (tmp_path / "it.html").read_text()
+    for words, complaint in ((["1", "1"], "ssd v1 is compared with itself"), (["1", "7"], "ssd has no version 7")):
+        with pytest.raises(SystemExit, match=f"^compare: {complaint}"):
+            compare([*words, *options])
+
     # a tracker that is gone afterwards costs nothing but the alias
     before = (out / "metrics.json").read_bytes()
     (out / "metrics.json").unlink()
     monkeypatch.setattr(stage, "detect_split", lambda *_: pq.read_table(out / "predictions.parquet"))
-    monkeypatch.setattr(gate, "promote", lambda *_: 1 / 0)
+    monkeypatch.setattr(gate, "record", lambda *_: 1 / 0)
     with pytest.raises(
         EvaluationError, match=r"written to .*AP .*could not be told.*\n.*run `dvc repro evaluate` again"
     ):
@@ -175,17 +192,6 @@ def test_a_model_of_other_classes_is_refused(tiny_prepared):
         check_classes(trained_model(classes=["slot", "bar"]), read_manifest(tiny_prepared))
 
 
-def test_the_test_digest_is_of_the_test_split_alone(tiny_prepared):
-    manifest = read_manifest(tiny_prepared)
-    splits = manifest.splits
-    digest = describe_test(manifest)["digest"]
-    without_train = manifest.model_copy(update={"splits": splits | {"train": splits["val"]}})
-    other_test = manifest.model_copy(update={"splits": splits | {"test": splits["val"]}})
-    other_names = manifest.model_copy(update={"classes": ["a", "b"]})
-    assert describe_test(without_train)["digest"] == digest
-    assert len({digest, describe_test(other_test)["digest"], describe_test(other_names)["digest"]}) == 3
-
-
 @pytest.mark.slow
 def test_predictions_are_the_same_bytes_each_time(tiny_prepared, tiny_params, tmp_path, monkeypatch):
     manifest = read_manifest(tiny_prepared)
@@ -222,8 +228,4 @@ def test_a_damaged_image_is_named():
 
 
 def test_what_mlflow_gets():
-    assert is_metric("per_class.a.AP", 0.5)
-    assert not is_metric("coco.APs", None)
-    assert not is_metric("settings.detect_nms_iou", 0.45)
-    assert not is_metric("test.images", 100)
     assert mlflow_name("test/per_class.dining table+.AP") == "test/per_class/dining table_/AP"

@@ -63,5 +63,5 @@ def test_from_photographs_to_a_measured_model(folder):
     assert ((out / "resolved.yaml").read_bytes(), (out / "model.json").read_bytes()) == before
 
     stage("evaluate", folder, *prepared, *tuned, "--model", str(out / "model.json"), "--out", str(folder / "evaluate"))
-    threshold = json.loads((folder / "evaluate/metrics.json").read_text())["settings"]["report_score_threshold"]
+    threshold = json.loads((folder / "evaluate/card.json").read_text())["model"]["score_threshold"]
     assert threshold == json.loads((out / "model.json").read_text())["validation"]["threshold"]

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from pipelines.training.ending import Speed, is_complete, is_stale
+from pipelines.training.ending import Speed, divergence, is_complete, is_stale
 
 
 def history(*scores):
@@ -33,6 +33,22 @@ def test_a_state_is_complete_at_its_last_step_or_when_it_is_stale():
     assert not is_complete(state, 0)
     assert is_complete(state, 1)
     assert is_complete({**state, "trainer": {"steps": 20, "total_steps": 20}}, 0)
+
+
+@pytest.mark.parametrize(
+    ("losses", "epoch", "said"),
+    [
+        ((9.0, 5.0, 4.0), 3, ""),
+        ((9.0, 5.0, 49.0), 3, ""),  # a bad epoch, and no more: under ten times 5
+        ((9.0, 5.0, 51.0), 3, "the training loss was 5 in epoch 2 and 51 in epoch 3"),
+        ((9.0, 5.0, 51.0), 2, ""),  # the weights that are registered are of before
+        ((9.0, 3e22), 2, "the training loss was 9 in epoch 1 and 3e+22 in epoch 2"),
+        ((3e22, 2e22), 2, "the training loss was 2e+22 in epoch 2"),
+        ((3e22, 9.0), 2, ""),  # it came back
+    ],
+)
+def test_divergence_is_what_the_loss_tells_of_the_weights_kept(losses, epoch, said):
+    assert divergence([{"epoch": e, "train/loss": loss} for e, loss in enumerate(losses, 1)], epoch) == said
 
 
 def test_epochs_that_fit_into_a_budget(monkeypatch):

@@ -59,8 +59,8 @@ def match(ground: COCO, found: Found, area: tuple[float, float] = EVERY_AREA) ->
     evaluation.evaluate()
     shape = (len(THRESHOLDS), len(found.labels))
     verdicts, truths = np.full(shape, IGNORED, np.int8), np.full(shape, -1)
-    for cell in filter(None, evaluation.eval_imgs):  # ids count rows from 1
-        rows, partners = np.array(cell["dtIds"], int) - 1, np.array(cell["dtMatches"], int) - 1
+    for cell in filter(None, evaluation.eval_imgs):
+        rows, partners = np.array(cell["dtIds"], int) - 1, np.array(cell["dtMatches"], int) - 1  # ids begin with 1
         matched, ignored = np.array(cell["dtMatched"], bool), np.array(cell["dtIgnore"], bool)
         verdicts[:, rows] = np.where(ignored, IGNORED, np.where(matched, TRUE, FALSE))
         truths[:, rows] = np.where(matched, partners, -1)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.coco import coco_tables
+from pipelines.coco import ground_truth, match
 from pipelines.evaluate import coco_metrics
 from pipelines.evaluate.intervals import Intervals, measure_intervals
 from pipelines.evaluate.looks import Looks
@@ -83,16 +83,18 @@ def measure(
     verdicts = judge(found, truth, [0.5])[0]
     sizes = [(t["height"], t["width"]) for t in truths]
     report = coco_metrics.measure(found, truth, sizes, class_names, score_threshold)
-    slices = measure_slices(Scene(found, truth, [t["image_id"] for t in truths], sizes, class_names, looks))
+    matches = match(ground_truth(truth, sizes, class_names), found)
+    image_ids = [t["image_id"] for t in truths]
+    slices = measure_slices(Scene(found, truth, image_ids, sizes, class_names, matches, looks))
     ends = np.cumsum([len(p["labels"]) for p in predictions])
-    intervals = measure_intervals(
-        coco_tables(found, truth, len(truths), class_names),
-        match_tables(found, truth, len(truths), len(class_names), verdicts=verdicts[None]),
-        class_names,
+    coco, voc = (
+        match_tables(found, truth, len(truths), len(class_names), verdicts=each)
+        for each in (matches.verdicts, verdicts[None])
     )
+    intervals = measure_intervals(coco, voc, class_names)
+    metrics = _metrics(found, truth, verdicts, report, intervals, class_names, score_threshold)
     return Measured(
-        metrics=_metrics(found, truth, verdicts, report, intervals, class_names, score_threshold)
-        | {"slices": _nested(slices)},
+        metrics=metrics | {"slices": _nested(slices)},
         curves=_curves(found, truth, verdicts, class_names),
         sweep=_sweep(found, truth, verdicts),
         confusion=report.confusion,

@@ -41,6 +41,7 @@ class Scene(NamedTuple):
         found, truths: `images` of both count from 0.
         image_ids, sizes: of the images; (height, width).
         class_names: of the labels 1..C.
+        matches: of the two, by COCO's rule.
         looks: None where the photographs were not looked at.
     """
 
@@ -49,6 +50,7 @@ class Scene(NamedTuple):
     image_ids: Sequence[str]
     sizes: Sequence[tuple[int, int]]
     class_names: Sequence[str]
+    matches: Matches
     looks: Looks | None = None
 
     def ground(self, **changes: np.ndarray) -> COCO:
@@ -106,8 +108,7 @@ def _measure(scene: Scene, one: Slice, counts: np.ndarray) -> dict[str, Any]:
 
 def cut(scene: Scene) -> Iterator[Slice]:
     """All slices there are."""
-    found, truths = scene.found, scene.truths
-    matches = match(scene.ground(), found)
+    found, truths, matches = scene.found, scene.truths, scene.matches
     yield from _by_area(scene)
     for attribute, names, bins in (("aspect ratio", ASPECTS, _aspect), ("position", POSITIONS, _position)):
         of_boxes = (bins(b.boxes, np.asarray(scene.sizes).reshape(-1, 2)[b.images]) for b in (truths, found))

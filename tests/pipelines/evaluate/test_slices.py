@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipelines.coco import average_precision, compare, ground_truth, summary
+from pipelines.coco import average_precision, compare, ground_truth, match, summary
 from pipelines.evaluate.looks import Looks
 from pipelines.evaluate.slices import Scene, cut, measure_slices, worst
 from ssd.metrics import flatten_found, flatten_truths
@@ -15,7 +15,8 @@ CENTRE, OUTER, EDGE = [140.0, 90.0, 160.0, 110.0], [40.0, 20.0, 60.0, 40.0], [0.
 
 def scene_of(truths, found, looks=None, classes=("a",), ids=None):
     count = 1 + max(truths.images.max(initial=0), found.images.max(initial=0))
-    return Scene(found, truths, ids or [str(i) for i in range(count)], [SIZE] * count, classes, looks)
+    sizes, matches = [SIZE] * count, match(ground_truth(truths, [SIZE] * count, classes), found)
+    return Scene(found, truths, ids or [str(i) for i in range(count)], sizes, classes, matches, looks)
 
 
 def rows_of(scene):
@@ -26,7 +27,8 @@ def rows_of(scene):
 def test_sizes_are_cocos_and_images_are_measured_alone(seed):
     found, truths = random_data(seed)
     looks = Looks(np.arange(15.0), np.arange(15.0)[::-1])
-    scene = Scene(found, truths, [str(i) for i in range(15)], [SIZE] * 15, ["a", "b", "c"], looks)
+    scene = scene_of(truths, found, looks, ["a", "b", "c"])
+    assert len(scene.sizes) == 15
     rows = rows_of(scene)
     expected = summary(compare(ground_truth(truths, scene.sizes, scene.class_names), found))
     for name in ("small", "medium", "large"):
@@ -111,4 +113,6 @@ def test_the_worst_are_below_the_whole_and_large_enough_to_say_so():
 
 
 def test_no_images():
-    assert measure_slices(Scene(flatten_found([], [], []), flatten_truths([], []), [], [], ["a"])) == []
+    found, truths = flatten_found([], [], []), flatten_truths([], [])
+    matches = match(ground_truth(truths, [], ["a"]), found)
+    assert measure_slices(Scene(found, truths, [], [], ["a"], matches)) == []

@@ -21,7 +21,7 @@ from pipelines.train.stage import check, run_name
 from pipelines.training.loop import Job, Run
 from pipelines.training.order import steps_an_epoch
 from ssd.checkpoint import load
-from tests.conftest import TINY, write_params
+from tests.conftest import TINY, put_empty_store, write_params
 from tests.pipelines.training.states import same
 
 ROOT = Path(__file__).parents[3]
@@ -62,6 +62,8 @@ class Training:
         self.command = [sys.executable, "-m", "pipelines.train", "--prepared", str(prepared)]
         self.command += ["--out", str(self.out), "--params", str(params), "--tuned", str(self.out / "none.yaml")]
         self.environment = {**os.environ, "SSD_HOME": str(home), "SSD_CPUS_PER_WORKER": "1", **environment}
+        if "MLFLOW_TRACKING_URI" not in environment:
+            put_empty_store(self.home)
 
     def start(self, *options):
         self.process = subprocess.Popen(

@@ -1,6 +1,7 @@
 """Prepared data small enough for every test, and a home of its own for each test's runs."""
 
 import functools
+import itertools
 import json
 import os
 import sqlite3
@@ -28,11 +29,16 @@ needs_bccd = pytest.mark.skipif(not BCCD.is_dir(), reason="needs BCCD in ../shar
 LONGEST = (
     "tests/test_dvc.py",
     "pipelines/train/test_stage.py",
-    "train/test_presets.py",
-    "tests/test_chaos.py",
     "tune/test_stage.py",
+    "tests/test_chaos.py",
     "tests/test_mlflow_server.py",
+    "train/test_presets.py",
+    "train/test_main.py",
+    "evaluate/test_stage.py",
+    "recipe/test_forty.py",
     "tests/test_network.py",
+    "tests/pipelines/test_ui.py",
+    "training/test_workers.py",
 )
 
 
@@ -131,13 +137,21 @@ def tiny_params(tmp_path):
     return load_params(write_params(tmp_path / "params.yaml", TINY))
 
 
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory):
+    """Folders of their own, one after the other; pytest's own way looks through all of thousands for each."""
+    folder = tmp_path_factory.mktemp("homes")
+    return (folder / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def own_home(tmp_path_factory, monkeypatch):
+def own_home(homes, monkeypatch):
     """Runs, caches and the MLflow store of a test go into a folder of its own."""
     chosen = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "RAY_ADDRESS", "SSD_WORKERS", "DVC_ROOT", "STORAGE_URI")
     for name in chosen:
         monkeypatch.delenv(name, raising=False)
-    folder = tmp_path_factory.mktemp("home")
+    folder = next(homes)
+    folder.mkdir()
     monkeypatch.setenv("SSD_HOME", str(folder))
     return folder
 

@@ -31,11 +31,11 @@ repro: setup  ## Run the whole pipeline: generate, prepare, tune, train, evaluat
 	dvc repro
 
 test: setup  ## Run all tests: the fast ones first, then those on real Ray, DVC and MLflow
-	pytest -m "not slow" -n 2
+	pytest -m "not slow" -n 2 --dist worksteal
 	pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: setup  ## Run the fast tests, two minutes
-	pytest -m "not slow" -n 2
+	pytest -m "not slow" -n 2 --dist worksteal
 
 lint: setup  ## Check style and format
 	ruff check . && ruff format --check .

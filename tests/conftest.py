@@ -1,7 +1,11 @@
 """Prepared data small enough for every test, and a home of its own for each test's runs."""
 
+import functools
+import itertools
 import json
 import os
+import sqlite3
+import tempfile
 import uuid
 from pathlib import Path
 
@@ -25,11 +29,16 @@ needs_bccd = pytest.mark.skipif(not BCCD.is_dir(), reason="needs BCCD in ../shar
 LONGEST = (
     "tests/test_dvc.py",
     "pipelines/train/test_stage.py",
-    "train/test_presets.py",
-    "tests/test_chaos.py",
     "tune/test_stage.py",
+    "tests/test_chaos.py",
     "tests/test_mlflow_server.py",
+    "train/test_presets.py",
+    "train/test_main.py",
+    "evaluate/test_stage.py",
+    "recipe/test_forty.py",
     "tests/test_network.py",
+    "tests/pipelines/test_ui.py",
+    "training/test_workers.py",
 )
 
 
@@ -129,15 +138,48 @@ def tiny_params(tmp_path):
     return load_params(write_params(tmp_path / "params.yaml", TINY))
 
 
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory):
+    """Folders of their own, one after the other; pytest's own way looks through all of thousands for each."""
+    folder = tmp_path_factory.mktemp("homes")
+    return (folder / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def own_home(tmp_path_factory, monkeypatch):
+def own_home(homes, monkeypatch):
     """Runs, caches and the MLflow store of a test go into a folder of its own."""
     chosen = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "RAY_ADDRESS", "SSD_WORKERS", "DVC_ROOT", "STORAGE_URI")
     for name in chosen:
         monkeypatch.delenv(name, raising=False)
-    folder = tmp_path_factory.mktemp("home")
+    folder = next(homes)
+    folder.mkdir()
     monkeypatch.setenv("SSD_HOME", str(folder))
     return folder
+
+
+@functools.cache
+def _empty_store():
+    """The bytes of MLflow's SQLite store as MLflow makes it: all tables, after a hundred migrations."""
+    from mlflow import MlflowClient
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "mlflow.db"
+        MlflowClient(f"sqlite:///{file}").search_experiments(max_results=1)
+        with sqlite3.connect(file) as store:
+            return store.serialize()
+
+
+def put_empty_store(home):
+    """Put an MLflow store without runs there if there is none; making one takes MLflow seconds."""
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "mlflow.db").exists():
+        (home / "mlflow.db").write_bytes(_empty_store())
+
+
+@pytest.fixture
+def empty_store(own_home):
+    """An MLflow store without runs in the home of this test."""
+    put_empty_store(own_home)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from tests.pipelines.train.test_stage import Training
 
 pytestmark = pytest.mark.slow
 
-EPOCHS = 100
+EPOCHS = 24
 PREDICT = """
 import sys, mlflow, pandas
 from pathlib import Path
@@ -140,12 +140,14 @@ def wait_until_logged(server, training, epoch):
 def test_a_server_killed_in_the_middle_stops_nothing_and_has_all_in_the_end(server, tiny_prepared, tmp_path):
     training = training_of(tmp_path, tiny_prepared, server, **{"seed": 2, "train.epochs": EPOCHS}).start()
     wait_until_logged(server, training, 2)
+    (worker,) = training.workers()
+    worker.suspend()  # so that training has an end to come back for, however fast this machine is
     server.kill()
+    worker.resume()
     training.wait_for("does not answer, training goes on")
     before = training.last_step()
     training.wait_for_step(before + 6)
-    (worker,) = training.workers()
-    worker.suspend()  # so that training has an end to come back for, however long the server takes
+    worker.suspend()  # and however long the server takes
     server.start()
     assert training.last_step() < EPOCHS * 3
     worker.resume()
@@ -174,7 +176,10 @@ def test_a_server_killed_in_the_middle_stops_nothing_and_has_all_in_the_end(serv
 def test_a_server_gone_for_good_fails_the_stage_and_the_training_is_kept(server, tiny_prepared, tmp_path):
     training = training_of(tmp_path, tiny_prepared, server, **{"seed": 3, "train.epochs": EPOCHS}).start()
     wait_until_logged(server, training, 1)
+    (worker,) = training.workers()
+    worker.suspend()  # so that the server is gone before the training's end, however fast this machine is
     server.kill()
+    worker.resume()
     output = training.end(code=1)
     assert "training is complete and kept in" in output
     assert "Start the tracker and run the same command again." in output

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import threading
 
-import hcl2
 import pytest
 from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -23,6 +22,8 @@ TERRAFORM = sorted((INFRA / "terraform").glob("*.tf"))
 @functools.cache
 def blocks():
     """All resources and data sources, strings without HCL's quotes."""
+    import hcl2  # builds its parser: seconds, also for those that only list the tests
+
     parsed = [hcl2.loads(path.read_text()) for path in TERRAFORM]
     found = [block for file in parsed for block in file.get("resource", []) + file.get("data", [])]
     return json.loads(json.dumps(found).replace('\\"', ""))

@@ -74,7 +74,7 @@ def test_takes_a_free_port_and_refuses_a_taken_one():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
-def test_shows_runs_and_their_files_until_interrupted(number, code):
+def test_shows_runs_and_their_files_until_interrupted(empty_store, number, code):
     client = runs.connect()
     run_id = runs.open_run(client, runs.RunSpec("train-abc", "tiny-abc"))
     client.log_text(run_id, "<h1>AP 0.9</h1>", "evaluate/report.html")

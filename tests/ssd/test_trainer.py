@@ -46,10 +46,10 @@ def weights(trainer):
 
 @pytest.mark.parametrize("loss", [LossConfig(), *MODERN], ids=lambda loss: loss.match)
 def test_learns_one_batch_by_heart(loss):
-    trainer = make_trainer(total=60, loss=loss, warmup_steps=5, ema_decay=0.9, clip_norm=10.0)
+    trainer = make_trainer(total=40, loss=loss, warmup_steps=5, ema_decay=0.9, clip_norm=10.0)
     losses = []
-    for _ in range(60):
-        trainer.step(batch())
+    for _ in range(40):
+        trainer.step(batch(2))
         sums = trainer.take_sums()
         losses.append((sums["class_sum"] + sums["box_sum"]) / sums["normaliser"])
     assert losses[-1] < 0.2 * losses[0]
@@ -58,12 +58,11 @@ def test_learns_one_batch_by_heart(loss):
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_going_on_from_a_state_equals_never_having_stopped(tmp_path, precision):
     settings = {"precision": precision, "ema_decay": 0.9, "warmup_steps": 3, "clip_norm": 1.0}
-    calm, stopped = make_trainer(**settings), make_trainer(**settings)
+    calm = make_trainer(**settings)
     for step in range(5):
+        if step == 3:
+            save(calm.state(), tmp_path / "state.pt")
         calm.step(batch(1, seed=step))  # of one image: fp16 takes CPUs a second each
-    for step in range(3):
-        stopped.step(batch(1, seed=step))
-    save(stopped.state(), tmp_path / "state.pt")
     resumed = make_trainer(seed=99, **settings)
     resumed.load_state(load(tmp_path / "state.pt"))
     for step in range(3, 5):

@@ -117,14 +117,15 @@ def test_our_own_model_with_other_classes(tmp_path):
 
 
 def test_weights_of_another_network_are_refused():
+    classifier = vgg16(weights=None).state_dict()
     with pytest.raises(ValueError, match=r"none of its .* tensors fits the backbone resnet34_multi"):
-        load_weights(SSD(PRESETS["resnet34_multi"].model, 2), vgg16(weights=None).state_dict())
+        load_weights(SSD(PRESETS["resnet34_multi"].model, 2), classifier)
     theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=4).state_dict()
     for other in (PRESETS["tiny"].model, replace(PRESETS["ssd300_vgg16_bn"].model, width=0.125)):
         with pytest.raises(ValueError, match="torchvision's SSD has a VGG16 without batch norm"):
             load_weights(SSD(other, 2), theirs)
     narrow = SSD(replace(PRESETS["ssd300_vgg16"].model, width=0.25), 2)
-    weights_only = {n: v for n, v in vgg16(weights=None).state_dict().items() if v.ndim == 4}
+    weights_only = {n: v for n, v in classifier.items() if v.ndim == 4}
     with pytest.raises(ValueError, match=r"of width 0\.25"):
         load_weights(narrow, weights_only)
 

@@ -37,7 +37,7 @@ def write_model(path, config, classes=("bar", "slot"), seed=0):
 
 
 @pytest.fixture
-def registered(tiny_prepared, tiny_params, tmp_path):
+def registered(tiny_prepared, tiny_params, tmp_path, empty_store):
     """model.json of such a model in the store of this test."""
     client = runs.connect()
     run = client.create_run(runs.experiment_id(client)).info.run_id

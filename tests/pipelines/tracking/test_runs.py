@@ -15,6 +15,7 @@ from pipelines.tracking.runs import (
     open_run,
 )
 
+pytestmark = pytest.mark.usefixtures("empty_store")
 SPEC = RunSpec("train-abc", "tiny-abc", {"train.lr": 0.1}, {"git.dirty": "false"})
 
 

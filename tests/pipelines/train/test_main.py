@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def files(tiny_prepared, tiny_params, tmp_path):
+def files(tiny_prepared, tiny_params, tmp_path, empty_store):
     """Command lines of the three, with a registered model for those that need one."""
     params = write_params(tmp_path / "params.yaml", {**TINY, "train.epochs": 1})
     client = runs.connect()

@@ -21,7 +21,7 @@ from pipelines.train.stage import check, run_name
 from pipelines.training.loop import Job, Run
 from pipelines.training.order import steps_an_epoch
 from ssd.checkpoint import load
-from tests.conftest import TINY, write_params
+from tests.conftest import TINY, put_empty_store, write_params
 from tests.pipelines.training.states import same
 
 ROOT = Path(__file__).parents[3]
@@ -62,6 +62,8 @@ class Training:
         self.command = [sys.executable, "-m", "pipelines.train", "--prepared", str(prepared)]
         self.command += ["--out", str(self.out), "--params", str(params), "--tuned", str(self.out / "none.yaml")]
         self.environment = {**os.environ, "SSD_HOME": str(home), "SSD_CPUS_PER_WORKER": "1", **environment}
+        if "MLFLOW_TRACKING_URI" not in environment:
+            put_empty_store(self.home)
 
     def start(self, *options):
         self.process = subprocess.Popen(
@@ -118,12 +120,12 @@ def calm(tmp_path_factory, tiny_prepared, params_file):
     return training
 
 
-def check_mlflow(training, monkeypatch, status="FINISHED"):
+def check_mlflow(training, monkeypatch, status="FINISHED", epochs=EPOCHS):
     client, runs = training.runs(monkeypatch)
     assert len(runs) == 1
     assert runs[0].info.status == status
     for key in ("train/loss", "val/map50"):
-        assert [m.step for m in client.get_metric_history(runs[0].info.run_id, key)] == list(range(1, EPOCHS + 1))
+        assert [m.step for m in client.get_metric_history(runs[0].info.run_id, key)] == list(range(1, epochs + 1))
     versions = client.search_model_versions("name = 'ssd'")
     assert [v.version for v in versions] in ([1], ["1"])
     assert versions[0].run_id == runs[0].info.run_id
@@ -231,18 +233,19 @@ def test_kill_9_of_a_worker(calm, tmp_path, tiny_prepared, params_file, monkeypa
 
 
 @pytest.mark.slow
-def test_two_workers_lose_one_and_end_as_two_that_lost_none(tmp_path, tiny_prepared, params_file, monkeypatch):
-    two = {"SSD_WORKERS": "2"}
-    quiet = Training(tmp_path / "quiet", tiny_prepared, params_file, **two).start()
+def test_two_workers_lose_one_and_end_as_two_that_lost_none(tmp_path, tiny_prepared, monkeypatch):
+    two, epochs = {"SSD_WORKERS": "2"}, 12
+    params = write_params(tmp_path / "params.yaml", {**TINY, "train.epochs": epochs})
+    quiet = Training(tmp_path / "quiet", tiny_prepared, params, **two).start()
     quiet.end()
-    killed = Training(tmp_path / "killed", tiny_prepared, params_file, **two).start()
-    killed.wait_for_step(15)
+    killed = Training(tmp_path / "killed", tiny_prepared, params, **two).start()
+    killed.wait_for_step(6)
     workers = killed.workers()
     assert len(workers) == 2
     workers[1].kill()
     assert "was lost" in killed.end()
     same(quiet.result(), killed.result())
-    check_mlflow(killed, monkeypatch)
+    check_mlflow(killed, monkeypatch, epochs=epochs)
 
 
 @pytest.mark.slow

@@ -1,9 +1,12 @@
+import pytest
+
 from pipelines.tracking import runs
 from pipelines.tracking.runs import RunSpec, Writer
 from pipelines.tune.ledger import Trial
 from pipelines.tune.mlflow_runs import SweepRuns
 from tests.pipelines.tracking.test_runs import history, wait_for
 
+pytestmark = pytest.mark.usefixtures("empty_store")
 SPEC = RunSpec("tune-abc", "tune tiny", {"tune.epochs": 3})
 
 

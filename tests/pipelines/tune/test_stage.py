@@ -19,7 +19,7 @@ from pipelines.tune.ledger import Trial
 from pipelines.tune.stage import TuningFailed, check_splits, sweep_name, tune
 from pipelines.tune.table import ranking
 from pipelines.tuned import read_tuned
-from tests.conftest import TINY, write_params
+from tests.conftest import TINY, put_empty_store, write_params
 
 ROOT = Path(__file__).parents[3]
 EPOCHS = 3
@@ -78,7 +78,7 @@ class Sweeping:
 
     def __init__(self, home, prepared, changes):
         self.home, self.out, self.log = Path(home), Path(home) / "out", Path(home) / "log.txt"
-        self.home.mkdir(exist_ok=True)
+        put_empty_store(self.home)
         file = write_params(self.home / "params.yaml", changes)
         self.command = [sys.executable, "-m", "pipelines.tune", "--prepared", str(prepared), "--params", str(file)]
         self.command += ["--out", str(self.out)]

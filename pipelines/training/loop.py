@@ -72,7 +72,7 @@ class Run:
         torch.manual_seed(derive_seed(self.params.seed))  # all workers start from the same weights
         model = SSD(self.params.model, len(self.classes))
         if job.weights is not None:
-            load_weights(model, load(job.weights))
+            load_weights(model, load(job.weights), self.classes)
         total = self.steps * self.params.train.epochs
         boxes = [manifest.splits["train"].boxes_per_class[name] for name in self.classes]
         self.trainer = Trainer(model, self.params.train, self.params.loss, total, device, boxes)

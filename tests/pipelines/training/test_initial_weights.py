@@ -57,7 +57,7 @@ def test_a_file_is_taken_as_it_is(published):
     weights = initial_weights(params_with(published))
     assert weights.path == published
     assert weights.sha256[:8] in published.name
-    loaded = try_weights(params_with(published), weights, 3)
+    loaded = try_weights(params_with(published), weights, ["a", "b", "c"])
     assert loaded.kind == "a classifier"
     assert not any(name.startswith("backbone.body") for name in loaded.left_random if "num_batches" not in name)
 
@@ -105,7 +105,9 @@ def test_imagenet_weights_in_a_package(published, tmp_path, monkeypatch):
 
 
 def test_a_missing_file_and_a_wrong_digest(published, tmp_path):
-    with pytest.raises(ParamsError, match=r"nowhere\.pth: no such file; give none, imagenet, a file, or a URI"):
+    with pytest.raises(
+        ParamsError, match=r"nowhere\.pth: no such file; give none, imagenet, a file, models:/NAME@ALIAS, or a URI"
+    ):
         initial_weights(params_with("nowhere.pth"))
     broken = tmp_path / published.name
     broken.write_bytes(published.read_bytes()[:-1] + b"x")
@@ -131,7 +133,7 @@ def test_files_that_are_no_weights(tmp_path, content, complaint):
         (tmp_path / "w.pth").write_bytes(b"PK damaged")
     params = params_with(tmp_path / "w.pth")
     with pytest.raises(ParamsError, match=rf"^train\.weights: .*w\.pth: .*{complaint}"):
-        try_weights(params, initial_weights(params), 2)
+        try_weights(params, initial_weights(params), ["a", "b"])
 
 
 def test_folders_and_pipes_are_no_weights(tmp_path):
@@ -152,7 +154,7 @@ def test_a_token_in_an_address_is_not_printed(serve, own_home, capsys):
 def test_weights_of_another_network_are_refused_before_anything_starts(published):
     params = params_with(published, preset="ssd300_vgg16")
     with pytest.raises(ParamsError, match=r"train\.weights: .*none of its"):
-        try_weights(params, initial_weights(params), 2)
+        try_weights(params, initial_weights(params), ["a", "b"])
 
 
 def test_other_weights_make_another_run(published, tiny_prepared, tmp_path):

@@ -13,7 +13,6 @@ from ssd.backbones.vgg16 import VGG16Backbone
 from ssd.heads import heads_by_name
 from ssd.model import SSD
 
-
 HEADS = ("class_heads.", "box_heads.")
 
 

@@ -20,7 +20,6 @@ from ssd.checkpoint import load
 from ssd.model import SSD, make_backbone
 from ssd.weights import Loaded, load_weights
 
-
 REGISTRY = "models:/"
 
 

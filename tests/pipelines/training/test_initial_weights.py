@@ -4,6 +4,7 @@ import functools
 import hashlib
 import http.server
 import os
+import shutil
 import socket
 import threading
 
@@ -13,11 +14,14 @@ from torchvision.models import resnet34
 
 from pipelines.params import ParamsError, load_draft, load_params
 from pipelines.store.shards import read_manifest
+from pipelines.tracking import runs
 from pipelines.train.stage import run_name
 from pipelines.training.initial_weights import initial_weights, try_weights
 from ssd.backbones import ResNet34Backbone
 from ssd.backbones.published import PackageFile
-from tests.conftest import TINY, write_params
+from ssd.checkpoint import model_state
+from ssd.model import SSD
+from tests.conftest import TINY, add_version, write_params
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +166,48 @@ def test_other_weights_make_another_run(published, tiny_prepared, tmp_path):
     params = load_params(write_params(tmp_path / "a.yaml", {**TINY, "train.weights": str(published)}))
     weights = initial_weights(params)
     assert run_name(params, manifest, weights) != run_name(params, manifest, weights._replace(sha256="0" * 64))
+
+
+@pytest.fixture
+def registry(own_home, tmp_path):
+    """A registry of two versions of `small`; the first is the champion."""
+    client = runs.connect()
+    config = params_with("none", preset="tiny").model
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        add_version(client, "small", model_state(SSD(config, 2), ["bar", "other"]), tmp_path / f"v{seed}")
+    client.set_registered_model_alias("small", "champion", "1")
+    return client
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_the_version_that_it_began_with(registry, own_home, tmp_path):
+    params = params_with("models:/small@champion", preset="tiny")
+    digests = [hashlib.sha256((tmp_path / f"v{i}/artifacts/model.pt").read_bytes()).hexdigest() for i in (0, 1)]
+    first = initial_weights(params, "train-a")
+    assert (first.address, first.sha256) == ("models:/small/1", digests[0])
+    assert first.path.parent == own_home / "weights"
+    loaded = try_weights(params, first, ["slot", "bar"])
+    assert loaded.notes == ("classes by name: bar, random: slot",)
+
+    registry.set_registered_model_alias("small", "champion", "2")
+    assert initial_weights(params, "train-a") == first
+    first.path.unlink()
+    assert initial_weights(params, "train-a") == first  # fetched again, as that version
+    assert initial_weights(params, "train-b").sha256 == digests[1]
+    assert initial_weights(params).address == "models:/small/2"
+    assert initial_weights(params_with("models:/small/1")) == first
+    assert initial_weights(params, "train-a", fresh=True).sha256 == digests[1]
+
+    first.path.write_bytes(b"damaged")  # it counts as missing
+    assert initial_weights(params_with("models:/small/1")) == first
+    for address, complaint in {
+        "models:/small@nobody": r"train\.weights: models:/small@nobody is not at sqlite.*nobody",
+        "models:/small/3": r"train\.weights: models:/small/3 is not at sqlite",
+        "models:/small/latest": r"train\.weights: models:/small/latest: give models:/NAME/VERSION or models:/NAME@AL",
+    }.items():
+        with pytest.raises(ParamsError, match=complaint):
+            initial_weights(params_with(address))
+    shutil.rmtree(tmp_path / "v1")
+    with pytest.raises(ParamsError, match=r"train\.weights: the weights of models:/small/2 .* are missing or damaged"):
+        initial_weights(params)

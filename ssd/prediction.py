@@ -15,6 +15,7 @@ from ssd.detection import DetectConfig, Detections, detect
 from ssd.images import resize
 from ssd.tiles import cut_tile, grid, merge
 
+UNVALIDATED = 0.5  # the score from which on detections are worth showing, where no validation has chosen one
 TILES_AT_ONCE = 32  # that go through the network together, of one photograph or of several
 
 
@@ -37,6 +38,7 @@ class Detector:
     Attributes:
         class_names: of the labels 1..C.
         detect: a `DetectConfig`; the file's own, overridden by what the caller gave.
+        thresholds: scores [C] from which on detections of the labels 1..C are worth showing, chosen on validation.
     """
 
     def __init__(self, state: dict[str, Any], device: torch.device | str = "cpu", **detect_overrides):
@@ -53,7 +55,17 @@ class Detector:
         self.model = model.to(device, memory_format=torch.channels_last)  # half as fast again on CPUs
         self.device = torch.device(device)
         self.class_names = list(state["class_names"])
+        self.thresholds = list(state.get("thresholds") or [UNVALIDATED] * len(self.class_names))
         self.detect = replace(detect_config, **detect_overrides)
+
+    def predict_likely(self, images: Sequence[Tensor], score_threshold: float | None = None) -> list[Prediction]:
+        """What `predict` finds from `thresholds` on, or from one score for all classes."""
+        if score_threshold is not None:
+            return self.predict(images, score_threshold)
+        lowest = np.array(self.thresholds, np.float32)
+        found = self.predict(images, max(min(self.thresholds), self.detect.score_threshold))
+        likely = [one.scores >= lowest[one.labels - 1] for one in found]
+        return [Prediction(*(column[mine] for column in one)) for one, mine in zip(found, likely)]
 
     @torch.inference_mode()
     def predict(self, images: Sequence[Tensor], score_threshold: float | None = None) -> list[Prediction]:

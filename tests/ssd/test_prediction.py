@@ -47,3 +47,24 @@ def test_the_files_settings_hold_until_overridden(detector):
 
 def test_no_images_no_predictions(detector):
     assert detector.predict([]) == []
+
+
+def test_what_is_likely_is_above_the_threshold_of_its_class(detector):
+    images = [torch.zeros(3, 60, 40, dtype=torch.uint8)]
+    assert detector.thresholds == [0.5, 0.5]  # a file from before there were any
+    for thresholds, score, count in (
+        ([0.9, 0.7], None, 1),  # the pear has 0.787
+        ([0.1, 0.8], None, 0),
+        ([0.0, 0.0], None, 1),  # detect.score_threshold still holds
+        ([0.9, 0.9], 0.6, 1),
+        ([0.1, 0.1], 0.8, 0),
+    ):
+        detector.thresholds = thresholds
+        assert len(detector.predict_likely(images, score)[0].scores) == count
+
+
+def test_thresholds_travel_with_the_file():
+    state = model_state(SSD(ModelConfig(image_size=(64, 64)), 2), ["apple", "pear"], thresholds=[0.3, 0.7])
+    assert Detector(state).thresholds == [0.3, 0.7]
+    del state["thresholds"]  # as in older files
+    assert Detector(state).thresholds == [0.5, 0.5]

@@ -1,4 +1,4 @@
-"""Each preset through the stages: trained by two workers, resumed, registered, evaluated, used; one on trained heads."""
+"""Each preset through the stages: trained by two workers, resumed, registered, evaluated, used; one on old heads."""
 
 import json
 

@@ -28,7 +28,7 @@ from ssd.prediction import Detector, Prediction
 BATCH = 16
 EXAMPLES = """examples:
   python -m pipelines.predict photo.jpg
-  python -m pipelines.predict 'holiday/*.jpg' scans/ --threshold 0.7 --out found
+  python -m pipelines.predict 'holiday/*.jpg' scans/ --score 0.7 --out found
   python -m pipelines.predict photo.jpg --model models:/ssd/3
   python -m pipelines.predict photo.jpg --model artifacts/train/model.pt
 
@@ -90,9 +90,15 @@ def load_model(model: str | None, name: str) -> tuple[Detector, str]:
 
 
 def predict(
-    detector: Detector, paths: Sequence[Path], threshold: float, out: Path
+    detector: Detector, paths: Sequence[Path], score: float | None, out: Path
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Detect, draw, and write below `out`.
+
+    Args:
+        detector: see `load_model`.
+        paths: of the images.
+        score: the lowest that counts; None: the model's own of each class.
+        out: a folder.
 
     Returns:
         a row for each image that could be read: file, drawn, height, width, objects; and what was wrong with others.
@@ -107,7 +113,7 @@ def predict(
                 readable.append((path, decode(path.read_bytes())))
             except (OSError, ValueError) as error:
                 failures.append(f"{path}: {getattr(error, 'strerror', None) or error}")
-        for (path, image), found in zip(readable, detector.predict([i for _, i in readable], threshold)):
+        for (path, image), found in zip(readable, detector.predict_likely([i for _, i in readable], score)):
             rows.append(_write(detector, path, image, found, out / names[path]))
     return rows, failures
 
@@ -159,14 +165,21 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders (searched below) and globs")
     parser.add_argument("--model", help="weights file, models:/NAME/VERSION or models:/NAME@ALIAS (default: champion)")
-    parser.add_argument("--threshold", type=_threshold, default=0.5, help="lowest score drawn (default: 0.5)")
+    parser.add_argument(
+        "--score",
+        "--threshold",
+        type=_threshold,
+        help="lowest score drawn (default: the model's own of each class, with the best F1 of its validation split)",
+    )
     parser.add_argument("--out", type=Path, default=Path("artifacts/predict"), help="default: artifacts/predict")
     args = parser.parse_args(words)
     paths = find_images(args.images)
     registry_params = RegistryParams() if args.model or not PARAMS_FILE.exists() else load_stated().registry
     detector, called = load_model(args.model, registry_params.name)
-    rows, failures = predict(detector, paths, args.threshold, args.out)
-    report = {"model": called, "threshold": args.threshold, "images": rows}
+    rows, failures = predict(detector, paths, args.score, args.out)
+    scores = detector.thresholds if args.score is None else [args.score] * len(detector.class_names)
+    thresholds = dict(zip(detector.class_names, scores))
+    report = {"model": called, "thresholds": thresholds, "images": rows}
     file = args.out / "predictions.json"
     with writing(file):
         file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -60,11 +61,25 @@ def load(path: Path | str) -> dict[str, Any]:
     return state
 
 
-def model_state(model: SSD, class_names: list[str], detect: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What makes a model usable elsewhere: config, class names, settings of detection, weights (copies, on the CPU)."""
+def model_state(
+    model: SSD,
+    class_names: list[str],
+    detect: dict[str, Any] | None = None,
+    thresholds: Sequence[float] = (),
+) -> dict[str, Any]:
+    """What makes a model usable elsewhere: config, class names, settings of detection, weights (copies, on the CPU).
+
+    `thresholds` are the scores from which on detections of the labels 1..C are worth showing; none where none is known.
+    """
     config = asdict(model.config)
     weights = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
-    return {"config": config, "class_names": list(class_names), "detect": detect or {}, "weights": weights}
+    return {
+        "config": config,
+        "class_names": list(class_names),
+        "detect": detect or {},
+        "thresholds": list(thresholds),
+        "weights": weights,
+    }
 
 
 def read_config(state: dict[str, Any]) -> ModelConfig:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.ops import nms
+from torchvision.ops import box_iou, nms
 
 from ssd.boxes import Coder
 
 AT_ONCE = 1000  # candidates of an image
+VOTES = 0.5  # IoU from which on a candidate has a say in a box
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,18 @@ class DetectConfig:
         nms_iou: of two detections of one class that overlap more, the lower is dropped.
         candidates_per_class: the highest-scoring anchors of each class that enter NMS.
         max_detections: kept in an image.
+        nms: `hard`; or `voting`, where a box that is kept becomes the mean of all candidates of its class that overlap
+            it by VOTES or more, weighed by their scores (Gidaris and Komodakis 2015, Sec. 5).
+        flip: `Detector` looks at the mirror image as well, and takes the mean of scores and boxes of each anchor and
+            its mirrored one, in twice the time. The validations during training do without.
     """
 
     score_threshold: float = 0.01
     nms_iou: float = 0.45
     candidates_per_class: int = 400
     max_detections: int = 200
+    nms: Literal["hard", "voting"] = "hard"
+    flip: bool = False
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
@@ -36,6 +43,8 @@ class DetectConfig:
         for name in ("score_threshold", "nms_iou"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"detect: {name} is not in [0, 1]: {getattr(self, name)}")
+        if self.nms not in ("hard", "voting"):
+            raise ValueError(f"detect: nms is hard or voting, not {self.nms}")
         for name in ("candidates_per_class", "max_detections"):
             if getattr(self, name) < 1:
                 raise ValueError(f"detect: {name} is not positive: {getattr(self, name)}")
@@ -83,8 +92,23 @@ def detect(scores: Tensor, offsets: Tensor, coder: Coder, config: DetectConfig) 
             keep = _suppress(boxes, score[best], labels, config.nms_iou)[: config.max_detections]
             if len(keep) == config.max_detections or most >= len(score):
                 break
-        found.append(Detections(boxes[keep], labels[keep] + 1, score[best[keep]]))
+        kept = vote(boxes, score[best], labels, keep) if config.nms == "voting" else boxes[keep]
+        found.append(Detections(kept, labels[keep] + 1, score[best[keep]]))
     return found
+
+
+def vote(boxes: Tensor, scores: Tensor, labels: Tensor, keep: Tensor) -> Tensor:
+    """Boxes [K, 4] of the kept ones: means of the boxes of their label that overlap them by VOTES, weighed by score.
+
+    Args:
+        boxes: [N, 4] xyxy. scores: [N]. labels: [N]. keep: indices [K].
+
+    Source: Gidaris and Komodakis, Object detection via a multi-region CNN, ICCV 2015, Sec. 5.
+    """
+    voters = (box_iou(boxes[keep], boxes) >= VOTES) & (labels[keep, None] == labels)
+    voters[torch.arange(len(keep), device=keep.device), keep] = True  # itself, also where its box is empty
+    weights = voters * scores
+    return weights @ boxes / weights.sum(dim=1, keepdim=True)
 
 
 def _candidates(scores: Tensor, labels: Tensor, most: int, most_of_class: int) -> tuple[Tensor, Tensor]:

@@ -13,8 +13,10 @@ from torch import Tensor
 from ssd.checkpoint import build_model
 from ssd.detection import DetectConfig, Detections, detect
 from ssd.images import resize
+from ssd.model import SSD, map_sizes
 from ssd.tiles import cut_tile, grid, merge
 
+UNVALIDATED = 0.5  # the score from which on detections are worth showing, where no validation has chosen one
 TILES_AT_ONCE = 32  # that go through the network together, of one photograph or of several
 
 
@@ -37,6 +39,7 @@ class Detector:
     Attributes:
         class_names: of the labels 1..C.
         detect: a `DetectConfig`; the file's own, overridden by what the caller gave.
+        thresholds: scores [C] from which on detections of the labels 1..C are worth showing, chosen on validation.
     """
 
     def __init__(self, state: dict[str, Any], device: torch.device | str = "cpu", **detect_overrides):
@@ -53,7 +56,18 @@ class Detector:
         self.model = model.to(device, memory_format=torch.channels_last)  # half as fast again on CPUs
         self.device = torch.device(device)
         self.class_names = list(state["class_names"])
+        self.thresholds = list(state.get("thresholds") or [UNVALIDATED] * len(self.class_names))
         self.detect = replace(detect_config, **detect_overrides)
+
+    def predict_likely(self, images: Sequence[Tensor], score_threshold: float | None = None) -> list[Prediction]:
+        """What `predict` finds and has a score of `thresholds` or more, or of one threshold for all classes."""
+        if score_threshold is None:
+            thresholds, found = np.array(self.thresholds, np.float32), self.predict(images)
+        else:
+            thresholds = np.full(len(self.class_names), score_threshold, np.float32)
+            found = self.predict(images, min(score_threshold, self.detect.score_threshold))
+        likely = [one.scores >= thresholds[one.labels - 1] for one in found]
+        return [Prediction(*(column[mine] for column in one)) for one, mine in zip(found, likely)]
 
     @torch.inference_mode()
     def predict(self, images: Sequence[Tensor], score_threshold: float | None = None) -> list[Prediction]:
@@ -83,7 +97,11 @@ class Detector:
         """
         config = self.detect if score_threshold is None else replace(self.detect, score_threshold=score_threshold)
         logits, offsets = self.forward(batch.to(self.device))
-        found = detect(self.model.scores(logits), offsets, self.model.coder, config)
+        scores = self.model.scores(logits)
+        if config.flip:
+            logits, mirrored = self.forward(batch.to(self.device).flip(-1))
+            scores, offsets = average_mirrored(self.model, (scores, offsets), (self.model.scores(logits), mirrored))
+        found = detect(scores, offsets, self.model.coder, config)
         return [_to_pixels(one, *size) for one, size in zip(found, sizes, strict=True)]
 
     def _predict_in_tiles(self, images: Sequence[Tensor], score_threshold: float | None) -> list[Prediction]:
@@ -129,6 +147,37 @@ def merge_predictions(
     boxes, labels, scores = (torch.from_numpy(np.concatenate(column)) for column in zip(*found))
     boxes = boxes + of_each[:, :2].repeat(1, 2)
     return Prediction(*(column.numpy() for column in merge(boxes, labels, scores, of_each, size, config)))
+
+
+def average_mirrored(
+    model: SSD, plain: tuple[Tensor, Tensor], mirrored: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Means of what a model says of images and of their mirror images, anchor by anchor.
+
+    Args:
+        model: whose anchors both are of.
+        plain: scores [B, A, C] and offsets [B, A, 4] of the images.
+        mirrored: the same of the images turned left to right.
+
+    Returns:
+        mean scores [B, A, C]; offsets [B, A, 4] of the mean boxes.
+    """
+    coder, at = model.coder, mirrored_anchors(model)
+    boxes, others = (torch.stack([coder.decode(one.float()) for one in offsets]) for _, offsets in (plain, mirrored))
+    left, top, right, bottom = others[:, at].unbind(-1)
+    others = torch.stack([1 - right, top, 1 - left, bottom], dim=-1)
+    offsets = torch.stack([coder.encode(one) for one in (boxes + others) / 2])
+    return (plain[0] + mirrored[0][:, at]) / 2, offsets
+
+
+def mirrored_anchors(model: SSD) -> Tensor:
+    """Indices [A] of the anchors that lie where each one lies in a mirror image."""
+    parts, start = [], 0
+    for (height, width), (cells, shapes) in zip(map_sizes(model.config), model.cells_of_maps):
+        indices = torch.arange(start, start + cells * shapes, device=model.anchors.device)
+        parts.append(indices.view(height, width, shapes).flip(1).flatten())
+        start += cells * shapes
+    return torch.cat(parts)
 
 
 def _to_pixels(found: Detections, height: int, width: int) -> Prediction:

@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from ssd.backbones.efficientnet import published_name
 from ssd.backbones.vgg16 import VGG16Backbone
+from ssd.heads import heads_by_name
 from ssd.model import SSD
+
+HEADS = ("class_heads.", "box_heads.")
 
 
 class Loaded(NamedTuple):
-    """What `load_weights` did: the kind of file, and names of parameters and buffers of the model."""
+    """What `load_weights` did: the kind of file, names of the model's tensors, and what heads took only a part of."""
 
     kind: str
     taken: list[str]
     left_random: list[str]
+    notes: tuple[str, ...] = ()
 
 
-def load_weights(model: SSD, state: dict[str, Any]) -> Loaded:
+def load_weights(model: SSD, state: dict[str, Any], class_names: Sequence[str] = ()) -> Loaded:
     """Fill a model with what fits it by name and shape, in place.
 
     Args:
         state: what `ssd.checkpoint.load` read: our own `model.pt`; the state dict of a torchvision classifier with
             this backbone's body (as its published ImageNet weights are), or the published EfficientNet-Lite0; of
-            torchvision's `ssd300_vgg16`, also of its COCO checkpoint. Heads for another number of classes or anchors
-            stay random.
+            torchvision's `ssd300_vgg16`, also of its COCO checkpoint. Its heads for another number of classes or
+            anchors stay random; those of our own model are taken by classes and anchors, see `ssd.heads`.
+        class_names: of the model's labels 1..C, by which it takes over the classes of a model of this project.
 
     Raises:
         ValueError: nothing of it fits.
@@ -35,7 +41,10 @@ def load_weights(model: SSD, state: dict[str, Any]) -> Loaded:
     kind, weights = _recognise(model, state)
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ValueError("it holds other things than tensors; give a state dict")
-    expected = model.state_dict()
+    expected, notes = model.state_dict(), ()
+    if "config" in state and weights is state.get("weights"):
+        heads, notes = heads_by_name(model, class_names, state)
+        weights = {name: value for name, value in weights.items() if not name.startswith(HEADS)} | heads
     taken = {name: value for name, value in weights.items() if name in expected and expected[name].shape == value.shape}
     learned = [name for name in taken if not name.endswith("num_batches_tracked")]
     if not learned:
@@ -44,7 +53,7 @@ def load_weights(model: SSD, state: dict[str, Any]) -> Loaded:
             + (f" of width {model.config.width:g}" if model.config.width != 1 else "")
         )
     model.load_state_dict(taken, strict=False)
-    return Loaded(kind, learned, [name for name in expected if name not in taken])
+    return Loaded(kind, learned, [name for name in expected if name not in taken], notes)
 
 
 def _recognise(model: SSD, state: dict[str, Any]) -> tuple[str, dict[str, Tensor]]:

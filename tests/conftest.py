@@ -1,5 +1,6 @@
 """Prepared data small enough for every test, and a home of its own for each test's runs."""
 
+import contextlib
 import functools
 import itertools
 import json
@@ -205,3 +206,18 @@ def s3(s3_server, monkeypatch):
     ObjectStore(f"s3://{bucket}").client.create_bucket(Bucket=bucket)
     monkeypatch.setenv("STORAGE_URI", f"s3://{bucket}/some/prefix")
     return {**s3_server.environment, "STORAGE_URI": f"s3://{bucket}/some/prefix"}
+
+
+def add_version(client, name, state, folder):
+    """Make a model's state a version of a registered model, as its weights file in a folder; the version."""
+    from mlflow.exceptions import MlflowException
+
+    from pipelines.tracking.registry import SHA256, sha256
+    from ssd.checkpoint import save
+
+    (folder / "artifacts").mkdir(parents=True)
+    save(state, folder / "artifacts" / "model.pt")
+    with contextlib.suppress(MlflowException):  # it is there
+        client.create_registered_model(name)
+    tags = {SHA256: sha256(folder / "artifacts" / "model.pt")}
+    return client.create_model_version(name, folder.as_uri(), tags=tags)

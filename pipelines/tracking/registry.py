@@ -200,8 +200,9 @@ def _quiet():
         logger.setLevel(level)
 
 
-def load_version(client: MlflowClient, version: ModelVersion) -> dict[str, Any]:
-    """State of a version's weights (see `ssd.checkpoint`), checked against the digest it was registered with.
+@contextlib.contextmanager
+def weights_file(client: MlflowClient, version: ModelVersion) -> Iterator[Path]:
+    """A version's weights file, downloaded for a while and checked against the digest it was registered with.
 
     Raises:
         RegistryError: the weights are missing or damaged.
@@ -210,12 +211,31 @@ def load_version(client: MlflowClient, version: ModelVersion) -> dict[str, Any]:
     try:
         with _weights(client, uri) as weights:
             _check_digest(weights, version.tags.get(SHA256))
-            return load(weights)
+            yield weights
     except (MlflowException, OSError, ValueError, KeyError, TypeError) as error:
         raise RegistryError(
             f"the weights of {uri} at {without_secrets(client.tracking_uri)} are missing or damaged: "
             f"{first_line(error)}; `dvc repro -f train` registers them anew"
         ) from None
+
+
+def load_version(client: MlflowClient, version: ModelVersion) -> dict[str, Any]:
+    """State of a version's weights (see `ssd.checkpoint`); errors as of `weights_file`."""
+    with weights_file(client, version) as weights:
+        return load(weights)
+
+
+def version_at(uri: str, client: MlflowClient) -> ModelVersion | None:
+    """The version under models:/NAME/VERSION or models:/NAME@ALIAS; None for addresses of another form.
+
+    Raises:
+        MlflowException: there is no such version.
+    """
+    name, _, alias = uri.removeprefix("models:/").partition("@")
+    if alias:
+        return client.get_model_version_by_alias(name, alias)
+    name, _, number = name.rpartition("/")
+    return client.get_model_version(name, number) if name and number.isdigit() else None
 
 
 def load_weights(uri: str, client: MlflowClient) -> dict[str, Any]:
@@ -225,12 +245,9 @@ def load_weights(uri: str, client: MlflowClient) -> dict[str, Any]:
         MlflowException: there is no such version.
         RegistryError: its weights are missing or damaged.
     """
-    name, _, alias = uri.removeprefix("models:/").partition("@")
-    if alias:
-        return load_version(client, client.get_model_version_by_alias(name, alias))
-    name, _, number = name.rpartition("/")
-    if name and number.isdigit():
-        return load_version(client, client.get_model_version(name, number))
+    version = version_at(uri, client)
+    if version is not None:
+        return load_version(client, version)
     with _weights(client, uri) as weights:  # models:/NAME/latest
         return load(weights)
 

@@ -19,7 +19,6 @@ from ssd.checkpoint import load
 from ssd.images import decode
 from ssd.prediction import Detector
 
-SCORE_THRESHOLD = 0.5
 BATCH_SIZE = 32
 
 SIGNATURE = ModelSignature(
@@ -33,7 +32,7 @@ SIGNATURE = ModelSignature(
     ),
     params=ParamSchema(
         [
-            ParamSpec("score_threshold", DataType.double, SCORE_THRESHOLD),
+            ParamSpec("score_threshold", DataType.double, None),  # by default the model's own, of each class
             ParamSpec("batch_size", DataType.long, BATCH_SIZE),
         ]
     ),
@@ -53,7 +52,7 @@ class RegisteredDetector(mlflow.pyfunc.PythonModel):
 
         Args:
             model_input: a table with a column `image` of encoded images (bytes of JPEG, PNG …; base64 over HTTP).
-            params: `score_threshold`, `batch_size`.
+            params: `score_threshold`, by default that of each class that validation chose; `batch_size`.
 
         Returns:
             for each image a dict: boxes [N][4] xyxy in its own 0-based pixels, labels [N] names, scores [N].
@@ -62,11 +61,11 @@ class RegisteredDetector(mlflow.pyfunc.PythonModel):
             ValueError: an image cannot be decoded; the message gives its row.
         """
         params = params or {}
-        threshold, step = params.get("score_threshold", SCORE_THRESHOLD), params.get("batch_size", BATCH_SIZE)
+        threshold, step = params.get("score_threshold"), params.get("batch_size", BATCH_SIZE)
         images, answers = list(model_input["image"]), []
         for start in range(0, len(images), max(step, 1)):
             batch = [_decode(images[row], row) for row in range(start, min(start + max(step, 1), len(images)))]
-            answers += [self._answer(found) for found in self.detector.predict(batch, threshold)]
+            answers += [self._answer(found) for found in self.detector.predict_likely(batch, threshold)]
         return answers
 
     def _answer(self, found):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pipelines.tracking import gate, registry, runs
 from pipelines.train.pictures import draw_curves, draw_samples, draw_time_chart
 from pipelines.training.ending import divergence
 from ssd.checkpoint import save
+from ssd.metrics import FEWEST
 
 
 def publish(
@@ -90,6 +92,7 @@ def publish(
     score = "not validated"
     if "val/map" in best_epoch:
         score = f"val mAP50 {best_epoch['val/map50']:.3f} mAP {best_epoch['val/map']:.3f}"
+        score += describe_thresholds(best_epoch, manifest.classes)
     print(f"{out / 'model.json'}: {model.name} version {version.version}, epoch {model.epoch}, {score}")
 
 
@@ -97,6 +100,18 @@ def nothing_right(epoch: dict[str, float]) -> str:
     """What to say of a validation that found nothing; empty otherwise."""
     found_nothing = epoch.get("val/map") == 0 and epoch["val/map50"] == 0
     return "nothing was found right on the validation split (mAP 0)" if found_nothing else ""
+
+
+def describe_thresholds(epoch: dict[str, float], classes: Sequence[str]) -> str:
+    """The scores from which on detections count, in words; "" where nothing found is right."""
+    overall = epoch.get("val/threshold")
+    if not overall:
+        return ""
+    of_classes = [(name, epoch.get(f"val/threshold/{name}")) for name in classes]
+    chosen = ", ".join(f"{name} {score:.2f}" for name, score in of_classes if score is not None)
+    few = ", ".join(name for name, score in of_classes if score is None)
+    rest = f"{overall:.2f} for {few} (under {FEWEST} boxes in validation, or none found)" if few else ""
+    return f"; found from the score {', '.join(filter(None, [chosen, rest]))}"
 
 
 def write_history(history: list[dict[str, float]], path: Path) -> None:

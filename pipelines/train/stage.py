@@ -79,7 +79,7 @@ def train(draft: Draft, prepared: Path, out: Path, tuned: Tuned | None = None, f
     check(params, manifest, prepared)
     upload(prepared, manifest)
     runs_folder = home()
-    weights = initial_weights(params)
+    weights = initial_weights(params, run_name(params, manifest), fresh)
     name = run_name(params, manifest, weights)
     folder = runs_folder / name
     images = images_an_epoch(params, manifest, prepared)
@@ -98,7 +98,7 @@ def train(draft: Draft, prepared: Path, out: Path, tuned: Tuned | None = None, f
                 print(recipe, flush=True)
             _print_start(name, found, total, params, manifest)
             if weights is not None:
-                _print_weights(try_weights(params, weights, len(manifest.classes)), weights)
+                _print_weights(try_weights(params, weights, manifest.classes), weights)
             opening = _open_run(spec)  # while Ray starts
             with ray_cluster() as resources:
                 opening.result()  # before the controller's writer looks for the run
@@ -142,7 +142,7 @@ def _print_start(name: str, found: tuple | None, total: int, params: Params, man
 
 def _print_weights(loaded: Loaded, weights: InitialWeights) -> None:
     left = sorted({name.rsplit(".", 1)[0].split(".")[0 if "heads" in name else 1] for name in loaded.left_random})
-    rest = f"; random: {', '.join(left)}" if left else ""
+    rest = "".join(f"; {note}" for note in loaded.notes) + (f"; random: {', '.join(left)}" if left else "")
     print(f"  starts from {loaded.kind}, {weights.path.name}: {len(loaded.taken)} tensors{rest}", flush=True)
 
 

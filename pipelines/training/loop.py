@@ -22,7 +22,7 @@ from pipelines.training.tiled import open_split
 from ssd.augmentation import Augmentation
 from ssd.checkpoint import load, model_state
 from ssd.detection import detect
-from ssd.metrics import best_threshold, evaluate, flatten_found, flatten_truths
+from ssd.metrics import best_threshold, best_thresholds, evaluate, flatten_found, flatten_truths
 from ssd.model import SSD
 from ssd.tasks import truths
 from ssd.trainer import Trainer
@@ -72,7 +72,7 @@ class Run:
         torch.manual_seed(derive_seed(self.params.seed))  # all workers start from the same weights
         model = SSD(self.params.model, len(self.classes))
         if job.weights is not None:
-            load_weights(model, load(job.weights))
+            load_weights(model, load(job.weights), self.classes)
         total = self.steps * self.params.train.epochs
         boxes = [manifest.splits["train"].boxes_per_class[name] for name in self.classes]
         self.trainer = Trainer(model, self.params.train, self.params.loss, total, device, boxes)
@@ -118,6 +118,8 @@ class Run:
         coco_ap = average_precision(found, truth, len(samples), self.classes)
         metrics = {"val/map50": float(precision.mean[0]), "val/map": coco_ap}
         metrics["val/threshold"] = best_threshold(found, truth)
+        of_classes = best_thresholds(found, truth, len(self.classes))
+        metrics |= {f"val/threshold/{self.classes[label - 1]}": score for label, score in of_classes.items()}
         return metrics | {f"val/ap50/{name}": float(ap) for name, ap in zip(self.classes, precision.ap[0])}
 
     @torch.inference_mode()
@@ -169,7 +171,8 @@ class Run:
         self.history.append(metrics)
         score = metrics.get("val/map")
         if self.best is None or score is None or not score <= self.best["score"]:  # the first of equals stays
-            weights = model_state(self.trainer.averaged_model, self.classes, asdict(self.params.detect))
+            thresholds = score_thresholds(metrics, self.classes)
+            weights = model_state(self.trainer.averaged_model, self.classes, asdict(self.params.detect), thresholds)
             self.best = {"epoch": epoch, "score": score if score is not None else -1.0, "model": weights}
         return metrics
 
@@ -190,6 +193,15 @@ class Run:
         self.history, self.best = list(state["history"]), state["best"]
         if state["epochs"] is not None:
             self.shorten(state["epochs"])
+
+
+def score_thresholds(metrics: dict[str, float], classes: Sequence[str]) -> list[float]:
+    """The score of each class with the best F1 of a validation; that of all classes where boxes are few to choose by.
+
+    Empty where nothing was validated, or nothing found is right.
+    """
+    overall = metrics.get("val/threshold", 0.0)
+    return [metrics.get(f"val/threshold/{name}", overall) for name in classes] if overall else []
 
 
 def training_metrics(sums: dict[str, float], params: Params) -> dict[str, float]:

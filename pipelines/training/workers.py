@@ -56,6 +56,8 @@ class Training:
 def new_job(params: Params, prepared: Path, digest: str, weights: InitialWeights | None, placement: Placement) -> Job:
     """What to train, as this machine has it: the shards of that digest in `prepared`, decoded images below the home."""
     path = weights.path if weights else None
+    if weights:  # whoever fetches them later must not get what an alias means by then
+        params = params.model_copy(update={"train": replace(params.train, weights=weights.address)})
     return Job(params, prepared.resolve(), home() / "cache", placement.loader_workers, path, digest)
 
 

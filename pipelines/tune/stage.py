@@ -121,9 +121,9 @@ def tune(path: Path, prepared: Path, out: Path, fresh: bool = False) -> str:
     proposal = propose(params, manifest, prepared)
     planned = plan(params.tune, params.seed, proposal)
     check_plan(recipe, planned)
-    weights = initial_weights(params)
+    weights = initial_weights(params, sweep_name(params, manifest, proposal), fresh)
     if weights:
-        try_weights(params, weights, len(manifest.classes))
+        try_weights(params, weights, manifest.classes)
     name = sweep_name(params, manifest, proposal, weights)
     folder = home() / name
     with run_lock(folder):

@@ -48,7 +48,7 @@ def test_drawings_of_equal_names_do_not_overwrite_each_other(photos):
 
 def test_a_broken_image_is_named_and_the_others_go_on(photos, capsys):
     with pytest.raises(SystemExit) as ended:
-        main(["photos", "--model", "model.pt", "--threshold", "0.3", "--out", "out"])
+        main(["photos", "--model", "model.pt", "--score", "0.3", "--out", "out"])
     said = capsys.readouterr()
     assert ended.value.code == 1
     assert "photos/broken.jpg: cannot be decoded" in said.err
@@ -65,11 +65,24 @@ def test_a_broken_image_is_named_and_the_others_go_on(photos, capsys):
             assert len(drawn.getcolors(WIDTH * HEIGHT)) > 100  # it was one colour; now there are boxes on it
 
 
+def test_the_models_own_thresholds_are_the_default(photos):
+    state = load("model.pt")  # untrained: about 1/3 for each class and background
+    save(state | {"thresholds": [0.99, 0.3]}, "own.pt")
+    main(["photos/a.png", "--model", "own.pt", "--out", "out"])
+    report = json.loads((photos / "out/predictions.json").read_text())
+    assert report["thresholds"] == {"x": 0.99, "y": 0.3}
+    assert {o["class"] for o in report["images"][0]["objects"]} == {"y"}
+    main(["photos/a.png", "--model", "own.pt", "--threshold", "0.3", "--out", "out"])  # the option's name before
+    report = json.loads((photos / "out/predictions.json").read_text())
+    assert report["thresholds"] == {"x": 0.3, "y": 0.3}
+    assert {o["class"] for o in report["images"][0]["objects"]} == {"x", "y"}
+
+
 def test_a_photograph_is_seen_upright(photos):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     Image.new("RGB", (WIDTH, HEIGHT), "red").save(photos / "phone.jpg", exif=exif)
-    main(["phone.jpg", "--model", "model.pt", "--threshold", "0.3", "--out", "out"])
+    main(["phone.jpg", "--model", "model.pt", "--score", "0.3", "--out", "out"])
     (row,) = json.loads((photos / "out/predictions.json").read_text())["images"]
     assert (row["height"], row["width"]) == (WIDTH, HEIGHT)
     assert max(o["box"][3] for o in row["objects"]) > HEIGHT  # in pixels of the upright view, which is higher
@@ -78,7 +91,7 @@ def test_a_photograph_is_seen_upright(photos):
 
 
 def test_all_well_is_zero(photos):
-    assert main(["photos/a.png", "--model", "model.pt", "--threshold", "0.99", "--out", "out"]) is None
+    assert main(["photos/a.png", "--model", "model.pt", "--score", "0.99", "--out", "out"]) is None
     assert json.loads((photos / "out/predictions.json").read_text())["images"][0]["objects"] == []
 
 
@@ -184,7 +197,7 @@ def test_a_model_file_needs_no_params(photos):
 
 def test_a_threshold_beyond_1_is_refused(photos, capsys):
     with pytest.raises(SystemExit):
-        main(["photos/a.png", "--threshold", "50"])
+        main(["photos/a.png", "--score", "50"])
     assert "50 is not between 0 and 1" in capsys.readouterr().err
 
 

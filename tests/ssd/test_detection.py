@@ -60,3 +60,26 @@ def test_equals_a_loop_over_images_and_classes(at_once, monkeypatch):
         torch.testing.assert_close(found.scores, scores[keep])
         assert found.labels.tolist() == labels[keep].tolist()
         torch.testing.assert_close(found.boxes, boxes[keep])
+
+
+def test_candidates_of_the_class_vote_on_a_kept_box():
+    # class 1: anchors 0 (0.8) and 1 (0.6) overlap by 0.875 and both say where the object is; anchor 2 (0.02) is alone
+    # class 2: anchor 2 (0.9); anchors 1 (0.3) and 0 (0.15)
+    (hard,) = detect(SCORES, torch.zeros(1, 4, 4), CODER, DetectConfig())
+    (found,) = detect(SCORES, torch.zeros(1, 4, 4), CODER, DetectConfig(nms="voting"))
+    assert torch.equal(found.labels, hard.labels)
+    assert torch.equal(found.scores, hard.scores)
+    torch.testing.assert_close(found.boxes[[0, 3]], hard.boxes[[0, 3]])
+    first = (0.8 * ANCHORS[0] + 0.6 * ANCHORS[1]) / 1.4
+    third = (0.3 * ANCHORS[1] + 0.15 * ANCHORS[0]) / 0.45
+    torch.testing.assert_close(found.boxes[[1, 2]], torch.stack([first, third]))
+
+
+def test_an_empty_box_and_an_image_without_any_vote_for_themselves():
+    boxes = torch.tensor([[0.5, 0.5, 0.5, 0.5], [0.1, 0.1, 0.2, 0.2]])
+    scores, labels = torch.tensor([0.5, 0.4]), torch.tensor([0, 0])
+    torch.testing.assert_close(detection.vote(boxes, scores, labels, torch.tensor([0, 1])), boxes)
+    (found,) = detect(SCORES, torch.zeros(1, 4, 4), CODER, DetectConfig(score_threshold=1.0, nms="voting"))
+    assert found.boxes.shape == (0, 4)
+    with pytest.raises(ValueError, match="detect: nms is hard or voting, not soft"):
+        DetectConfig(nms="soft")

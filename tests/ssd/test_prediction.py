@@ -1,13 +1,16 @@
 """A detector in use: images of any size in, boxes in their own pixels out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from ssd.anchors import AnchorConfig
 from ssd.boxes import OffsetCoder
 from ssd.checkpoint import model_state
 from ssd.model import SSD, ModelConfig
-from ssd.prediction import Detector
+from ssd.prediction import Detector, average_mirrored, mirrored_anchors
 
 WANTED = torch.tensor([0.25, 0.5, 0.75, 1.0])  # unit xyxy
 
@@ -47,3 +50,61 @@ def test_the_files_settings_hold_until_overridden(detector):
 
 def test_no_images_no_predictions(detector):
     assert detector.predict([]) == []
+
+
+def test_what_is_likely_is_above_the_threshold_of_its_class(detector):
+    images = [torch.zeros(3, 60, 40, dtype=torch.uint8)]
+    assert detector.thresholds == [0.5, 0.5]  # a file from before there were any
+    for thresholds, score, count in (
+        ([0.9, 0.7], None, 1),  # the pear has 0.787
+        ([0.1, 0.8], None, 0),
+        ([0.0, 0.0], None, 1),  # detect.score_threshold still holds
+        ([0.9, 0.9], 0.6, 1),
+        ([0.9, 0.9], 0.1, 2),  # an apple of 0.107, as asked
+        ([0.1, 0.1], 0.8, 0),
+    ):
+        detector.thresholds = thresholds
+        assert len(detector.predict_likely(images, score)[0].scores) == count
+
+
+def test_thresholds_travel_with_the_file():
+    state = model_state(SSD(ModelConfig(image_size=(64, 64)), 2), ["apple", "pear"], thresholds=[0.3, 0.7])
+    assert Detector(state).thresholds == [0.3, 0.7]
+    del state["thresholds"]  # as in older files
+    assert Detector(state).thresholds == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ModelConfig(image_size=(64, 96), anchors=AnchorConfig(scale_min=0.2, scale_max=0.8, square=True)),
+        ModelConfig(image_size=(64, 96), coder="tanh", scores="sigmoid"),
+    ],
+)
+def test_an_image_and_its_mirror_image_are_found_alike(config):
+    torch.manual_seed(0)
+    detector = Detector(model_state(SSD(config, 2), ["apple", "pear"]), flip=True, max_detections=20)
+    image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
+    plain, mirrored = detector.predict([image, image.flip(-1)])
+    turned = mirrored.boxes[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + [96, 0, 96, 0]
+    np.testing.assert_allclose(turned, plain.boxes, atol=1e-2)
+    np.testing.assert_allclose(mirrored.scores, plain.scores, atol=1e-5)
+    detector.detect = replace(detector.detect, flip=False)
+    assert not np.allclose(*(one.scores for one in detector.predict([image, image.flip(-1)])), atol=1e-4)
+
+
+def test_scores_and_boxes_are_the_mean_of_both_views():
+    model = SSD(ModelConfig(image_size=(64, 64)), 1)
+    at, anchors = mirrored_anchors(model), model.anchors
+    turned = anchors[:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + torch.tensor([1, 0, 1, 0])
+    torch.testing.assert_close(anchors[at], turned)
+    plain, mirrored = torch.rand(2, 1, len(anchors), 1)
+    box = torch.tensor([0.25, 0.25, 0.5, 0.75])  # anchor 5 says so; its mirrored one: 0.5 to 0.85 of the mirror image
+    offsets = torch.zeros(2, 1, len(anchors), 4)
+    offsets[0, 0, 5] = model.coder.at(torch.tensor([5])).encode(box[None])[0]
+    other = torch.tensor([[0.5, 0.25, 0.85, 0.65]])
+    offsets[1, 0, at[5]] = model.coder.at(at[5:6]).encode(other)[0]
+    scores, mean = average_mirrored(model, (plain, offsets[0]), (mirrored, offsets[1]))
+    assert scores[0, 5] == (plain[0, 5] + mirrored[0, at[5]]) / 2
+    found = model.coder.decode(mean[0])[5]
+    torch.testing.assert_close(found, torch.tensor([0.2, 0.25, 0.5, 0.7]))  # of .25 .25 .5 .75, .15 .25 .5 .65

@@ -42,3 +42,12 @@ def test_boxes_are_in_pixels_of_the_upright_view(served):
 def test_a_broken_image_is_named_by_its_row(served):
     with pytest.raises(ValueError, match="row 1: the image cannot be decoded"):
         served.predict(None, pd.DataFrame({"image": [photograph(), b"none"]}))
+
+
+def test_each_class_has_its_own_threshold_by_default(served):
+    served.detector.thresholds = [0.99, 0.3]  # untrained: about 1/3 for each class and background
+    table = pd.DataFrame({"image": [photograph()]})
+    (by_class,), (given,) = served.predict(None, table), served.predict(None, table, {"score_threshold": 0.3})
+    assert set(by_class["labels"]) == {"y"}
+    assert set(given["labels"]) == {"x", "y"}
+    assert served.predict(None, table, {"score_threshold": None, "batch_size": 1}) == [by_class]  # as MLflow fills in

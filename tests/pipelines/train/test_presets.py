@@ -1,4 +1,4 @@
-"""Each preset through the stages: trained by two workers, resumed, registered, evaluated, used."""
+"""Each preset through the stages: trained by two workers, resumed, registered, evaluated, used; one on old heads."""
 
 import json
 
@@ -11,11 +11,13 @@ from pipelines.params import load_draft
 from pipelines.predict import main as predict
 from pipelines.store.checkpoints import Checkpoints
 from pipelines.store.shards import read_manifest
+from pipelines.tracking import runs
 from pipelines.train.stage import run_name, train
 from pipelines.training.initial_weights import initial_weights
-from ssd.checkpoint import load
+from ssd.checkpoint import load, model_state
+from ssd.model import SSD
 from ssd.presets import PRESETS
-from tests.conftest import TINY, long_test, write_params
+from tests.conftest import TINY, add_version, long_test, write_params
 
 # The others take minutes more; `tiny_fine` is what other tests train.
 OFTEN = ("ssd300_vgg16", "resnet34_multi", "ssd320_efficientnet_lite0")
@@ -58,13 +60,29 @@ def test_every_stage_takes_every_preset(cluster, tiny_prepared, tmp_path, own_ho
     monkeypatch.setenv("SSD_WORKERS", "2")
     changes = {key: value for key, value in TINY.items() if not key.startswith("model.anchors")}
     changes |= {"model.preset": name, "train.epochs": 1, "train.checkpoint_steps": 1, **SMALL.get(name, {})}
+    from_registry = name == OFTEN[0]
+    if from_registry:
+        changes["train.weights"] = "models:/earlier@best"
     file = write_params(tmp_path / "params.yaml", changes)
     draft = load_draft(file)
     params = draft.base
+    manifest = read_manifest(tiny_prepared)
+    client, start = runs.connect(), None
+    if from_registry:
+        for number in ("1", "2"):
+            state = model_state(SSD(params.model, 2), ["slot", "other"])
+            add_version(client, "earlier", state, tmp_path / number)
+            client.set_registered_model_alias("earlier", "best", "1")
     train(draft, tiny_prepared, tmp_path / "train")
     calm = load(tmp_path / "train" / "model.pt")
+    if from_registry:
+        assert "tensors; classes by name: slot, random: bar" in capsys.readouterr().out
+        client.set_registered_model_alias("earlier", "best", "2")  # the run goes on with what it began with
+        start = initial_weights(params, run_name(params, manifest))
+        assert start.address == "models:/earlier/1"
 
-    folder = own_home / run_name(params, read_manifest(tiny_prepared), initial_weights(params))
+    start = start or initial_weights(params)
+    folder = own_home / run_name(params, manifest, start)
     last, earlier = Checkpoints(folder).paths()
     last.unlink()  # as if it had been killed after the checkpoint before
     train(draft, tiny_prepared, tmp_path / "train")

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import http.server
 import os
+import shutil
 import socket
 import threading
 
@@ -13,11 +14,14 @@ from torchvision.models import resnet34
 
 from pipelines.params import ParamsError, load_draft, load_params
 from pipelines.store.shards import read_manifest
+from pipelines.tracking import runs
 from pipelines.train.stage import run_name
 from pipelines.training.initial_weights import initial_weights, try_weights
 from ssd.backbones import ResNet34Backbone
 from ssd.backbones.published import PackageFile
-from tests.conftest import TINY, write_params
+from ssd.checkpoint import model_state
+from ssd.model import SSD
+from tests.conftest import TINY, add_version, write_params
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +61,7 @@ def test_a_file_is_taken_as_it_is(published):
     weights = initial_weights(params_with(published))
     assert weights.path == published
     assert weights.sha256[:8] in published.name
-    loaded = try_weights(params_with(published), weights, 3)
+    loaded = try_weights(params_with(published), weights, ["a", "b", "c"])
     assert loaded.kind == "a classifier"
     assert not any(name.startswith("backbone.body") for name in loaded.left_random if "num_batches" not in name)
 
@@ -105,7 +109,9 @@ def test_imagenet_weights_in_a_package(published, tmp_path, monkeypatch):
 
 
 def test_a_missing_file_and_a_wrong_digest(published, tmp_path):
-    with pytest.raises(ParamsError, match=r"nowhere\.pth: no such file; give none, imagenet, a file, or a URI"):
+    with pytest.raises(
+        ParamsError, match=r"nowhere\.pth: no such file; give none, imagenet, a file, models:/NAME@ALIAS, or a URI"
+    ):
         initial_weights(params_with("nowhere.pth"))
     broken = tmp_path / published.name
     broken.write_bytes(published.read_bytes()[:-1] + b"x")
@@ -131,7 +137,7 @@ def test_files_that_are_no_weights(tmp_path, content, complaint):
         (tmp_path / "w.pth").write_bytes(b"PK damaged")
     params = params_with(tmp_path / "w.pth")
     with pytest.raises(ParamsError, match=rf"^train\.weights: .*w\.pth: .*{complaint}"):
-        try_weights(params, initial_weights(params), 2)
+        try_weights(params, initial_weights(params), ["a", "b"])
 
 
 def test_folders_and_pipes_are_no_weights(tmp_path):
@@ -152,7 +158,7 @@ def test_a_token_in_an_address_is_not_printed(serve, own_home, capsys):
 def test_weights_of_another_network_are_refused_before_anything_starts(published):
     params = params_with(published, preset="ssd300_vgg16")
     with pytest.raises(ParamsError, match=r"train\.weights: .*none of its"):
-        try_weights(params, initial_weights(params), 2)
+        try_weights(params, initial_weights(params), ["a", "b"])
 
 
 def test_other_weights_make_another_run(published, tiny_prepared, tmp_path):
@@ -160,3 +166,48 @@ def test_other_weights_make_another_run(published, tiny_prepared, tmp_path):
     params = load_params(write_params(tmp_path / "a.yaml", {**TINY, "train.weights": str(published)}))
     weights = initial_weights(params)
     assert run_name(params, manifest, weights) != run_name(params, manifest, weights._replace(sha256="0" * 64))
+
+
+@pytest.fixture
+def registry(own_home, tmp_path):
+    """A registry of two versions of `small`; the first is the champion."""
+    client = runs.connect()
+    config = params_with("none", preset="tiny").model
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        add_version(client, "small", model_state(SSD(config, 2), ["bar", "other"]), tmp_path / f"v{seed}")
+    client.set_registered_model_alias("small", "champion", "1")
+    return client
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_the_version_that_it_began_with(registry, own_home, tmp_path):
+    params = params_with("models:/small@champion", preset="tiny")
+    digests = [hashlib.sha256((tmp_path / f"v{i}/artifacts/model.pt").read_bytes()).hexdigest() for i in (0, 1)]
+    first = initial_weights(params, "train-a")
+    assert (first.address, first.sha256) == ("models:/small/1", digests[0])
+    assert first.path.parent == own_home / "weights"
+    loaded = try_weights(params, first, ["slot", "bar"])
+    assert loaded.notes == ("classes by name: bar, random: slot",)
+
+    registry.set_registered_model_alias("small", "champion", "2")
+    assert initial_weights(params, "train-a") == first
+    first.path.unlink()
+    assert initial_weights(params, "train-a") == first  # fetched again, as that version
+    assert initial_weights(params, "train-b").sha256 == digests[1]
+    assert initial_weights(params).address == "models:/small/2"
+    assert initial_weights(params_with("models:/small/1")) == first
+    assert initial_weights(params, "train-a", fresh=True).sha256 == digests[1]
+
+    first.path.write_bytes(b"damaged")  # it counts as missing
+    assert initial_weights(params_with("models:/small/1")) == first
+    for address, complaint in {
+        "models:/small@nobody": r"train\.weights: models:/small@nobody is not at sqlite.*nobody",
+        "models:/small/3": r"train\.weights: models:/small/3 is not at sqlite",
+        "models:/small/latest": r"train\.weights: models:/small/latest: give models:/NAME/VERSION or models:/NAME@AL",
+    }.items():
+        with pytest.raises(ParamsError, match=complaint):
+            initial_weights(params_with(address))
+    shutil.rmtree(tmp_path / "v1")
+    with pytest.raises(ParamsError, match=r"train\.weights: the weights of models:/small/2 .* are missing or damaged"):
+        initial_weights(params)

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from pipelines.params import load_params
+from pipelines.train.publish import describe_thresholds
 from pipelines.training.ending import Speed, is_complete
-from pipelines.training.loop import Job, Run, fit
+from pipelines.training.loop import Job, Run, fit, score_thresholds
 from ssd.checkpoint import build_model, load, save
 from ssd.trainer import NonFiniteLoss
 from tests.conftest import TINY, write_params
@@ -55,6 +56,16 @@ def test_reports_every_epoch_with_metrics_and_a_state(job):
     model = build_model(state["best"]["model"])
     assert state["best"]["model"]["class_names"] == ["bar", "slot"]
     assert model(torch.zeros(1, 3, 64, 96))[0].shape == (1, len(model.anchors), 3)
+    assert state["best"]["model"]["thresholds"] == score_thresholds(best, ["bar", "slot"])
+
+
+def test_a_class_of_few_boxes_takes_the_threshold_of_all():
+    metrics = {"val/threshold": 0.4, "val/threshold/bar": 0.6}
+    assert score_thresholds(metrics, ["bar", "slot"]) == [0.6, 0.4]
+    assert score_thresholds({"val/threshold": 0.0}, ["bar", "slot"]) == []  # nothing found is right
+    assert score_thresholds({}, ["bar", "slot"]) == []  # no validation split
+    assert describe_thresholds(metrics, ["bar", "slot"]).startswith("; found from the score bar 0.60, 0.40 for slot (")
+    assert describe_thresholds({}, ["bar"]) == ""
 
 
 def test_the_best_model_is_that_of_the_best_epoch_whatever_comes_after(job, monkeypatch):

@@ -85,8 +85,8 @@ def evaluate(params: Stated, prepared: Path, model_json: Path, out: Path, tune: 
     words = f"{out / 'report.html'}: {said}; {version.name} v{version.version} {verdict.why}"
     if champion is None or pair is None:
         return words
-    page = _put_beside(client, version, champion, test, pair)
     with _saying(said, out):
+        page = _put_beside(client, version, champion, test, pair)
         client.log_artifact(version.run_id, str(page), "evaluate")
     return f"{words}; both side by side: {page}"
 

@@ -12,7 +12,8 @@ import yaml
 from pipelines.errors import writing
 from pipelines.params import Draft, Params
 from pipelines.recipe.boxes import Boxes, gather
-from pipelines.recipe.rules import RULES, look
+from pipelines.recipe.facts import look
+from pipelines.recipe.rules import RULES
 from pipelines.store.shards import Manifest
 from ssd.anchors import AnchorConfig
 

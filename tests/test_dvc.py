@@ -27,6 +27,7 @@ SMALL = {
     "generate.train": 24,
     "generate.val": 8,
     "generate.image_size": 96,
+    "model.preset": "tiny_fine",
     "model.image_size": [64, 64],
     "train.epochs": 2,
     "train.batch_size": 8,

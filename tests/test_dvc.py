@@ -200,7 +200,7 @@ def test_another_clone_writes_the_same_to_the_byte(first, tmp_path):
 
 def test_the_reports_template_runs_evaluate_alone(clone):
     template = clone.folder / "pipelines" / "evaluate" / "report.html.j2"
-    template.write_text(template.read_text().replace("Where this comes from", "Origin"))
+    template.write_text(template.read_text().replace("How these numbers were got", "Origin"))
     assert set(json.loads(clone.dvc("status", "--json"))) == {"evaluate"}
     output = clone.dvc("repro")
     assert [stage for stage in ("prepare", "tune", "train", "evaluate") if f"Running stage '{stage}'" in output] == [

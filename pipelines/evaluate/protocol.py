@@ -9,13 +9,13 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.card import Card, Made, MeasuredModel, Protocol, TestSplit
-from pipelines.coco import MAX_DETECTIONS
 from pipelines.evaluate import slices
 from pipelines.evaluate.intervals import CONFIDENCE, RESAMPLES, SEED
 from pipelines.params import Stated
 from pipelines.store.shards import Manifest, digest, split_of
 from pipelines.tracking.provenance import code_digest
 from pipelines.tracking.registry import TrainedModel
+from ssd.coco_matching import MAX_DETECTIONS
 
 SPLIT = "test"
 UNVALIDATED = 0.5  # the score that counts as found, where there was no validation

@@ -12,12 +12,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from hotcoco import COCO
 
-from pipelines.coco import Matches, ground_truth, match
 from pipelines.evaluate.intervals import CONFIDENCE, LEAST_IMAGES, SEED
 from pipelines.evaluate.looks import Looks
 from ssd.bootstrap import draw_counts, interval, match_tables, mean_average_precision
+from ssd.coco_matching import Matches, Overlaps, match, overlaps
 from ssd.metrics import IGNORED, TRUE, Found, Truths
 
 RESAMPLES = 300  # there are many slices
@@ -41,7 +40,7 @@ class Scene(NamedTuple):
         found, truths: `images` of both count from 0.
         image_ids, sizes: of the images; (height, width).
         class_names: of the labels 1..C.
-        matches: of the two, by COCO's rule.
+        pairs, matches: of the two, by COCO's rule.
         looks: None where the photographs were not looked at.
     """
 
@@ -50,12 +49,9 @@ class Scene(NamedTuple):
     image_ids: Sequence[str]
     sizes: Sequence[tuple[int, int]]
     class_names: Sequence[str]
+    pairs: Overlaps
     matches: Matches
     looks: Looks | None = None
-
-    def ground(self, **changes: np.ndarray) -> COCO:
-        """Ground truth for hotcoco, with columns of the truths changed."""
-        return ground_truth(self.truths._replace(**changes), self.sizes, self.class_names)
 
 
 class Slice(NamedTuple):
@@ -139,12 +135,13 @@ def _by_area(scene: Scene) -> Iterator[Slice]:
         meaning = f"under {high**0.5:.0f}² pixels" if not low else f"{low**0.5:.0f}² pixels and more"
         if low and high < 1e10:
             meaning = f"{low**0.5:.0f}² to {high**0.5:.0f}² pixels"
-        yield Slice("size", name, meaning, match(scene.ground(), scene.found, (low, high)).verdicts, inside)
+        yield Slice("size", name, meaning, match(scene.pairs, (low, high)).verdicts, inside)
 
 
 def _by_difficulty(scene: Scene) -> Iterator[Slice]:
     """Difficult objects, as if they had to be found, and the others; false alarms count in both."""
-    matches = match(scene.ground(difficult=np.zeros(len(scene.truths.labels), bool)), scene.found)
+    truths = scene.truths._replace(difficult=np.zeros(len(scene.truths.labels), bool))
+    matches = match(overlaps(scene.found, truths))
     both = "false alarms count in both"
     named = (
         ("marked difficult", f"as if it had to be found; {both}", scene.truths.difficult),

@@ -7,16 +7,16 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipelines.coco import average_precision, coco_tables, compare, ground_truth, match, summary
+from pipelines.coco import average_precision, compare, ground_truth, summary
 from pipelines.evaluate.inference import decode_rows, detect_rows
 from pipelines.evaluate.metrics import measure
 from pipelines.params import load_params
 from pipelines.prepare.stage import prepare
 from pipelines.store.shards import read_boxes, read_manifest, read_records
 from pipelines.training.loop import Job, Run
-from ssd.bootstrap import draw_counts, mean_average_precision
+from ssd.bootstrap import coco_tables, draw_counts, mean_average_precision
 from ssd.checkpoint import model_state
-from ssd.metrics import FALSE, IGNORED, TRUE, flatten_found, flatten_truths
+from ssd.metrics import flatten_found, flatten_truths
 from ssd.prediction import Detector
 from tests.conftest import TINY, draw_voc, write_params
 from tests.pipelines.evaluate.test_coco_metrics import SIZE, pycocotools_stats, random_data
@@ -42,21 +42,6 @@ def test_a_hundred_and_one_recalls_by_hand():
     assert average_precision(found, truths, 2, ["a"]) == pytest.approx(51 / 101)
 
 
-def test_each_detection_is_matched_with_a_row_of_the_ground_truth():
-    box, far, crowd = [0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0], [100.0, 0.0, 140.0, 40.0]
-    truths = flatten_truths([[], [far, box, crowd]], [[], [1, 1, 1]], iscrowd=[[], [False, False, True]])
-    half = [0.0, 0.0, 6.0, 10.0]  # IoU 0.6 with box
-    inside = [110.0, 10.0, 120.0, 20.0]
-    found = flatten_found([[box], [half, inside, far, far]], [[1], [1, 1, 1, 1]], [[0.9], [0.8, 0.7, 0.6, 0.5]])
-    verdicts, rows = match(ground_truth(truths, [(200, 200)] * 2, ["a"]), found)
-    assert verdicts[0].tolist() == [FALSE, TRUE, IGNORED, TRUE, FALSE]
-    assert rows[0].tolist() == [-1, 1, 2, 0, -1]
-    assert verdicts[3].tolist() == [FALSE, FALSE, IGNORED, TRUE, FALSE]  # at 0.65
-    many = flatten_found([[], [box] * 150], [[], [1] * 150], [[], np.linspace(0.9, 0.1, 150)])
-    verdicts, _ = match(ground_truth(truths, [(200, 200)] * 2, ["a"]), many)
-    assert [(verdicts[0] == verdict).sum() for verdict in (TRUE, FALSE, IGNORED)] == [1, 99, 50]
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_a_resample_is_measured_as_hotcoco_measures_it(seed):
     found, truths = random_data(seed)
@@ -67,7 +52,7 @@ def test_a_resample_is_measured_as_hotcoco_measures_it(seed):
     _, first = np.unique(found.images, return_index=True)
     found = found._replace(scores=0.95 - (np.arange(400) - first[found.images]) / 50)
     counts = np.concatenate([draw_counts(15, 25, seed), np.ones((1, 15), int)])
-    _, mean = mean_average_precision(coco_tables(found, truths, 15, ["a", "b", "c"]), counts, "coco")
+    _, mean = mean_average_precision(coco_tables(found, truths, 15, 3), counts, "coco")
     for row, measured in zip(counts, mean):
         images = np.repeat(np.arange(15), row)
         parts = [[np.flatnonzero(columns.images == image) for image in images] for columns in (found, truths)]

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from pipelines.coco import average_precision, compare, ground_truth, match, summary
+from pipelines.coco import average_precision, compare, ground_truth, summary
 from pipelines.evaluate.looks import Looks
 from pipelines.evaluate.slices import Scene, cut, measure_slices, worst
+from ssd.coco_matching import match, overlaps
 from ssd.metrics import flatten_found, flatten_truths
 from tests.pipelines.evaluate.test_coco_metrics import random_data
 
@@ -15,8 +16,8 @@ CENTRE, OUTER, EDGE = [140.0, 90.0, 160.0, 110.0], [40.0, 20.0, 60.0, 40.0], [0.
 
 def scene_of(truths, found, looks=None, classes=("a",), ids=None):
     count = 1 + max(truths.images.max(initial=0), found.images.max(initial=0))
-    sizes, matches = [SIZE] * count, match(ground_truth(truths, [SIZE] * count, classes), found)
-    return Scene(found, truths, ids or [str(i) for i in range(count)], sizes, classes, matches, looks)
+    pairs, ids = overlaps(found, truths), ids or [str(i) for i in range(count)]
+    return Scene(found, truths, ids, [SIZE] * count, classes, pairs, match(pairs), looks)
 
 
 def rows_of(scene):
@@ -114,5 +115,5 @@ def test_the_worst_are_below_the_whole_and_large_enough_to_say_so():
 
 def test_no_images():
     found, truths = flatten_found([], [], []), flatten_truths([], [])
-    matches = match(ground_truth(truths, [], ["a"]), found)
-    assert measure_slices(Scene(found, truths, [], [], ["a"], matches)) == []
+    pairs = overlaps(found, truths)
+    assert measure_slices(Scene(found, truths, [], [], ["a"], pairs, match(pairs))) == []

@@ -100,10 +100,10 @@ def time_evaluation(images: int, classes: int, boxes: int, detections: int) -> N
     mine, theirs = (rows_of(one, ("boxes", "labels", "scores"), images) for one in answers)
     grey = np.random.default_rng(0).uniform(0, 255, (2, images))
     start = time.perf_counter(), time.process_time()
-    measured = measure(mine, there, names, 0.5, Looks(*grey))
+    measured = measure(mine, there, names, [0.5] * classes, Looks(*grey))
     print(f"evaluate: {_passed(*start)}, {len(measured.slices)} slices", flush=True)
     start = time.perf_counter(), time.process_time()
-    pair = resample(Answers(mine, names, "detection"), Answers(theirs, names, "detection"), there, names)
+    pair = resample(*(Answers(rows, names, "detection", [0.5] * classes) for rows in (mine, theirs)), there, names)
     print(f"comparison: {_passed(*start)}, {len(pair.first)} resamples of both", flush=True)
 
 

@@ -14,9 +14,9 @@ from ssd.checkpoint import build_model
 from ssd.detection import DetectConfig, Detections, detect
 from ssd.images import resize
 from ssd.model import SSD, map_sizes
+from ssd.score_thresholds import is_likely, stored_thresholds
 from ssd.tiles import cut_tile, grid, merge
 
-UNVALIDATED = 0.5  # the score from which on detections are worth showing, where no validation has chosen one
 TILES_AT_ONCE = 32  # that go through the network together, of one photograph or of several
 
 
@@ -56,17 +56,17 @@ class Detector:
         self.model = model.to(device, memory_format=torch.channels_last)  # half as fast again on CPUs
         self.device = torch.device(device)
         self.class_names = list(state["class_names"])
-        self.thresholds = list(state.get("thresholds") or [UNVALIDATED] * len(self.class_names))
+        self.thresholds = stored_thresholds(state)
         self.detect = replace(detect_config, **detect_overrides)
 
     def predict_likely(self, images: Sequence[Tensor], score_threshold: float | None = None) -> list[Prediction]:
         """What `predict` finds and has a score of `thresholds` or more, or of one threshold for all classes."""
         if score_threshold is None:
-            thresholds, found = np.array(self.thresholds, np.float32), self.predict(images)
+            thresholds, found = self.thresholds, self.predict(images)
         else:
-            thresholds = np.full(len(self.class_names), score_threshold, np.float32)
+            thresholds = [score_threshold] * len(self.class_names)
             found = self.predict(images, min(score_threshold, self.detect.score_threshold))
-        likely = [one.scores >= thresholds[one.labels - 1] for one in found]
+        likely = [is_likely(one.scores, one.labels, thresholds) for one in found]
         return [Prediction(*(column[mine] for column in one)) for one, mine in zip(found, likely)]
 
     @torch.inference_mode()

@@ -25,14 +25,15 @@ def precision_recall_chart(curves: Sequence[dict[str, Any]], metrics: dict[str, 
     return to_svg(figure, axes, "Precision over recall at IoU 0.5, by class", "lower left")
 
 
-def sweep_chart(sweep: Sequence[dict[str, float]], threshold: float) -> str:
-    """Precision, recall and F1 over the score threshold."""
+def sweep_chart(sweep: Sequence[dict[str, float]], thresholds: Sequence[float]) -> str:
+    """Precision, recall and F1 over the score threshold; lines mark the classes' own."""
     figure, axes = canvas("score threshold", "")
     scores = [point["score"] for point in sweep]
     for index, (name, style) in enumerate((("precision", "--"), ("recall", ":"), ("f1", "-"))):
         label = "F1" if name == "f1" else name
         axes.plot(scores, [p[name] for p in sweep], style, color=colour(index), linewidth=2, label=label)
-    axes.axvline(threshold, color=INK, linewidth=1, alpha=0.6)
+    for threshold in set(thresholds):
+        axes.axvline(threshold, color=INK, linewidth=1, alpha=0.6)
     return to_svg(figure, axes, "Precision, recall and F1 over the score threshold at IoU 0.5", "best")
 
 

@@ -10,6 +10,7 @@ from hotcoco import COCOeval
 
 from pipelines.coco import MISSING, compare, ground_truth, summary
 from ssd.metrics import Found, Truths
+from ssd.score_thresholds import is_likely
 
 TIDE_ERRORS = {
     "Cls": "wrong class, right place",
@@ -47,7 +48,7 @@ def measure(
     truths: Truths,
     sizes: Sequence[tuple[int, int]],
     class_names: Sequence[str],
-    score_threshold: float = 0.5,
+    thresholds: Sequence[float],
 ) -> CocoReport:
     """Measure detections as COCO does.
 
@@ -55,15 +56,15 @@ def measure(
         found, truths: boxes in pixels; `images` count from 0 in the order of `sizes`.
         sizes: (height, width) of each image.
         class_names: of the labels 1..C.
-        score_threshold: of the detections in the confusion matrix and the counts of each image.
+        thresholds: scores of the labels, of the detections in the confusion matrix and the counts of each image.
 
     How crowds and `difficult` truths count: see `pipelines.coco`.
     """
-    ground, sure = ground_truth(truths, sizes, class_names), found.scores >= score_threshold
+    ground, sure = ground_truth(truths, sizes, class_names), is_likely(found.scores, found.labels, thresholds)
     evaluation = compare(ground, found)
     numbers = summary(evaluation)
     at_threshold = compare(ground, Found(*(column[sure] for column in found)))
-    confusion = evaluation.confusion_matrix(iou_thr=0.5, min_score=score_threshold)["matrix"]
+    confusion = at_threshold.confusion_matrix(iou_thr=0.5)["matrix"]
     return CocoReport(
         summary=numbers,
         per_class=_per_class(evaluation.eval["precision"], class_names),

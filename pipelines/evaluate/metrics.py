@@ -13,6 +13,7 @@ from pipelines.evaluate import coco_metrics
 from pipelines.evaluate.intervals import Intervals, measure_intervals
 from pipelines.evaluate.looks import Looks
 from pipelines.evaluate.slices import Scene, measure_slices
+from pipelines.store.shards import VISIBILITY
 from ssd.bootstrap import match_tables
 from ssd.coco_matching import match, overlaps
 from ssd.metrics import (
@@ -26,6 +27,7 @@ from ssd.metrics import (
     judge,
     precision_recall,
 )
+from ssd.score_thresholds import is_likely
 from ssd.tasks import truths
 
 CURVE_POINTS = 400  # a class; curves of more detections are thinned out
@@ -62,7 +64,7 @@ def measure(
     predictions: Sequence[dict],
     truths: Sequence[dict],
     class_names: Sequence[str],
-    score_threshold: float,
+    thresholds: Sequence[float],
     looks: Looks | None = None,
 ) -> Measured:
     """Measure by the rules of VOC 2007, VOC 2010 and COCO, with 95 % intervals (`name_low`, `name_high`).
@@ -70,7 +72,7 @@ def measure(
     Args:
         predictions: rows of `pipelines.evaluate.inference.PREDICTIONS`.
         truths: rows of `pipelines.store.shards.BOXES`, for the same images in the same order.
-        score_threshold: of the detections that count as found where one number needs a threshold.
+        thresholds: scores of the labels 1..C, from which on detections count as found where a number needs one.
         looks: of the same images; without them there are no slices by brightness and sharpness.
 
     Raises:
@@ -82,18 +84,19 @@ def measure(
     truth = flatten_truths(*([t[name] for t in truths] for name in OBJECT))
     verdicts = judge(found, truth, [0.5])[0]
     sizes = [(t["height"], t["width"]) for t in truths]
-    report = coco_metrics.measure(found, truth, sizes, class_names, score_threshold)
+    report = coco_metrics.measure(found, truth, sizes, class_names, thresholds)
     pairs = overlaps(found, truth)
     matches = match(pairs)
     image_ids = [t["image_id"] for t in truths]
-    slices = measure_slices(Scene(found, truth, image_ids, sizes, class_names, pairs, matches, looks))
+    visibility = {name: flatten_flags(truths, name) for name in VISIBILITY if any(name in t for t in truths)}
+    slices = measure_slices(Scene(found, truth, image_ids, sizes, class_names, pairs, matches, visibility, looks))
     ends = np.cumsum([len(p["labels"]) for p in predictions])
     coco, voc = (
         match_tables(found, truth, len(truths), len(class_names), verdicts=each)
         for each in (matches.verdicts, verdicts[None])
     )
     intervals = measure_intervals(coco, voc, class_names)
-    metrics = _metrics(found, truth, verdicts, report, intervals, class_names, score_threshold)
+    metrics = _metrics(found, truth, verdicts, report, intervals, class_names, thresholds)
     return Measured(
         metrics=metrics | {"slices": _nested(slices)},
         curves=_curves(found, truth, verdicts, class_names),
@@ -107,8 +110,18 @@ def measure(
     )
 
 
+def flatten_flags(truths: Sequence[dict], name: str) -> np.ndarray:
+    """A flag of all objects: bool [N]; false where a row lacks it."""
+    return np.array([flag for t in truths for flag in t.get(name, [False] * len(t["labels"]))], bool)
+
+
 def truth_of_task(row: dict, task: str) -> dict:
-    """A row of ground truth (boxes in pixels) with what a task asks to be found, see `ssd.tasks`."""
+    """A row of ground truth (boxes in pixels) with what a task asks to be found, see `ssd.tasks`.
+
+    Flags of visibility are of single objects, and kept for the task `detection` alone.
+    """
+    if task != "detection":
+        row = {key: value for key, value in row.items() if key not in VISIBILITY}
     boxes = torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4)
     labels = torch.tensor(row["labels"], dtype=torch.int64)
     flags = (torch.tensor(row[name], dtype=torch.bool) for name in ("difficult", "iscrowd"))
@@ -123,10 +136,10 @@ def _metrics(
     report: coco_metrics.CocoReport,
     intervals: Intervals,
     class_names: Sequence[str],
-    threshold: float,
+    thresholds: Sequence[float],
 ) -> dict[str, Any]:
     voc07, voc10 = (evaluate(found, truth, len(class_names), (0.5,), method) for method in ("voc07", "voc10"))
-    sure = found.scores >= threshold
+    sure = is_likely(found.scores, found.labels, thresholds)
     per_class = {}
     for column, name in enumerate(class_names):
         mine = sure & (found.labels == column + 1)

@@ -23,6 +23,7 @@ from pipelines.store.shards import Manifest, digest, split_of
 from pipelines.tracking import provenance, registry
 from ssd.detection import DetectConfig
 from ssd.prediction import Detector
+from ssd.score_thresholds import stored_thresholds
 
 KEPT = 16  # files of predictions; the ones used longest ago make room
 
@@ -49,11 +50,13 @@ class Answers:
     Attributes:
         rows: of `pipelines.evaluate.inference.PREDICTIONS`, by image_id.
         classes: names of the labels 1..C in them. task: of `ModelConfig.task`.
+        thresholds: scores of the labels, see `ssd.score_thresholds`.
     """
 
     rows: list[dict[str, Any]]
     classes: list[str]
     task: str
+    thresholds: list[float]
 
 
 def detect_with(client: MlflowClient, version: ModelVersion, test: Benchmark) -> Answers:
@@ -98,14 +101,16 @@ def _file(sha256: str, test: Benchmark) -> Path:
 
 def _keep(file: Path, table: pa.Table, state: dict[str, Any]) -> Answers:
     classes, task = list(state["class_names"]), state["config"].get("task", "detection")
+    thresholds = stored_thresholds(state)
+    metadata = {"classes": json.dumps(classes), "task": task, "thresholds": json.dumps(thresholds)}
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(f".{os.getpid()}.partial")
-        pq.write_table(table.replace_schema_metadata({"classes": json.dumps(classes), "task": task}), partial)
+        pq.write_table(table.replace_schema_metadata(metadata), partial)
         os.replace(partial, file)
     for old in sorted(file.parent.glob("*.parquet"), key=lambda path: path.stat().st_mtime)[:-KEPT]:
         old.unlink(missing_ok=True)
-    return Answers(table.to_pylist(), classes, task)
+    return Answers(table.to_pylist(), classes, task, thresholds)
 
 
 def _read(file: Path) -> Answers | None:
@@ -113,7 +118,8 @@ def _read(file: Path) -> Answers | None:
     try:
         table = pq.read_table(file)
         metadata = table.schema.metadata
-        found = Answers(table.to_pylist(), json.loads(metadata[b"classes"]), metadata[b"task"].decode())
+        classes, thresholds = (json.loads(metadata[name]) for name in (b"classes", b"thresholds"))
+        found = Answers(table.to_pylist(), classes, metadata[b"task"].decode(), thresholds)
         os.utime(file)  # it was of use
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
         return None

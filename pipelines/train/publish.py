@@ -22,7 +22,7 @@ from pipelines.tracking import gate, registry, runs
 from pipelines.train.pictures import draw_curves, draw_samples, draw_time_chart
 from pipelines.training.ending import divergence
 from ssd.checkpoint import save
-from ssd.metrics import FEWEST
+from ssd.score_thresholds import FEWEST
 
 
 def publish(

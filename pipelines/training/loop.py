@@ -22,8 +22,10 @@ from pipelines.training.tiled import open_split
 from ssd.augmentation import Augmentation
 from ssd.checkpoint import load, model_state
 from ssd.detection import detect
-from ssd.metrics import best_threshold, best_thresholds, evaluate, flatten_found, flatten_truths
+from ssd.metrics import evaluate, flatten_found, flatten_truths
 from ssd.model import SSD
+from ssd.prediction import average_mirrored
+from ssd.score_thresholds import best_threshold, best_thresholds
 from ssd.tasks import truths
 from ssd.trainer import Trainer
 from ssd.weights import load_weights
@@ -129,8 +131,13 @@ class Run:
     def _detect_images(self, indices: Sequence[int]) -> Iterator[tuple[int, InImage]]:
         model = self.trainer.averaged_model.eval()
         for chunk, images in evaluation_batches(self.val, indices, self.params.train.batch_size):
-            logits, offsets = self.trainer.forward(images.to(self.device), model)
-            of_each = detect(model.scores(logits), offsets, model.coder, self.params.detect)
+            images = images.to(self.device)
+            logits, offsets = self.trainer.forward(images, model)
+            scores = model.scores(logits)
+            if self.params.detect.flip:
+                logits, mirrored = self.trainer.forward(images.flip(-1), model)
+                scores, offsets = average_mirrored(model, (scores, offsets), (model.scores(logits), mirrored))
+            of_each = detect(scores, offsets, model.coder, self.params.detect)
             for index, detections in zip(chunk, of_each):
                 yield index, tuple(column.cpu().numpy() for column in detections)
 
@@ -258,7 +265,7 @@ def fit(
         stopwatch.mark("transfer")
         run.trainer.step(batch)
         if speed.budget and run.epochs is None and speed.is_known(run.steps):
-            validated = len(run.val) if run.val else 0
+            validated = len(run.val) * (1 + run.params.detect.flip) if run.val else 0
             run.shorten(run.agree(speed.epochs(run.steps, run.images, validated, run.params.train.epochs)))
         images += len(batch.images) * run.workers
         seconds = time.perf_counter() - started

@@ -77,7 +77,18 @@ def test_nothing_to_measure_is_no_number():
     assert np.isnan(average_precision(nothing, only_crowds, 1, ["a"]))
 
 
-def test_validation_and_evaluation_say_the_same_of_the_same_detections(tmp_path):
+def measure_split(state, prepared, split):
+    """metrics.json of a model on a split, detected as the actors of `evaluate` do."""
+    manifest, detector = read_manifest(prepared), Detector(state)
+    batches = [pa.Table.from_batches([b]) for b in read_records(prepared, manifest, split)]
+    decoded = [decode_rows(b, detector.model.config.image_size) for b in batches]
+    found = pa.concat_tables([detect_rows(detector, one) for one in decoded]).sort_by("image_id").to_pylist()
+    truths = sorted(read_boxes(prepared, manifest, split), key=lambda row: row["image_id"])
+    return measure(found, truths, manifest.classes, detector.thresholds).metrics
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_validation_and_evaluation_say_the_same_of_the_same_detections(tmp_path, flip):
     draw_voc(tmp_path / "raw", 40)
     for number in range(0, 40, 3):  # the first object of every third image is difficult
         file = tmp_path / "raw" / "Annotations" / f"{number:04d}.xml"
@@ -85,7 +96,7 @@ def test_validation_and_evaluation_say_the_same_of_the_same_detections(tmp_path)
     for number in range(1, 40, 6):  # in every sixth all are reversed and become crowds
         file = tmp_path / "raw" / "Annotations" / f"{number:04d}.xml"
         file.write_text(file.read_text().replace("xmin", "other").replace("xmax", "xmin").replace("other", "xmax"))
-    params = load_params(write_params(tmp_path / "params.yaml", TINY))
+    params = load_params(write_params(tmp_path / "params.yaml", {**TINY, "detect.flip": flip}))
     prepare(tmp_path / "raw", tmp_path / "prepared", params.prepare, params.seed)
     manifest = read_manifest(tmp_path / "prepared")
     assert manifest.splits["val"].difficult > 0
@@ -95,11 +106,7 @@ def test_validation_and_evaluation_say_the_same_of_the_same_detections(tmp_path)
         torch.nn.init.normal_(head.weight, std=0.5)
 
     state = model_state(run.trainer.averaged_model, ["bar", "slot"], asdict(params.detect))
-    detector = Detector(state)
-    batches = [pa.Table.from_batches([b]) for b in read_records(tmp_path / "prepared", manifest, "val")]
-    found = pa.concat_tables([detect_rows(detector, decode_rows(b, params.model.image_size)) for b in batches])
-    truths = sorted(read_boxes(tmp_path / "prepared", manifest, "val"), key=lambda row: row["image_id"])
-    metrics = measure(found.sort_by("image_id").to_pylist(), truths, manifest.classes, 0.5).metrics
+    metrics = measure_split(state, tmp_path / "prepared", "val")
     validation = run.validate()
     assert 0 < metrics["map"] < metrics["map50"] <= 1
     assert validation["val/map"] == pytest.approx(metrics["map"], abs=1e-9)

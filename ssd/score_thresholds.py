@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ssd.calibration import stored_calibration
 from ssd.metrics import TRUE, Found, Truths, judge, precision_recall
 
 UNVALIDATED = 0.5  # where no validation has chosen a score
@@ -14,8 +15,10 @@ FEWEST = 10  # boxes of a class that its score threshold is chosen by
 
 
 def stored_thresholds(state: dict[str, Any]) -> list[float]:
-    """The scores of the labels 1..C in what `ssd.checkpoint.load` read; UNVALIDATED where the model has none."""
-    return list(state.get("thresholds") or [UNVALIDATED] * len(state["class_names"]))
+    """Calibrated scores of the labels 1..C in what `ssd.checkpoint.load` read; UNVALIDATED where the model has none."""
+    if not state.get("thresholds"):
+        return [UNVALIDATED] * len(state["class_names"])
+    return stored_calibration(state).apply(state["thresholds"]).tolist()
 
 
 def is_likely(scores: np.ndarray, labels: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:

@@ -12,9 +12,11 @@ import torch
 from pipelines.evaluate import coco_metrics
 from pipelines.evaluate.intervals import Intervals, measure_intervals
 from pipelines.evaluate.looks import Looks
+from pipelines.evaluate.reliability import measure_reliability
 from pipelines.evaluate.slices import Scene, measure_slices
 from pipelines.store.shards import VISIBILITY
 from ssd.bootstrap import match_tables
+from ssd.calibration import UNCALIBRATED, Calibration
 from ssd.coco_matching import match, overlaps
 from ssd.metrics import (
     FALSE,
@@ -44,7 +46,7 @@ class Measured:
         curves: class, recall, precision, score: the precision-recall curves at IoU 0.5.
         sweep: score, precision, recall, f1 of all classes together at IoU 0.5, by falling score threshold.
         confusion: counts [C+1, C+1]; rows truth, columns predicted, the last is background.
-        tide, calibration, images: see `pipelines.evaluate.coco_metrics.CocoReport`.
+        tide, images: see `pipelines.evaluate.coco_metrics.CocoReport`. reliability: see `measure_reliability`.
         slices: rows of `pipelines.evaluate.slices.measure_slices`.
         verdicts: per image, of each of its detections: TRUE, FALSE or IGNORED at IoU 0.5.
     """
@@ -54,7 +56,7 @@ class Measured:
     sweep: list[dict[str, float]]
     confusion: np.ndarray
     tide: dict[str, dict[str, float]]
-    calibration: dict[str, Any]
+    reliability: dict[str, dict[str, Any]]
     images: list[dict[str, float]]
     slices: list[dict[str, Any]]
     verdicts: list[np.ndarray]
@@ -66,6 +68,7 @@ def measure(
     class_names: Sequence[str],
     thresholds: Sequence[float],
     looks: Looks | None = None,
+    calibration: Calibration = UNCALIBRATED,
 ) -> Measured:
     """Measure by the rules of VOC 2007, VOC 2010 and COCO, with 95 % intervals (`name_low`, `name_high`).
 
@@ -73,6 +76,7 @@ def measure(
         predictions: rows of `pipelines.evaluate.inference.PREDICTIONS`.
         truths: rows of `pipelines.store.shards.BOXES`, for the same images in the same order.
         thresholds: scores of the labels 1..C, from which on detections count as found where a number needs one.
+        calibration: that was applied to the scores; the error without it is measured as well.
         looks: of the same images; without them there are no slices by brightness and sharpness.
 
     Raises:
@@ -97,13 +101,15 @@ def measure(
     )
     intervals = measure_intervals(coco, voc, class_names)
     metrics = _metrics(found, truth, verdicts, report, intervals, class_names, thresholds)
+    reliability = measure_reliability(found.scores, verdicts, calibration)
+    errors = {name: {key: one[key] for key in ("ece", "mce")} for name, one in reliability.items()}
     return Measured(
-        metrics=metrics | {"slices": _nested(slices)},
+        metrics=metrics | {"calibration": errors, "slices": _nested(slices)},
         curves=_curves(found, truth, verdicts, class_names),
         sweep=_sweep(found, truth, verdicts),
         confusion=report.confusion,
         tide=report.tide,
-        calibration=report.calibration,
+        reliability=reliability,
         images=report.images,
         slices=slices,
         verdicts=np.split(verdicts, ends)[:-1],
@@ -161,7 +167,6 @@ def _metrics(
         **intervals.whole["voc07"],
         "coco": report.summary,
         "at_threshold": found_at(verdicts[sure], int(voc10.truths.sum())),
-        "calibration": {name: report.calibration[name] for name in ("ece", "mce")},
         "tide": {kind: error["gain"] for kind, error in report.tide.items()},
         "per_class": per_class,
     }

@@ -15,6 +15,7 @@ from pipelines.params import Stated
 from pipelines.store.shards import Manifest, digest, split_of
 from pipelines.tracking.provenance import code_digest
 from pipelines.tracking.registry import TrainedModel
+from ssd.calibration import stored_calibration
 from ssd.coco_matching import MAX_DETECTIONS
 from ssd.score_thresholds import stored_thresholds
 
@@ -78,6 +79,7 @@ def describe_measurement(
             backbone=config["backbone"],
             image_size=tuple(config["image_size"]),
             tile=config.get("tile", "none"),
+            calibration=stored_calibration(state),
             score_thresholds=report_thresholds(params, state),
         ),
         made=Made(

@@ -51,6 +51,7 @@ def render(results: Results, manifest: Manifest, prepared: Path) -> str:
     """The page; the images are read from `prepared`, the folder of the manifest."""
     measured, card, search = results.measured, results.card, results.search
     metrics, thresholds = measured.metrics, card.model.score_thresholds
+    bins = [measured.reliability[name]["bins"] for name in ("calibrated", "network")]
     worst, typical = choose(measured.images)
     shown = [results.truths[i] for i in worst + typical]
     wanted = {truth["image_id"]: (truth["height"], truth["width"]) for truth in shown}
@@ -75,7 +76,7 @@ def render(results: Results, manifest: Manifest, prepared: Path) -> str:
         charts={
             "precision_recall": precision_recall_chart(measured.curves, metrics),
             "sweep": sweep_chart(measured.sweep, thresholds),
-            "calibration": calibration_chart(measured.calibration["bins"]),
+            "calibration": calibration_chart(*bins),
         },
         best=max(measured.sweep, key=lambda point: point["f1"], default=None),
         worst=[show(i) for i in worst],
@@ -119,10 +120,10 @@ def _plain(value: Any) -> str:
 def describe_scores(classes: Sequence[str], thresholds: Sequence[float]) -> str:
     """From which scores on detections count as found, in words: of each class, where classes differ and are few."""
     if len(set(thresholds)) <= 1:
-        return f"score {thresholds[0]:g}" if thresholds else "no score"
+        return f"score {thresholds[0]:.2g}" if thresholds else "no score"
     if len(classes) <= LEGEND_CLASSES:
-        return "score " + ", ".join(f"{score:g} ({name})" for name, score in zip(classes, thresholds))
-    return f"the score of its class ({min(thresholds):g} to {max(thresholds):g})"
+        return "score " + ", ".join(f"{score:.2g} ({name})" for name, score in zip(classes, thresholds))
+    return f"the score of its class ({min(thresholds):.2g} to {max(thresholds):.2g})"
 
 
 def choose(images: Sequence[dict[str, float]], count: int = SHOWN) -> tuple[list[int], list[int]]:

@@ -67,7 +67,7 @@ def evaluate(params: Stated, prepared: Path, model_json: Path, out: Path, tune: 
     found = mine.rows
     card = describe_measurement(params, model, manifest, state, predictions)
     looks = look_at(prepared, manifest, SPLIT)
-    measured = measure(found, truths, manifest.classes, card.model.score_thresholds, looks)
+    measured = measure(found, truths, manifest.classes, card.model.score_thresholds, looks, mine.calibration)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         write_results(out, predictions, card, measured, manifest.classes)

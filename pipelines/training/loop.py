@@ -20,6 +20,7 @@ from pipelines.training.messages import Step
 from pipelines.training.order import Order, StepSampler, derive_seed, repeat_factors, steps_an_epoch
 from pipelines.training.tiled import open_split
 from ssd.augmentation import Augmentation
+from ssd.calibration import fit_calibration
 from ssd.checkpoint import load, model_state
 from ssd.detection import detect
 from ssd.metrics import evaluate, flatten_found, flatten_truths
@@ -120,6 +121,7 @@ class Run:
         coco_ap = average_precision(found, truth, len(samples), self.classes)
         metrics = {"val/map50": float(precision.mean[0]), "val/map": coco_ap}
         metrics["val/threshold"] = best_threshold(found, truth)
+        metrics |= {f"val/calibration/{name}": value for name, value in fit_calibration(found, truth)._asdict().items()}
         of_classes = best_thresholds(found, truth, len(self.classes))
         metrics |= {f"val/threshold/{self.classes[label - 1]}": score for label, score in of_classes.items()}
         return metrics | {f"val/ap50/{name}": float(ap) for name, ap in zip(self.classes, precision.ap[0])}
@@ -179,7 +181,9 @@ class Run:
         score = metrics.get("val/map")
         if self.best is None or score is None or not score <= self.best["score"]:  # the first of equals stays
             thresholds = score_thresholds(metrics, self.classes)
-            weights = model_state(self.trainer.averaged_model, self.classes, asdict(self.params.detect), thresholds)
+            calibration = [value for key, value in metrics.items() if key.startswith("val/calibration/")]
+            detect = asdict(self.params.detect)
+            weights = model_state(self.trainer.averaged_model, self.classes, detect, thresholds, calibration)
             self.best = {"epoch": epoch, "score": score if score is not None else -1.0, "model": weights}
         return metrics
 

@@ -18,7 +18,7 @@ def card_of(**model):
         "test": test,
     }
     facts = {"name": "ssd", "weights": "0" * 64, "training": "train-1", "data": "e" * 64, "backbone": "tiny"}
-    facts |= {"image_size": (64, 96), "tile": "none", "score_thresholds": [0.5, 0.5]}
+    facts |= {"image_size": (64, 96), "tile": "none", "score_thresholds": [0.5, 0.5], "calibration": (1.0, 0.0)}
     made = {"code": "c" * 64, "data": "e" * 64, "libraries": {"torch": "2"}, "device": "cpu", "precision": "fp32"}
     return Card.model_validate({"protocol": protocol, "model": facts | model, "made": made})
 

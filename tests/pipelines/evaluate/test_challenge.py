@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -129,14 +130,16 @@ def test_only_classes_that_both_know_are_compared():
 
 def test_predictions_are_kept_until_others_are_used_more(tiny_prepared, tiny_params, own_home):
     test = Benchmark(tiny_prepared, read_manifest(tiny_prepared), tiny_params.detect, 4)
-    state = {"class_names": ["bar", "slot"], "config": {}}
+    state = {"class_names": ["bar", "slot"], "config": {}, "calibration": [1.0, -np.log(3)], "thresholds": [0.5, 0.6]}
     table = pa.Table.from_pylist([prediction("a", [BOX], [1], [0.5])], schema=PREDICTIONS)
     version = type("Version", (), {"tags": {registry.SHA256: "first"}, "source": ""})
     keep("first", table, state, test)
     for number in range(2 * KEPT):
         keep(str(number), table, state, test)
         kept = detect_with(None, version, test)  # no client is needed
-    assert kept == Answers(table.to_pylist(), ["bar", "slot"], "detection", [0.5, 0.5])
+    row = table.to_pylist()[0] | {"scores": [pytest.approx(0.25)]}  # calibrated: odds of 1, a third of them
+    thresholds, calibration = [pytest.approx(0.25), pytest.approx(1 / 3)], (1, -np.log(3))
+    assert kept == Answers([row], ["bar", "slot"], "detection", thresholds, calibration)
     files = list(Path(own_home, "cache", "predictions").iterdir())
     assert len(files) == KEPT
     for file in files:

@@ -116,22 +116,12 @@ def test_detections_in_a_crowd_count_neither_way():
     assert {name: report.images[0][name] for name in ("tp", "fp", "fn")} == {"tp": 1, "fp": 2, "fn": 0}
 
 
-def test_calibration_by_hand():
-    # two at 0.85, one of them right: confidence 0.85, accuracy 0.5, the error 0.35
-    truths = flatten_truths([[BOX]], [[1]])
-    found = flatten_found([[BOX, [200.0, 20.0, 250.0, 100.0]]], [[1, 1]], [[0.85, 0.85]])
-    report = measure(found, truths, [SIZE], ["a"], [0.5])
-    assert report.calibration["ece"] == pytest.approx(0.35)
-    assert report.calibration["bins"][8]["count"] == 2
-
-
 @pytest.mark.parametrize("images", [0, 2])
 def test_nothing_found_and_nothing_there(images):
     empty = [[]] * images
     report = measure(flatten_found(empty, empty, empty), flatten_truths(empty, empty), [SIZE] * images, ["a"], [0.5])
     assert report.summary["AP"] is None
     assert report.per_class["a"]["AP"] is None
-    assert report.calibration["ece"] is None
     assert len(report.images) == images
 
 

@@ -19,7 +19,11 @@ from tests.pipelines.evaluate.test_stage import trained_model
 )
 def test_auto_counts_as_found_what_predictions_go_by(tmp_path, written, stored, due):
     params = load_stated(write_params(tmp_path / "p.yaml", {"evaluate.score_threshold": written}))
-    assert report_thresholds(params, {"class_names": ["bar", "slot"], "thresholds": stored}) == due
+    state = {"class_names": ["bar", "slot"], "thresholds": stored}
+    assert report_thresholds(params, state) == due
+    steeper = [pytest.approx(0.04 / 0.68), pytest.approx(0.16 / 0.52)]  # the odds 1/4 and 2/3, squared
+    due = steeper if written == "auto" and stored else due
+    assert report_thresholds(params, state | {"calibration": [2.0, 0.0]}) == due
 
 
 def test_the_test_digest_is_of_the_test_split_alone(tiny_prepared):

@@ -57,6 +57,8 @@ def test_reports_every_epoch_with_metrics_and_a_state(job):
     assert state["best"]["model"]["class_names"] == ["bar", "slot"]
     assert model(torch.zeros(1, 3, 64, 96))[0].shape == (1, len(model.anchors), 3)
     assert state["best"]["model"]["thresholds"] == score_thresholds(best, ["bar", "slot"])
+    calibration = [best[f"val/calibration/{name}"] for name in ("scale", "shift")]
+    assert state["best"]["model"]["calibration"] == calibration
 
 
 def test_a_class_of_few_boxes_takes_the_threshold_of_all():

@@ -84,7 +84,8 @@ def measure_split(state, prepared, split):
     decoded = [decode_rows(b, detector.model.config.image_size) for b in batches]
     found = pa.concat_tables([detect_rows(detector, one) for one in decoded]).sort_by("image_id").to_pylist()
     truths = sorted(read_boxes(prepared, manifest, split), key=lambda row: row["image_id"])
-    return measure(found, truths, manifest.classes, detector.thresholds).metrics
+    found = [row | {"scores": detector.calibration.apply(row["scores"]).tolist()} for row in found]
+    return measure(found, truths, manifest.classes, detector.thresholds, calibration=detector.calibration).metrics
 
 
 @pytest.mark.parametrize("flip", [False, True])

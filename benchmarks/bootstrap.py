@@ -6,15 +6,23 @@ Time: 1000 resamples of 5000 images with 20 classes, COCO's ten IoU thresholds. 
 `--coverage`: test sets are drawn from one and the same world. Of 95 % intervals 95 in 100 should hold the mean AP of
 sets of that size. The AP of 20 000 images is lower than that mean, since AP is too high on few objects: the intervals
 hold it less often.
+
+`--evaluation`: the time of all that `evaluate` measures of such a test set, slices with their intervals among it, and
+of the comparison of two models.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from itertools import pairwise
 
 import numpy as np
 
+from pipelines.evaluate.challenge import resample
+from pipelines.evaluate.looks import Looks
+from pipelines.evaluate.metrics import OBJECT, measure
+from pipelines.evaluate.versions import Answers
 from ssd.bootstrap import draw_counts, interval, match_tables, mean_average_precision
 from ssd.metrics import Found, Truths
 
@@ -72,6 +80,38 @@ def measure_coverage(images: int, classes: int, sets: int = 200, resamples: int 
     )
 
 
+def rows_of(columns: Found | Truths, names: tuple[str, ...], images: int) -> list[dict]:
+    """Rows of the Parquet files, from detections or ground truth that are sorted by image."""
+    ends = np.searchsorted(columns.images, np.arange(images + 1))
+    parts = {name: [getattr(columns, name)[a:b].tolist() for a, b in pairwise(ends)] for name in names}
+    return [
+        {"image_id": f"{i:06}", "height": 300, "width": 400} | {name: parts[name][i] for name in names}
+        for i in range(images)
+    ]
+
+
+def time_evaluation(images: int, classes: int, boxes: int, detections: int) -> None:
+    """Print how long the measuring of `evaluate` takes, and that of a comparison."""
+    found, truths = draw_data(images, classes, boxes, detections)
+    other, _ = draw_data(images, classes, boxes, detections - 1)
+    names = [f"class {label}" for label in range(1, classes + 1)]
+    there = rows_of(truths, OBJECT, images)
+    answers = (one._replace(scores=one.scores.clip(0, 1)) for one in (found, other))
+    mine, theirs = (rows_of(one, ("boxes", "labels", "scores"), images) for one in answers)
+    grey = np.random.default_rng(0).uniform(0, 255, (2, images))
+    start = time.perf_counter(), time.process_time()
+    measured = measure(mine, there, names, [0.5] * classes, Looks(*grey))
+    print(f"evaluate: {_passed(*start)}, {len(measured.slices)} slices", flush=True)
+    start = time.perf_counter(), time.process_time()
+    pair = resample(*(Answers(rows, names, "detection", [0.5] * classes) for rows in (mine, theirs)), there, names)
+    print(f"comparison: {_passed(*start)}, {len(pair.first)} resamples of both", flush=True)
+
+
+def _passed(start: float, work: float) -> str:
+    """By the clock, and the time of the CPUs, which others on the machine change little."""
+    return f"{time.perf_counter() - start:.1f} s (CPU {time.process_time() - work:.1f} s)"
+
+
 def main() -> None:
     """Read the command line and print a line for each method."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bootstrap", description=__doc__.split("\n")[0])
@@ -81,7 +121,11 @@ def main() -> None:
     parser.add_argument("--detections", type=int, default=30, help="an image")
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--coverage", action="store_true", help="how often intervals hold the truth, nothing else")
+    parser.add_argument("--evaluation", action="store_true", help="all that `evaluate` measures, nothing else")
     args = parser.parse_args()
+    if args.evaluation:
+        time_evaluation(args.images, args.classes, args.boxes, args.detections)
+        return
     if args.coverage:
         for images, classes in ((12, 3), (72, 3), (500, 3), (100, 1), (400, 20), (5000, 20)):
             measure_coverage(images, classes, sets=200 if images <= 500 else 60)

@@ -62,7 +62,7 @@ def beside_hotcoco(settings: Settings) -> Figure:
     truth, found = random_data()
     names, sizes = [str(label) for label in range(1, CLASSES + 1)], [(600, 600)] * IMAGES
     candidates = {
-        "ours": lambda: coco_metrics.measure(found, truth, sizes, names),
+        "ours": lambda: coco_metrics.measure(found, truth, sizes, names, [0.5] * CLASSES),
         "hotcoco": lambda: bare(truth, found),
     }
     return figure(measure(candidates, min(settings.rounds, 3)), "ours", "hotcoco")

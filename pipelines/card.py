@@ -55,7 +55,9 @@ class MeasuredModel(Part):
     Attributes:
         weights: SHA-256 of the file. training: fingerprint of the run. data: digest of what it learnt from.
         image_size: (height, width) of the input in pixels. tile: "none", or its size and overlap.
-        score_threshold: from which on a box counts as found, where a number needs one (precision, recall, F1).
+        calibration: scale and shift of `ssd.calibration`, from the network's scores to those of all numbers here.
+        score_thresholds: of the classes, from which on a box counts as found, where a number needs one (precision,
+            recall, F1).
     """
 
     name: str
@@ -65,7 +67,8 @@ class MeasuredModel(Part):
     backbone: str
     image_size: tuple[int, int]
     tile: str | dict[str, Any]
-    score_threshold: float
+    calibration: tuple[float, float]
+    score_thresholds: list[float]
 
 
 class Made(Part):

@@ -6,22 +6,19 @@ It is the mean over the classes and the IoU thresholds 0.50, 0.55 … 0.95 of th
 Crowds (`iscrowd`) need not be found, and detections that lie in them by the threshold's share of their own area count
 neither way. `difficult` ground truth becomes a crowd too, the only kind that COCO ignores. The difference to VOC: a
 crowd swallows any number of detections that lie inside it, whichever their own best overlap.
+
+`ssd.coco_matching` matches by the same rule, and keeps the matches for resamples and slices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from hotcoco import COCO, COCOeval
 
-from ssd.bootstrap import MatchTables, match_tables
-from ssd.metrics import FALSE, IGNORED, TRUE, Found, Truths
+from ssd.metrics import Found, Truths
 
-THRESHOLDS = tuple(0.5 + 0.05 * step for step in range(10))
-MAX_DETECTIONS = 100  # of a class in an image
-EVERY_AREA = (0, 1e10)  # square pixels
 MISSING = -1.0  # hotcoco's word for "nothing to measure"
 
 
@@ -38,39 +35,6 @@ def compare(ground: COCO, found: Found) -> COCOeval:
     evaluation = _evaluation(ground, found)
     evaluation.evaluate()
     return evaluation
-
-
-class Matches(NamedTuple):
-    """What COCO's rule says of each detection, in the order of `found`.
-
-    Attributes:
-        verdicts: int8 [T, D] of TRUE, FALSE, IGNORED at each of THRESHOLDS. Beyond MAX_DETECTIONS all are IGNORED.
-        truths: int64 [T, D], the row of the ground truth that a detection is matched with; -1 where there is none.
-    """
-
-    verdicts: np.ndarray
-    truths: np.ndarray
-
-
-def match(ground: COCO, found: Found, area: tuple[float, float] = EVERY_AREA) -> Matches:
-    """Match detections with the ground truth, one by one; objects outside of `area` (square pixels) are ignored."""
-    evaluation = _evaluation(ground, found)
-    evaluation.params.area_rng, evaluation.params.area_rng_lbl = [list(area)], ["all"]
-    evaluation.evaluate()
-    shape = (len(THRESHOLDS), len(found.labels))
-    verdicts, truths = np.full(shape, IGNORED, np.int8), np.full(shape, -1)
-    for cell in filter(None, evaluation.eval_imgs):
-        rows, partners = np.array(cell["dtIds"], int) - 1, np.array(cell["dtMatches"], int) - 1  # ids begin with 1
-        matched, ignored = np.array(cell["dtMatched"], bool), np.array(cell["dtIgnore"], bool)
-        verdicts[:, rows] = np.where(ignored, IGNORED, np.where(matched, TRUE, FALSE))
-        truths[:, rows] = np.where(matched, partners, -1)
-    return Matches(verdicts, truths)
-
-
-def coco_tables(found: Found, truths: Truths, num_images: int, class_names: Sequence[str]) -> MatchTables:
-    """The matches from which `ssd.bootstrap.mean_average_precision`, by the method `coco`, resamples `map`."""
-    verdicts = match(ground_truth(truths, [(1, 1)] * num_images, class_names), found).verdicts
-    return match_tables(found, truths, num_images, len(class_names), verdicts=verdicts)
 
 
 def summary(evaluation: COCOeval) -> dict[str, float | None]:

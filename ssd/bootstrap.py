@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ssd.coco_matching import match, overlaps
 from ssd.metrics import IGNORED, RECALLS, TRUE, Found, Method, Truths, judge
 
 BLOCK = 1 << 21  # detections of a class times resamples that are worked on at once; about what a cache holds
@@ -70,6 +71,12 @@ def match_tables(
     table = np.bincount(cells, minlength=images * num_classes).reshape(images, num_classes)
     starts = np.searchsorted(found.labels[order], np.arange(1, num_classes + 2))
     return MatchTables(found.images[order], verdicts[:, order], starts, table)
+
+
+def coco_tables(found: Found, truths: Truths, images: int, num_classes: int) -> MatchTables:
+    """The tables of COCO's matches: with the method `coco`, resamples of COCO's average precision."""
+    verdicts = match(overlaps(found, truths)).verdicts
+    return match_tables(found, truths, images, num_classes, verdicts=verdicts)
 
 
 def draw_counts(images: int, resamples: int, seed: int) -> np.ndarray:
@@ -161,20 +168,3 @@ def interval(values: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, 
     if known.any():
         ends[:, known] = np.nanquantile(values[:, known], tails, axis=0)
     return ends[0], ends[1]
-
-
-def paired_difference(
-    tables: MatchTables, others: MatchTables, counts: np.ndarray, method: Method = "voc10"
-) -> Resampled:
-    """Average precision of one detector less that of another, each resample measured with both.
-
-    What makes an image hard for both cancels, so that the interval of the difference is narrower than two intervals
-    side by side suggest.
-
-    Raises:
-        ValueError: the two were not matched with the same ground truth.
-    """
-    if not np.array_equal(tables.truths, others.truths):
-        raise ValueError("the two detectors were not matched with the same ground truth")
-    one, other = (mean_average_precision(each, counts, method) for each in (tables, others))
-    return Resampled(one.ap - other.ap, one.mean - other.mean)

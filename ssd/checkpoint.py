@@ -66,10 +66,12 @@ def model_state(
     class_names: list[str],
     detect: dict[str, Any] | None = None,
     thresholds: Sequence[float] = (),
+    calibration: Sequence[float] = (),
 ) -> dict[str, Any]:
     """What makes a model usable elsewhere: config, class names, settings of detection, weights (copies, on the CPU).
 
-    `thresholds` are the scores from which on detections of the labels 1..C are worth showing; none where none is known.
+    `thresholds` are the network's scores from which on detections of the labels 1..C are worth showing, `calibration`
+    scale and shift of `ssd.calibration`; none where none is known.
     """
     config = asdict(model.config)
     weights = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
@@ -78,6 +80,7 @@ def model_state(
         "class_names": list(class_names),
         "detect": detect or {},
         "thresholds": list(thresholds),
+        "calibration": list(calibration),
         "weights": weights,
     }
 

@@ -27,7 +27,7 @@ class DetectConfig:
         nms: `hard`; or `voting`, where a box that is kept becomes the mean of all candidates of its class that overlap
             it by VOTES or more, weighed by their scores (Gidaris and Komodakis 2015, Sec. 5).
         flip: `Detector` looks at the mirror image as well, and takes the mean of scores and boxes of each anchor and
-            its mirrored one, in twice the time. The validations during training do without.
+            its mirrored one, in twice the time. The validations during training do so as well.
     """
 
     score_threshold: float = 0.01

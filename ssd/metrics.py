@@ -12,7 +12,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 TRUE, FALSE, IGNORED = 1, 0, -1
-FEWEST = 10  # boxes of a class that its score threshold is chosen by
 
 Method = Literal["voc07", "voc10", "coco"]
 # The recalls at which a curve is read off. i / 10, not i · 0.1: a recall of 3/10 reaches 0.3. COCO's are pycocotools'.
@@ -186,45 +185,6 @@ def precision_recall(scores: np.ndarray, verdicts: np.ndarray, truths: int) -> t
     order = counted[np.argsort(-np.asarray(scores, np.float64)[counted], kind="stable")]
     right = np.cumsum(verdicts[order] == TRUE)
     return right / truths, right / np.arange(1, len(order) + 1), np.asarray(scores)[order]
-
-
-def best_threshold(found: Found, truths: Truths, threshold: float = 0.5) -> float:
-    """The score from which on detections give the highest F1 of all classes together; 0 where nothing is right.
-
-    Args:
-        found, truths: `images` of both count the same images.
-        threshold: the IoU from which on a detection is right.
-
-    Returns:
-        A score of a right detection, rounded down to hundredths so that it counts itself; the highest of equals.
-    """
-    (verdicts,) = judge(found, truths, (threshold,))
-    return _best_score(found.scores, verdicts, int(truths.counted.sum()))
-
-
-def best_thresholds(
-    found: Found, truths: Truths, num_classes: int, threshold: float = 0.5, least: int = FEWEST
-) -> dict[int, float]:
-    """Like `best_threshold`, of each class alone, by its label.
-
-    Classes of which fewer than `least` boxes are to be found, or none is, are left out: there is nothing to choose by.
-    """
-    (verdicts,) = judge(found, truths, (threshold,))
-    counts = np.bincount(truths.labels[truths.counted], minlength=num_classes + 1)
-    chosen = {}
-    for label in range(1, num_classes + 1):
-        mine = found.labels == label
-        if counts[label] >= least and (verdicts[mine] == TRUE).any():
-            chosen[label] = _best_score(found.scores[mine], verdicts[mine], int(counts[label]))
-    return chosen
-
-
-def _best_score(scores: np.ndarray, verdicts: np.ndarray, truths: int) -> float:
-    recall, precision, scores = precision_recall(scores, verdicts, max(truths, 1))
-    if not recall.any():
-        return 0.0
-    f1 = 2 * recall * precision / np.maximum(recall + precision, 1e-12)
-    return float(np.floor(scores[f1.argmax()] * 100) / 100)
 
 
 def average_precision(recall: np.ndarray, precision: np.ndarray, method: Method = "voc10") -> float:

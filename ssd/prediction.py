@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssd.calibration import stored_calibration
 from ssd.checkpoint import build_model
 from ssd.detection import DetectConfig, Detections, detect
 from ssd.images import resize
 from ssd.model import SSD, map_sizes
+from ssd.score_thresholds import is_likely, stored_thresholds
 from ssd.tiles import cut_tile, grid, merge
 
-UNVALIDATED = 0.5  # the score from which on detections are worth showing, where no validation has chosen one
 TILES_AT_ONCE = 32  # that go through the network together, of one photograph or of several
 
 
@@ -39,7 +40,8 @@ class Detector:
     Attributes:
         class_names: of the labels 1..C.
         detect: a `DetectConfig`; the file's own, overridden by what the caller gave.
-        thresholds: scores [C] from which on detections of the labels 1..C are worth showing, chosen on validation.
+        calibration: of the scores, chosen on validation.
+        thresholds: calibrated scores [C] from which on detections of the labels 1..C are worth showing, likewise.
     """
 
     def __init__(self, state: dict[str, Any], device: torch.device | str = "cpu", **detect_overrides):
@@ -56,22 +58,27 @@ class Detector:
         self.model = model.to(device, memory_format=torch.channels_last)  # half as fast again on CPUs
         self.device = torch.device(device)
         self.class_names = list(state["class_names"])
-        self.thresholds = list(state.get("thresholds") or [UNVALIDATED] * len(self.class_names))
+        self.calibration = stored_calibration(state)
+        self.thresholds = stored_thresholds(state)
         self.detect = replace(detect_config, **detect_overrides)
 
     def predict_likely(self, images: Sequence[Tensor], score_threshold: float | None = None) -> list[Prediction]:
-        """What `predict` finds and has a score of `thresholds` or more, or of one threshold for all classes."""
+        """What `predict` finds, with calibrated scores, from `thresholds` or one threshold for all classes on."""
         if score_threshold is None:
-            thresholds, found = np.array(self.thresholds, np.float32), self.predict(images)
+            thresholds, found = self.thresholds, self.predict(images)
         else:
-            thresholds = np.full(len(self.class_names), score_threshold, np.float32)
-            found = self.predict(images, min(score_threshold, self.detect.score_threshold))
-        likely = [one.scores >= thresholds[one.labels - 1] for one in found]
+            thresholds = [score_threshold] * len(self.class_names)
+            lowest = float(self.calibration.invert(score_threshold))
+            found = self.predict(images, min(lowest, self.detect.score_threshold))
+        found = [one._replace(scores=self.calibration.apply(one.scores).astype(np.float32)) for one in found]
+        likely = [is_likely(one.scores, one.labels, thresholds) for one in found]
         return [Prediction(*(column[mine] for column in one)) for one, mine in zip(found, likely)]
 
     @torch.inference_mode()
     def predict(self, images: Sequence[Tensor], score_threshold: float | None = None) -> list[Prediction]:
         """Detect in one batch of images; in tiles, and over the whole image, where the model has them.
+
+        Scores are the network's own, not calibrated.
 
         Args:
             images: uint8 [3, H, W] each, as `ssd.images.decode` returns them; their sizes may differ.

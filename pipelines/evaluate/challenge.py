@@ -9,7 +9,6 @@ import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
-from pipelines.coco import coco_tables
 from pipelines.evaluate.intervals import RESAMPLES, SEED
 from pipelines.evaluate.metrics import OBJECT
 from pipelines.evaluate.versions import Answers, Benchmark, detect_with
@@ -17,7 +16,7 @@ from pipelines.params import GateParams
 from pipelines.tracking import gate, registry
 from pipelines.tracking.gate import Verdict
 from pipelines.tracking.registry import SHA256
-from ssd.bootstrap import draw_counts, mean_average_precision
+from ssd.bootstrap import coco_tables, draw_counts, mean_average_precision
 from ssd.metrics import flatten_found, flatten_truths
 
 
@@ -118,4 +117,4 @@ def _precision(rows: Sequence[dict], truths: Sequence[dict], classes: list[str],
     """COCO AP [R, T, C] on resamples of the images."""
     found = flatten_found(*([row[name] for row in rows] for name in ("boxes", "labels", "scores")))
     truth = flatten_truths(*([row[name] for row in truths] for name in OBJECT))
-    return mean_average_precision(coco_tables(found, truth, len(truths), classes), counts, "coco").ap
+    return mean_average_precision(coco_tables(found, truth, len(truths), len(classes)), counts, "coco").ap

@@ -25,25 +25,32 @@ def precision_recall_chart(curves: Sequence[dict[str, Any]], metrics: dict[str, 
     return to_svg(figure, axes, "Precision over recall at IoU 0.5, by class", "lower left")
 
 
-def sweep_chart(sweep: Sequence[dict[str, float]], threshold: float) -> str:
-    """Precision, recall and F1 over the score threshold."""
+def sweep_chart(sweep: Sequence[dict[str, float]], thresholds: Sequence[float]) -> str:
+    """Precision, recall and F1 over the score threshold; lines mark the classes' own."""
     figure, axes = canvas("score threshold", "")
     scores = [point["score"] for point in sweep]
     for index, (name, style) in enumerate((("precision", "--"), ("recall", ":"), ("f1", "-"))):
         label = "F1" if name == "f1" else name
         axes.plot(scores, [p[name] for p in sweep], style, color=colour(index), linewidth=2, label=label)
-    axes.axvline(threshold, color=INK, linewidth=1, alpha=0.6)
+    for threshold in set(thresholds):
+        axes.axvline(threshold, color=INK, linewidth=1, alpha=0.6)
     return to_svg(figure, axes, "Precision, recall and F1 over the score threshold at IoU 0.5", "best")
 
 
-def calibration_chart(bins: Sequence[dict[str, float]]) -> str:
-    """How many are right of the detections with a score: on the diagonal, scores are probabilities."""
+def calibration_chart(bins: Sequence[dict[str, float]], network: Sequence[dict[str, float]]) -> str:
+    """How many are right of the detections with a score: on the diagonal, scores are probabilities.
+
+    Bars are calibrated scores; a line shows the network's own, where these are others.
+    """
     figure, axes = canvas("score", "share that is right")
     filled = [b for b in bins if b["count"]]
     axes.bar([b["from"] for b in filled], [b["right"] for b in filled], 0.1, align="edge", color=colour(0), alpha=0.75)
     axes.plot([0, 1], [0, 1], "--", color=INK, linewidth=1, alpha=0.6)
+    if network != bins:
+        points = [(b["score"], b["right"]) for b in network if b["count"]]
+        axes.plot(*zip(*points), "o-", color=colour(1), linewidth=1.5, markersize=4, label="before calibration")
     for b in filled:
         axes.annotate(
             f"{b['count']}", (b["from"] + 0.05, min(b["right"] + 0.02, 0.97)), ha="center", fontsize=7, color=INK
         )
-    return to_svg(figure, axes, "Share of right detections by score, with the number of detections")
+    return to_svg(figure, axes, "Share of right detections by score, with the number of detections", "upper left")

@@ -1,4 +1,4 @@
-"""What hotcoco measures beyond average precision: error breakdown, confusion, calibration, counts of each image."""
+"""What hotcoco measures beyond average precision: error breakdown, confusion, counts of each image."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hotcoco import COCOeval
 
 from pipelines.coco import MISSING, compare, ground_truth, summary
 from ssd.metrics import Found, Truths
+from ssd.score_thresholds import is_likely
 
 TIDE_ERRORS = {
     "Cls": "wrong class, right place",
@@ -30,7 +31,6 @@ class CocoReport:
         per_class: class name → AP, AP50, AP75, APs, APm, APl.
         tide: error type → its count and how much AP50 would gain without it.
         confusion: counts [C+1, C+1]; rows truth, columns predicted, the last is background.
-        calibration: `ece` (expected calibration error), `mce` (the largest), `bins`.
         images: per image (tp, fp, fn, f1), in the order of the images.
     """
 
@@ -38,7 +38,6 @@ class CocoReport:
     per_class: dict[str, dict[str, float | None]]
     tide: dict[str, dict[str, float]]
     confusion: np.ndarray
-    calibration: dict
     images: list[dict[str, float]]
 
 
@@ -47,7 +46,7 @@ def measure(
     truths: Truths,
     sizes: Sequence[tuple[int, int]],
     class_names: Sequence[str],
-    score_threshold: float = 0.5,
+    thresholds: Sequence[float],
 ) -> CocoReport:
     """Measure detections as COCO does.
 
@@ -55,21 +54,20 @@ def measure(
         found, truths: boxes in pixels; `images` count from 0 in the order of `sizes`.
         sizes: (height, width) of each image.
         class_names: of the labels 1..C.
-        score_threshold: of the detections in the confusion matrix and the counts of each image.
+        thresholds: scores of the labels, of the detections in the confusion matrix and the counts of each image.
 
     How crowds and `difficult` truths count: see `pipelines.coco`.
     """
-    ground, sure = ground_truth(truths, sizes, class_names), found.scores >= score_threshold
+    ground, sure = ground_truth(truths, sizes, class_names), is_likely(found.scores, found.labels, thresholds)
     evaluation = compare(ground, found)
     numbers = summary(evaluation)
     at_threshold = compare(ground, Found(*(column[sure] for column in found)))
-    confusion = evaluation.confusion_matrix(iou_thr=0.5, min_score=score_threshold)["matrix"]
+    confusion = at_threshold.confusion_matrix(iou_thr=0.5)["matrix"]
     return CocoReport(
         summary=numbers,
         per_class=_per_class(evaluation.eval["precision"], class_names),
         tide=_tide(evaluation),
         confusion=np.asarray(confusion, np.int64),
-        calibration=_calibration(evaluation),
         images=_per_image(at_threshold, len(sizes)),
     )
 
@@ -96,22 +94,6 @@ def _tide(evaluation: COCOeval) -> dict[str, dict[str, float]]:
     return {
         kind: {"count": int(errors["counts"][kind]), "gain": float(errors["delta_ap"][kind])} for kind in TIDE_ERRORS
     }
-
-
-def _calibration(evaluation: COCOeval) -> dict:
-    report = evaluation.calibration(n_bins=10, iou_threshold=0.5)
-    bins = [
-        {
-            "from": float(b["bin_lower"]),
-            "to": float(b["bin_upper"]),
-            "score": float(b["avg_confidence"]),
-            "right": float(b["avg_accuracy"]),
-            "count": int(b["count"]),
-        }
-        for b in report["bins"]
-    ]
-    any_found = report["num_detections"] > 0
-    return {name: float(report[name]) if any_found else None for name in ("ece", "mce")} | {"bins": bins}
 
 
 def _per_image(evaluation: COCOeval, images: int) -> list[dict[str, float]]:

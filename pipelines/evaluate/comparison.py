@@ -18,8 +18,9 @@ from pipelines.evaluate.challenge import Pair, renamed, resample
 from pipelines.evaluate.coco_metrics import TIDE_ERRORS
 from pipelines.evaluate.intervals import CONFIDENCE, RESAMPLES
 from pipelines.evaluate.metrics import OBJECT, found_at, truth_of_task
-from pipelines.evaluate.protocol import SPLIT, UNVALIDATED
-from pipelines.evaluate.report import picture, read_thumbnails
+from pipelines.evaluate.protocol import SPLIT
+from pipelines.evaluate.report import describe_scores, picture, read_thumbnails
+from pipelines.evaluate.slices import AREA_WORDS
 from pipelines.evaluate.versions import Answers, Benchmark, detect_with
 from pipelines.pictures.page import render_page
 from pipelines.pictures.palette import colour
@@ -29,9 +30,9 @@ from pipelines.tracking.gate import VERDICT
 from pipelines.tracking.registry import COMMIT, RegistryError
 from ssd.bootstrap import interval
 from ssd.metrics import flatten_found, flatten_truths, judge
+from ssd.score_thresholds import UNVALIDATED, is_likely
 
 TEMPLATE = Path(__file__).with_name("comparison.html.j2")
-AREAS = {"small": "under 32² pixels", "medium": "32² to 96² pixels", "large": "96² pixels and more"}
 SHOWN = 8  # images that got better, and as many that got worse
 
 
@@ -42,14 +43,12 @@ class Side:
     Attributes:
         name: as `ssd v3`. answers: what it finds.
         params: of its training run, and what else tells it from others; shown where the two differ.
-        threshold: from which on its detections count as found.
         verdict: the gate's words on it; may be empty.
     """
 
     name: str
     answers: Answers
     params: dict[str, str]
-    threshold: float
     verdict: str = ""
 
 
@@ -112,10 +111,9 @@ def _describe(client: MlflowClient, version: ModelVersion, other: ModelVersion, 
     """What the registry and the training run tell of a version; the gate's words where they are about the other one."""
     run = client.get_run(version.run_id).data
     told = {"epoch registered": version.tags.get("epoch", ""), "git commit": run.tags.get(COMMIT, "")}
-    threshold = float(version.tags.get("card.model.score_threshold", UNVALIDATED))
     verdict = version.tags.get(VERDICT, "")
     of_other = f"champion v{other.version}:" in verdict or f"champion v{other.version}," in verdict
-    return Side(_called(version), answers, run.params | told, threshold, verdict if of_other else "")
+    return Side(_called(version), answers, run.params | told, verdict if of_other else "")
 
 
 def render(first: Side, second: Side, pair: Pair, truths: Sequence[dict], manifest: Manifest, prepared: Path) -> str:
@@ -145,8 +143,8 @@ def render(first: Side, second: Side, pair: Pair, truths: Sequence[dict], manife
         level=f"{CONFIDENCE:.0%}".replace("%", " %"),
         resamples=RESAMPLES,
         tide=[(kind, TIDE_ERRORS[kind], *(side.report.tide[kind] for side in sides)) for kind in TIDE_ERRORS],
-        areas=[(*area, *(side.report.summary[f"AP{area[0][0]}"] for side in sides)) for area in AREAS.items()],
-        found=[(side.side.threshold, side.at_threshold) for side in sides],
+        areas=[(*area, *(side.report.summary[f"AP{area[0][0]}"] for side in sides)) for area in AREA_WORDS.items()],
+        found=[(describe_scores(classes, side.thresholds), side.at_threshold) for side in sides],
         params=different(first.params, second.params),
         better=[show(i) for i in better],
         worse=[show(i) for i in worse],
@@ -162,14 +160,17 @@ class _Measured:
         found = flatten_found(*([row[name] for row in self.rows] for name in ("boxes", "labels", "scores")))
         truth = flatten_truths(*([row[name] for row in truths] for name in OBJECT))
         sizes = [(row["height"], row["width"]) for row in truths]
-        self.report = coco_metrics.measure(found, truth, sizes, classes, side.threshold)
+        known = dict(zip(side.answers.classes, side.answers.thresholds))
+        self.thresholds = [known.get(name, UNVALIDATED) for name in classes]
+        self.report = coco_metrics.measure(found, truth, sizes, classes, self.thresholds)
         verdicts = judge(found, truth, [0.5])[0]
-        self.at_threshold = found_at(verdicts[found.scores >= side.threshold], int(truth.counted.sum()))
+        likely = is_likely(found.scores, found.labels, self.thresholds)
+        self.at_threshold = found_at(verdicts[likely], int(truth.counted.sum()))
         self.verdicts = np.split(verdicts, np.cumsum([len(row["labels"]) for row in self.rows]))
 
     def draw(self, i: int, thumbnails: dict[str, str]) -> dict[str, Any]:
         """One image, for the template."""
-        drawn = picture(self.rows[i], self.truths[i], self.verdicts[i], self.classes, self.side.threshold)
+        drawn = picture(self.rows[i], self.truths[i], self.verdicts[i], self.classes, self.thresholds)
         return drawn | {"name": self.side.name, "src": thumbnails[drawn["image_id"]], **self.report.images[i]}
 
 

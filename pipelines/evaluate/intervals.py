@@ -29,7 +29,7 @@ def measure_intervals(coco: MatchTables, voc: MatchTables, class_names: Sequence
     """Resample the numbers of metrics.json.
 
     Args:
-        coco: matched by COCO's rule, as `pipelines.coco.coco_tables` does. voc: matched at IoU 0.5 by the rule of VOC.
+        coco: matched by COCO's rule, as `ssd.bootstrap.coco_tables` does. voc: matched at IoU 0.5 by the rule of VOC.
     """
     counts = draw_counts(len(coco.truths), RESAMPLES, SEED)
     by_coco = mean_average_precision(coco, counts, "coco")

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.coco import ground_truth, match
 from pipelines.evaluate import coco_metrics
 from pipelines.evaluate.intervals import Intervals, measure_intervals
 from pipelines.evaluate.looks import Looks
+from pipelines.evaluate.reliability import measure_reliability
 from pipelines.evaluate.slices import Scene, measure_slices
+from pipelines.store.shards import VISIBILITY
 from ssd.bootstrap import match_tables
+from ssd.calibration import UNCALIBRATED, Calibration
+from ssd.coco_matching import match, overlaps
 from ssd.metrics import (
     FALSE,
     TRUE,
@@ -26,6 +29,7 @@ from ssd.metrics import (
     judge,
     precision_recall,
 )
+from ssd.score_thresholds import is_likely
 from ssd.tasks import truths
 
 CURVE_POINTS = 400  # a class; curves of more detections are thinned out
@@ -42,7 +46,7 @@ class Measured:
         curves: class, recall, precision, score: the precision-recall curves at IoU 0.5.
         sweep: score, precision, recall, f1 of all classes together at IoU 0.5, by falling score threshold.
         confusion: counts [C+1, C+1]; rows truth, columns predicted, the last is background.
-        tide, calibration, images: see `pipelines.evaluate.coco_metrics.CocoReport`.
+        tide, images: see `pipelines.evaluate.coco_metrics.CocoReport`. reliability: see `measure_reliability`.
         slices: rows of `pipelines.evaluate.slices.measure_slices`.
         verdicts: per image, of each of its detections: TRUE, FALSE or IGNORED at IoU 0.5.
     """
@@ -52,7 +56,7 @@ class Measured:
     sweep: list[dict[str, float]]
     confusion: np.ndarray
     tide: dict[str, dict[str, float]]
-    calibration: dict[str, Any]
+    reliability: dict[str, dict[str, Any]]
     images: list[dict[str, float]]
     slices: list[dict[str, Any]]
     verdicts: list[np.ndarray]
@@ -62,15 +66,17 @@ def measure(
     predictions: Sequence[dict],
     truths: Sequence[dict],
     class_names: Sequence[str],
-    score_threshold: float,
+    thresholds: Sequence[float],
     looks: Looks | None = None,
+    calibration: Calibration = UNCALIBRATED,
 ) -> Measured:
     """Measure by the rules of VOC 2007, VOC 2010 and COCO, with 95 % intervals (`name_low`, `name_high`).
 
     Args:
         predictions: rows of `pipelines.evaluate.inference.PREDICTIONS`.
         truths: rows of `pipelines.store.shards.BOXES`, for the same images in the same order.
-        score_threshold: of the detections that count as found where one number needs a threshold.
+        thresholds: scores of the labels 1..C, from which on detections count as found where a number needs one.
+        calibration: that was applied to the scores; the error without it is measured as well.
         looks: of the same images; without them there are no slices by brightness and sharpness.
 
     Raises:
@@ -82,32 +88,46 @@ def measure(
     truth = flatten_truths(*([t[name] for t in truths] for name in OBJECT))
     verdicts = judge(found, truth, [0.5])[0]
     sizes = [(t["height"], t["width"]) for t in truths]
-    report = coco_metrics.measure(found, truth, sizes, class_names, score_threshold)
-    matches = match(ground_truth(truth, sizes, class_names), found)
+    report = coco_metrics.measure(found, truth, sizes, class_names, thresholds)
+    pairs = overlaps(found, truth)
+    matches = match(pairs)
     image_ids = [t["image_id"] for t in truths]
-    slices = measure_slices(Scene(found, truth, image_ids, sizes, class_names, matches, looks))
+    visibility = {name: flatten_flags(truths, name) for name in VISIBILITY if any(name in t for t in truths)}
+    slices = measure_slices(Scene(found, truth, image_ids, sizes, class_names, pairs, matches, visibility, looks))
     ends = np.cumsum([len(p["labels"]) for p in predictions])
     coco, voc = (
         match_tables(found, truth, len(truths), len(class_names), verdicts=each)
         for each in (matches.verdicts, verdicts[None])
     )
     intervals = measure_intervals(coco, voc, class_names)
-    metrics = _metrics(found, truth, verdicts, report, intervals, class_names, score_threshold)
+    metrics = _metrics(found, truth, verdicts, report, intervals, class_names, thresholds)
+    reliability = measure_reliability(found.scores, verdicts, calibration)
+    errors = {name: {key: one[key] for key in ("ece", "mce")} for name, one in reliability.items()}
     return Measured(
-        metrics=metrics | {"slices": _nested(slices)},
+        metrics=metrics | {"calibration": errors, "slices": _nested(slices)},
         curves=_curves(found, truth, verdicts, class_names),
         sweep=_sweep(found, truth, verdicts),
         confusion=report.confusion,
         tide=report.tide,
-        calibration=report.calibration,
+        reliability=reliability,
         images=report.images,
         slices=slices,
         verdicts=np.split(verdicts, ends)[:-1],
     )
 
 
+def flatten_flags(truths: Sequence[dict], name: str) -> np.ndarray:
+    """A flag of all objects: bool [N]; false where a row lacks it."""
+    return np.array([flag for t in truths for flag in t.get(name, [False] * len(t["labels"]))], bool)
+
+
 def truth_of_task(row: dict, task: str) -> dict:
-    """A row of ground truth (boxes in pixels) with what a task asks to be found, see `ssd.tasks`."""
+    """A row of ground truth (boxes in pixels) with what a task asks to be found, see `ssd.tasks`.
+
+    Flags of visibility are of single objects, and kept for the task `detection` alone.
+    """
+    if task != "detection":
+        row = {key: value for key, value in row.items() if key not in VISIBILITY}
     boxes = torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4)
     labels = torch.tensor(row["labels"], dtype=torch.int64)
     flags = (torch.tensor(row[name], dtype=torch.bool) for name in ("difficult", "iscrowd"))
@@ -122,10 +142,10 @@ def _metrics(
     report: coco_metrics.CocoReport,
     intervals: Intervals,
     class_names: Sequence[str],
-    threshold: float,
+    thresholds: Sequence[float],
 ) -> dict[str, Any]:
     voc07, voc10 = (evaluate(found, truth, len(class_names), (0.5,), method) for method in ("voc07", "voc10"))
-    sure = found.scores >= threshold
+    sure = is_likely(found.scores, found.labels, thresholds)
     per_class = {}
     for column, name in enumerate(class_names):
         mine = sure & (found.labels == column + 1)
@@ -147,7 +167,6 @@ def _metrics(
         **intervals.whole["voc07"],
         "coco": report.summary,
         "at_threshold": found_at(verdicts[sure], int(voc10.truths.sum())),
-        "calibration": {name: report.calibration[name] for name in ("ece", "mce")},
         "tide": {kind: error["gain"] for kind, error in report.tide.items()},
         "per_class": per_class,
     }

@@ -9,30 +9,35 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.card import Card, Made, MeasuredModel, Protocol, TestSplit
-from pipelines.coco import MAX_DETECTIONS
 from pipelines.evaluate import slices
 from pipelines.evaluate.intervals import CONFIDENCE, RESAMPLES, SEED
 from pipelines.params import Stated
 from pipelines.store.shards import Manifest, digest, split_of
 from pipelines.tracking.provenance import code_digest
 from pipelines.tracking.registry import TrainedModel
+from ssd.calibration import stored_calibration
+from ssd.coco_matching import MAX_DETECTIONS
+from ssd.score_thresholds import stored_thresholds
 
 SPLIT = "test"
-UNVALIDATED = 0.5  # the score that counts as found, where there was no validation
 NUMBERS = {  # by their names in metrics.json
     "map": "COCO: mean over IoU 0.50, 0.55 … 0.95 of the precision at 101 recalls; AP of a class likewise",
     "map50": "VOC 2010: area under the envelope of precision over recall, at IoU 0.5; voc10 of a class likewise",
     "voc07": "VOC 2007: mean of the precision at 11 recalls, at IoU 0.5",
     "coco": "COCO's twelve numbers",
-    "at_threshold": "precision, recall and F1 at IoU 0.5, of detections from the model's score threshold on",
+    "at_threshold": "precision, recall and F1 at IoU 0.5, of detections from the score threshold of their class on",
 }
 LIBRARIES = ("hotcoco", "numpy", "torch", "torchvision")
 
 
-def report_threshold(params: Stated, model: TrainedModel) -> float:
-    """The score from which on a box counts as found: `auto` is the one of the best F1 on the validation split."""
+def report_thresholds(params: Stated, state: dict[str, Any]) -> list[float]:
+    """The scores of the classes from which on a box counts as found: `auto` is what predictions go by, too.
+
+    Args:
+        state: of `ssd.checkpoint.load`.
+    """
     chosen = params.evaluate.score_threshold
-    return model.validation.get("threshold", UNVALIDATED) if chosen == "auto" else chosen
+    return stored_thresholds(state) if chosen == "auto" else [chosen] * len(state["class_names"])
 
 
 def describe_test(manifest: Manifest, task: str = "detection") -> TestSplit:
@@ -44,13 +49,14 @@ def describe_test(manifest: Manifest, task: str = "detection") -> TestSplit:
 
 
 def describe_measurement(
-    params: Stated, model: TrainedModel, manifest: Manifest, config: dict[str, Any], predictions: pa.Table
+    params: Stated, model: TrainedModel, manifest: Manifest, state: dict[str, Any], predictions: pa.Table
 ) -> Card:
     """The card.
 
     Args:
-        config: the model's, of `ssd.checkpoint.load`. predictions: what `detect_split` returned.
+        state: the model's, of `ssd.checkpoint.load`. predictions: what `detect_split` returned.
     """
+    config = state["config"]
     task = config.get("task", "detection")
     return Card(
         protocol=Protocol(
@@ -73,7 +79,8 @@ def describe_measurement(
             backbone=config["backbone"],
             image_size=tuple(config["image_size"]),
             tile=config.get("tile", "none"),
-            score_threshold=report_threshold(params, model),
+            calibration=stored_calibration(state),
+            score_thresholds=report_thresholds(params, state),
         ),
         made=Made(
             code=code_digest("evaluate"),

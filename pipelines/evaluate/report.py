@@ -19,10 +19,11 @@ from pipelines.evaluate.intervals import RESAMPLES
 from pipelines.evaluate.metrics import BACKGROUND, OBJECT, Measured
 from pipelines.evaluate.slices import worst as weakest
 from pipelines.pictures.page import render_page, thumbnail
-from pipelines.pictures.palette import colour
+from pipelines.pictures.palette import LEGEND_CLASSES, colour
 from pipelines.store.shards import Manifest, read_records
 from pipelines.tracking.provenance import flatten
 from ssd.metrics import FALSE, IGNORED, TRUE
+from ssd.score_thresholds import is_likely
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 SHOWN = 12  # worst images, and as many typical ones
@@ -49,7 +50,8 @@ class Results:
 def render(results: Results, manifest: Manifest, prepared: Path) -> str:
     """The page; the images are read from `prepared`, the folder of the manifest."""
     measured, card, search = results.measured, results.card, results.search
-    metrics, threshold = measured.metrics, card.model.score_threshold
+    metrics, thresholds = measured.metrics, card.model.score_thresholds
+    bins = [measured.reliability[name]["bins"] for name in ("calibrated", "network")]
     worst, typical = choose(measured.images)
     shown = [results.truths[i] for i in worst + typical]
     wanted = {truth["image_id"]: (truth["height"], truth["width"]) for truth in shown}
@@ -57,13 +59,14 @@ def render(results: Results, manifest: Manifest, prepared: Path) -> str:
 
     def show(i: int) -> dict[str, Any]:
         truth = results.truths[i]
-        drawn = picture(results.predictions[i], truth, measured.verdicts[i], manifest.classes, threshold)
+        drawn = picture(results.predictions[i], truth, measured.verdicts[i], manifest.classes, thresholds)
         return drawn | {"src": thumbnails[truth["image_id"]], **measured.images[i]}
 
     return render_page(
         TEMPLATE,
         metrics=metrics,
-        threshold=threshold,
+        scores=describe_scores(manifest.classes, thresholds),
+        thresholds=dict(zip(manifest.classes, thresholds)),
         resamples=RESAMPLES,
         classes=[(name, colour(i)) for i, name in enumerate(manifest.classes)],
         confusion=_confusion(measured.confusion, manifest.classes),
@@ -72,8 +75,8 @@ def render(results: Results, manifest: Manifest, prepared: Path) -> str:
         weakest=weakest(measured.slices, metrics["map"]),
         charts={
             "precision_recall": precision_recall_chart(measured.curves, metrics),
-            "sweep": sweep_chart(measured.sweep, threshold),
-            "calibration": calibration_chart(measured.calibration["bins"]),
+            "sweep": sweep_chart(measured.sweep, thresholds),
+            "calibration": calibration_chart(*bins),
         },
         best=max(measured.sweep, key=lambda point: point["f1"], default=None),
         worst=[show(i) for i in worst],
@@ -114,6 +117,15 @@ def _plain(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+def describe_scores(classes: Sequence[str], thresholds: Sequence[float]) -> str:
+    """From which scores on detections count as found, in words: of each class, where classes differ and are few."""
+    if len(set(thresholds)) <= 1:
+        return f"score {thresholds[0]:.2g}" if thresholds else "no score"
+    if len(classes) <= LEGEND_CLASSES:
+        return "score " + ", ".join(f"{score:.2g} ({name})" for name, score in zip(classes, thresholds))
+    return f"the score of its class ({min(thresholds):.2g} to {max(thresholds):.2g})"
+
+
 def choose(images: Sequence[dict[str, float]], count: int = SHOWN) -> tuple[list[int], list[int]]:
     """Indices of the worst images, worst first, and of typical ones: evenly spaced from bad to good among the rest.
 
@@ -126,19 +138,20 @@ def choose(images: Sequence[dict[str, float]], count: int = SHOWN) -> tuple[list
 
 
 def picture(
-    prediction: dict, truth: dict, verdicts: np.ndarray, class_names: Sequence[str], threshold: float
+    prediction: dict, truth: dict, verdicts: np.ndarray, class_names: Sequence[str], thresholds: Sequence[float]
 ) -> dict[str, Any]:
-    """What is drawn over one image: truth and the detections from the threshold on, in the image's own pixels."""
+    """What is drawn over one image: truth and the detections that are likely, in the image's own pixels."""
     rows = zip(*(truth[name] for name in OBJECT))
     there = [
         _box(b, label, class_names) | {"ignored": "crowd" if crowd else "difficult" if difficult else ""}
         for b, label, difficult, crowd in rows
     ]
-    rows = zip(prediction["boxes"], prediction["labels"], prediction["scores"], verdicts)
+    likely = is_likely(prediction["scores"], prediction["labels"], thresholds)
+    rows = zip(prediction["boxes"], prediction["labels"], prediction["scores"], verdicts, likely)
     found = [
         _box(b, label, class_names) | {"score": score, "verdict": VERDICTS[int(verdict)]}
-        for b, label, score, verdict in rows
-        if score >= threshold
+        for b, label, score, verdict, shown in rows
+        if shown
     ]
     return {key: truth[key] for key in ("image_id", "height", "width")} | {"truth": there, "found": found}
 

@@ -12,18 +12,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from hotcoco import COCO
 
-from pipelines.coco import Matches, ground_truth, match
 from pipelines.evaluate.intervals import CONFIDENCE, LEAST_IMAGES, SEED
 from pipelines.evaluate.looks import Looks
 from ssd.bootstrap import draw_counts, interval, match_tables, mean_average_precision
+from ssd.coco_matching import Matches, Overlaps, match, overlaps
 from ssd.metrics import IGNORED, TRUE, Found, Truths
 
 RESAMPLES = 300  # there are many slices
 LEAST_BOXES = 10  # from which on a slice may be named among the worst
 MOST_FOLDERS = 12
 AREAS = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}  # COCO's, square pixels
+AREA_WORDS = {"small": "under 32² pixels", "medium": "32² to 96² pixels", "large": "96² pixels and more"}
 ASPECTS = {"tall": "over twice as high as wide", "compact": "between", "wide": "over twice as wide as high"}
 POSITIONS = {
     "at the border": "touches the edge of the image",
@@ -41,7 +41,8 @@ class Scene(NamedTuple):
         found, truths: `images` of both count from 0.
         image_ids, sizes: of the images; (height, width).
         class_names: of the labels 1..C.
-        matches: of the two, by COCO's rule.
+        pairs, matches: of the two, by COCO's rule.
+        visibility: flags of the truths, bool [N], by their names: `truncated`, `occluded`.
         looks: None where the photographs were not looked at.
     """
 
@@ -50,12 +51,10 @@ class Scene(NamedTuple):
     image_ids: Sequence[str]
     sizes: Sequence[tuple[int, int]]
     class_names: Sequence[str]
+    pairs: Overlaps
     matches: Matches
+    visibility: dict[str, np.ndarray]
     looks: Looks | None = None
-
-    def ground(self, **changes: np.ndarray) -> COCO:
-        """Ground truth for hotcoco, with columns of the truths changed."""
-        return ground_truth(self.truths._replace(**changes), self.sizes, self.class_names)
 
 
 class Slice(NamedTuple):
@@ -115,6 +114,8 @@ def cut(scene: Scene) -> Iterator[Slice]:
         yield from _by_bin(attribute, names, truths, matches, *of_boxes)
     for attribute, names, bins in _of_images(scene):
         yield from _by_bin(attribute, names, truths, matches, bins[truths.images], bins[found.images])
+    for name, flags in scene.visibility.items():
+        yield from _by_flag(name, {name: "", f"not {name}": ""}, flags, truths.counted, matches)
     if (truths.difficult & ~truths.iscrowd).any():
         yield from _by_difficulty(scene)
 
@@ -136,25 +137,30 @@ def _by_area(scene: Scene) -> Iterator[Slice]:
     for name, (low, high) in AREAS.items():
         area = sides.prod(1)
         inside = scene.truths.counted & (area >= low) & (area <= high)
-        meaning = f"under {high**0.5:.0f}² pixels" if not low else f"{low**0.5:.0f}² pixels and more"
-        if low and high < 1e10:
-            meaning = f"{low**0.5:.0f}² to {high**0.5:.0f}² pixels"
-        yield Slice("size", name, meaning, match(scene.ground(), scene.found, (low, high)).verdicts, inside)
+        yield Slice("size", name, AREA_WORDS[name], match(scene.pairs, (low, high)).verdicts, inside)
 
 
 def _by_difficulty(scene: Scene) -> Iterator[Slice]:
-    """Difficult objects, as if they had to be found, and the others; false alarms count in both."""
-    matches = match(scene.ground(difficult=np.zeros(len(scene.truths.labels), bool)), scene.found)
-    both = "false alarms count in both"
-    named = (
-        ("marked difficult", f"as if it had to be found; {both}", scene.truths.difficult),
-        ("not difficult", both, ~scene.truths.difficult),
-    )
-    for name, meaning, mine in named:
-        inside = mine & ~scene.truths.iscrowd
+    """Difficult objects, as if they had to be found, and the others."""
+    truths = scene.truths._replace(difficult=np.zeros(len(scene.truths.labels), bool))
+    names = {"marked difficult": "as if it had to be found; ", "not difficult": ""}
+    matches = match(overlaps(scene.found, truths))
+    yield from _by_flag("difficult", names, scene.truths.difficult, truths.counted, matches)
+
+
+def _by_flag(
+    attribute: str, names: dict[str, str], flags: np.ndarray, counted: np.ndarray, matches: Matches
+) -> Iterator[Slice]:
+    """Objects with a flag and those without, by their names (name → meaning); false alarms, which have none, in both.
+
+    Args:
+        flags: bool [N]. counted: bool [N], which truths are to be found in one of the slices.
+    """
+    for (name, meaning), mine in zip(names.items(), (flags, ~flags)):
+        inside = mine & counted
         elsewhere = (matches.verdicts == TRUE) & ~np.append(inside, False)[matches.truths]
         verdicts = np.where(elsewhere, IGNORED, matches.verdicts).astype(np.int8)
-        yield Slice("difficult", name, meaning, verdicts, inside)
+        yield Slice(attribute, name, f"{meaning}false alarms count in both", verdicts, inside)
 
 
 def _aspect(boxes: np.ndarray, _: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ from pipelines.evaluate.versions import Benchmark, keep
 from pipelines.params import Stated
 from pipelines.settings import home, tracking_uri
 from pipelines.store.shard_transfer import local_copy, upload
-from pipelines.store.shards import Manifest, read_boxes, read_manifest, split_of
+from pipelines.store.shards import VISIBILITY, Manifest, read_boxes, read_manifest, split_of
 from pipelines.tracking import gate, provenance, registry, runs
 from pipelines.tracking.champion import find_champion
 from pipelines.tuned import read_search
@@ -62,12 +62,12 @@ def evaluate(params: Stated, prepared: Path, model_json: Path, out: Path, tune: 
     from pipelines.evaluate.report import Results, render
 
     task = state["config"].get("task", "detection")
-    rows = sorted(read_boxes(prepared, manifest, SPLIT), key=lambda row: row["image_id"])
+    rows = sorted(read_boxes(prepared, manifest, SPLIT, VISIBILITY), key=lambda row: row["image_id"])
     truths = [truth_of_task(row, task) for row in rows]
     found = mine.rows
-    card = describe_measurement(params, model, manifest, state["config"], predictions)
+    card = describe_measurement(params, model, manifest, state, predictions)
     looks = look_at(prepared, manifest, SPLIT)
-    measured = measure(found, truths, manifest.classes, card.model.score_threshold, looks)
+    measured = measure(found, truths, manifest.classes, card.model.score_thresholds, looks, mine.calibration)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         write_results(out, predictions, card, measured, manifest.classes)

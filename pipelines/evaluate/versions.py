@@ -21,8 +21,10 @@ from pipelines.evaluate.protocol import SPLIT
 from pipelines.settings import home
 from pipelines.store.shards import Manifest, digest, split_of
 from pipelines.tracking import provenance, registry
+from ssd.calibration import UNCALIBRATED, Calibration, stored_calibration
 from ssd.detection import DetectConfig
 from ssd.prediction import Detector
+from ssd.score_thresholds import stored_thresholds
 
 KEPT = 16  # files of predictions; the ones used longest ago make room
 
@@ -47,13 +49,16 @@ class Answers:
     """What a version found.
 
     Attributes:
-        rows: of `pipelines.evaluate.inference.PREDICTIONS`, by image_id.
+        rows: of `pipelines.evaluate.inference.PREDICTIONS`, by image_id; scores are calibrated.
         classes: names of the labels 1..C in them. task: of `ModelConfig.task`.
+        thresholds: scores of the labels, see `ssd.score_thresholds`. calibration: by which scores became what they are.
     """
 
     rows: list[dict[str, Any]]
     classes: list[str]
     task: str
+    thresholds: list[float]
+    calibration: Calibration = UNCALIBRATED
 
 
 def detect_with(client: MlflowClient, version: ModelVersion, test: Benchmark) -> Answers:
@@ -97,24 +102,37 @@ def _file(sha256: str, test: Benchmark) -> Path:
 
 
 def _keep(file: Path, table: pa.Table, state: dict[str, Any]) -> Answers:
-    classes, task = list(state["class_names"]), state["config"].get("task", "detection")
+    facts = {
+        "classes": list(state["class_names"]),
+        "task": state["config"].get("task", "detection"),
+        "thresholds": stored_thresholds(state),
+        "calibration": stored_calibration(state),
+    }
+    table = table.replace_schema_metadata({name: json.dumps(value) for name, value in facts.items()})
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(f".{os.getpid()}.partial")
-        pq.write_table(table.replace_schema_metadata({"classes": json.dumps(classes), "task": task}), partial)
+        pq.write_table(table, partial)
         os.replace(partial, file)
     for old in sorted(file.parent.glob("*.parquet"), key=lambda path: path.stat().st_mtime)[:-KEPT]:
         old.unlink(missing_ok=True)
-    return Answers(table.to_pylist(), classes, task)
+    return _answers(table)
 
 
 def _read(file: Path) -> Answers | None:
     """What was kept; None where there is nothing, or nothing whole."""
     try:
-        table = pq.read_table(file)
-        metadata = table.schema.metadata
-        found = Answers(table.to_pylist(), json.loads(metadata[b"classes"]), metadata[b"task"].decode())
+        found = _answers(pq.read_table(file))
         os.utime(file)  # it was of use
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
         return None
     return found
+
+
+def _answers(table: pa.Table) -> Answers:
+    """A table of `_keep`, its scores calibrated."""
+    names = ("classes", "task", "thresholds", "calibration")
+    classes, task, thresholds, calibration = (json.loads(table.schema.metadata[name.encode()]) for name in names)
+    calibration = Calibration(*calibration)
+    rows = [row | {"scores": calibration.apply(row["scores"]).tolist()} for row in table.to_pylist()]
+    return Answers(rows, classes, task, thresholds, calibration)

@@ -73,6 +73,12 @@ class Attributes(msgspec.Struct):
     rotation: float = 0.0
 
 
+class Visibility(msgspec.Struct):
+    """What CVAT says of how much of an object is to be seen."""
+
+    occluded: bool = False
+
+
 class Instances:
     """The content of a COCO file: for each of its images a row.
 
@@ -117,7 +123,7 @@ class Instances:
     def _read_marks(self, items: Iterator[msgspec.Raw], rows: dict[Id, int]) -> None:
         decode = msgspec.json.Decoder(Mark).decode
         labels = {category.id: number for number, category in enumerate(self.categories)}
-        row_of, label_of, boxes, crowd = array("i"), array("i"), array("f"), bytearray()
+        row_of, label_of, boxes, crowd, occluded = array("i"), array("i"), array("f"), bytearray(), bytearray()
         for number, item in enumerate(items):
             row = None
             try:
@@ -138,10 +144,10 @@ class Instances:
             label_of.append(label)
             boxes.extend((x, y, x + width, y + height))  # summed as float64, kept as float32
             crowd.append(mark.iscrowd)
+            occluded.append(_is_occluded(mark.attributes))
         boxes = np.frombuffer(boxes, np.float32).reshape(-1, 4)
-        self._sort(
-            np.frombuffer(row_of, np.int32), np.frombuffer(label_of, np.int32), boxes, np.frombuffer(crowd, bool)
-        )
+        flags = (np.frombuffer(column, bool) for column in (crowd, occluded))
+        self._sort(np.frombuffer(row_of, np.int32), np.frombuffer(label_of, np.int32), boxes, *flags)
 
     def _box(self, mark: Mark, item: msgspec.Raw) -> list[float]:
         """x, y, width, height of an annotation.
@@ -175,11 +181,13 @@ class Instances:
         else:
             self.problems.setdefault(row, f"{self.file}: annotations[{number}]: {reason}")
 
-    def _sort(self, rows: np.ndarray, labels: np.ndarray, boxes: np.ndarray, crowd: np.ndarray) -> None:
+    def _sort(
+        self, rows: np.ndarray, labels: np.ndarray, boxes: np.ndarray, crowd: np.ndarray, occluded: np.ndarray
+    ) -> None:
         """Keep the annotations by image, those of an image in the order of the file."""
         order = np.argsort(rows, kind="stable")
         self.starts = np.searchsorted(rows[order], np.arange(len(self.images) + 1))
-        self.labels, self.crowd = labels[order], crowd[order]
+        self.labels, self.crowd, self.occluded = labels[order], crowd[order], occluded[order]
         self.boxes = boxes[order]
         self.used = {self.categories[label].id for label in np.unique(labels)}
 
@@ -187,10 +195,12 @@ class Instances:
         """The annotation of the image of a row."""
         start, stop = self.starts[row : row + 2]
         names = tuple(self.categories[label].name for label in self.labels[start:stop])
-        crowd = self.crowd[start:stop]
+        crowd, occluded = self.crowd[start:stop], self.occluded[start:stop]
         image = self.images[row]
         size = (int(image.height), int(image.width)) if image.height and image.width else None
-        return Annotation(self.file, names, self.boxes[start:stop], np.zeros(len(names), bool), crowd, size)
+        return Annotation(
+            self.file, names, self.boxes[start:stop], np.zeros(len(names), bool), crowd, size, occluded=occluded
+        )
 
 
 def read(root: Path, file: str) -> Instances:
@@ -229,6 +239,16 @@ def _refuse_rotated(attributes: msgspec.Raw) -> None:
         return
     if rotation:
         raise ValueError(f"the box is rotated by {rotation:g}°; SSD has upright boxes")
+
+
+def _is_occluded(attributes: msgspec.Raw) -> bool:
+    """Whether CVAT's attributes say so; one that is called alike and is no flag says nothing."""
+    if bytes(attributes).find(b'"occluded"') < 0:
+        return False
+    try:
+        return msgspec.json.decode(attributes, type=Visibility).occluded
+    except msgspec.ValidationError:
+        return False
 
 
 def _say(error: Exception) -> str:

@@ -41,11 +41,12 @@ class Photo(NamedTuple):
 
 
 class Annotation(NamedTuple):
-    """The boxes of a photograph: float32 [N, 4] xyxy in 0-based pixels, class names, two flags bool [N].
+    """The boxes of a photograph: float32 [N, 4] xyxy in 0-based pixels, class names, flags bool [N].
 
     `difficult` (VOC) objects teach and do not count. `iscrowd` (COCO) regions neither teach nor count.
     `size` is the (height, width) that the annotation claims, None if it is silent. `unit`: the boxes are float64
     shares of the upright image's sides, see `in_pixels`. `encoded` is the image where the layout itself holds it.
+    `truncated` and `occluded` (VOC; CVAT's COCO) objects are not to be seen whole; None where nothing says so.
     `notes` say what became something else, "polygons became their boxes", once for each.
     """
 
@@ -58,6 +59,8 @@ class Annotation(NamedTuple):
     unit: bool = False
     encoded: bytes | None = None
     notes: tuple[str, ...] = ()
+    truncated: np.ndarray | None = None
+    occluded: np.ndarray | None = None
 
     def in_pixels(self, height: int, width: int) -> Annotation:
         """The same with boxes in pixels of an image of this size.

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipelines.layouts.files import Files
 from pipelines.layouts.listing import Annotation, DataError, Listing, Photo, Rejected
-from pipelines.store.shards import MANIFEST, ShardError, read_manifest, verify
+from pipelines.store.shards import MANIFEST, VISIBILITY, ShardError, read_manifest, verify
 
 KEPT = 16  # row groups of about two MiB; photographs come in the order of the shards unless the seed is another
 COLUMNS = ("image_id", "image.path")
@@ -108,4 +108,5 @@ def read_annotation(folder: Path, photo: Photo) -> Annotation:
         np.array(found.get("iscrowd", none), bool),
         (found["height"], found["width"]),
         encoded=found["image"]["bytes"],
+        **{name: np.array(found.get(name, none), bool) for name in VISIBILITY},
     )

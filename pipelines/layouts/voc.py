@@ -176,6 +176,8 @@ def _parse(file: str, root: Element) -> Annotation:
         np.array(difficult, bool),
         np.zeros(len(objects), bool),
         _read_size(root),
+        truncated=_read_flag(objects, "truncated"),
+        occluded=_read_flag(objects, "occluded"),
     )
 
 
@@ -199,6 +201,11 @@ def _read_difficult(item: Element, number: int) -> bool:
     if text not in ("0", "1"):
         raise ValueError(f"object {number}: difficult is {text!r}, 0 or 1 is due")
     return text == "1"
+
+
+def _read_flag(objects: list[Element], name: str) -> np.ndarray:
+    """Where an element is 1: bool [N]; what is missing or says anything else (`Unspecified`) is not."""
+    return np.array([(item.findtext(name) or "").strip() == "1" for item in objects], bool)
 
 
 def _read_size(root: Element) -> tuple[int, int] | None:

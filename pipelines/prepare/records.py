@@ -33,6 +33,8 @@ class Record(NamedTuple):
     labels: np.ndarray
     difficult: np.ndarray
     iscrowd: np.ndarray
+    truncated: np.ndarray
+    occluded: np.ndarray
     orientation: int
     thumbnail: np.ndarray
 
@@ -79,7 +81,9 @@ def examine(
         raise Rejected(annotation.file, f"it says {claimed} pixels, the image has {width} × {height}")
     labels = number(annotation, classes)
     boxes, iscrowd, kept, entries = fit(annotation.in_pixels(height, width), height, width, bad_boxes)
-    columns = (column[kept] for column in (boxes, labels, annotation.difficult, iscrowd))
+    none = np.zeros(len(labels), bool)
+    visibility = (none if flag is None else flag for flag in (annotation.truncated, annotation.occluded))
+    columns = (column[kept] for column in (boxes, labels, annotation.difficult, iscrowd, *visibility))
     for_report = (seen.orientation, shrink(seen.pixels))
     record = Record(photo.image_id, photo.image, encoded, height, width, *columns, *for_report)
     return record, [entry._replace(image=photo.image) for entry in entries]

@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.prepare.records import Record
-from pipelines.store.shards import Shard, Split, schema
+from pipelines.store.shards import VISIBILITY, Shard, Split, schema
 
 GROUP_BYTES = 2 << 20  # of encoded images in a row group, about: what a streaming reader holds
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-NUMBERS = ("boxes.list.element.list.element", *(f"{name}.list.element" for name in ("labels", "difficult", "iscrowd")))
+FLAGS = ("difficult", "iscrowd", *VISIBILITY)
+NUMBERS = ("boxes.list.element.list.element", *(f"{name}.list.element" for name in ("labels", *FLAGS)))
 COMPRESSED = ("image_id", "image.path", "height", "width", *NUMBERS)  # the images' bytes are already
 
 
@@ -93,7 +94,8 @@ def _write_shard(folder: Path, name: str, groups: list[pa.Table], content: str) 
 
 def fingerprint(record: Record) -> bytes:
     """SHA-256 of a record's content, whatever file format holds it."""
-    numbers = (record.boxes.astype("<f4"), record.labels.astype("<i8"), record.difficult, record.iscrowd)
+    flags = (getattr(record, name) for name in FLAGS)
+    numbers = (record.boxes.astype("<f4"), record.labels.astype("<i8"), *flags)
     parts = (record.image_id.encode(), record.encoded, *(column.tobytes() for column in numbers))
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()
 
@@ -118,8 +120,7 @@ def to_table(records: list[Record], table_schema: pa.Schema) -> pa.Table:
         "width": pa.array([record.width for record in records], pa.int32()),
         "boxes": as_lists(pa.FixedSizeListArray.from_arrays(corners, 4)),
         "labels": joined("labels", pa.int64()),
-        "difficult": joined("difficult", pa.bool_()),
-        "iscrowd": joined("iscrowd", pa.bool_()),
+        **{name: joined(name, pa.bool_()) for name in FLAGS},
     }
     return pa.Table.from_arrays([columns[name] for name in table_schema.names], schema=table_schema)
 

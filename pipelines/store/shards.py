@@ -1,8 +1,8 @@
 """Prepared data: Parquet shards, and the manifest that lists them. This is its schema and its reading side.
 
-`boxes`, `labels`, `difficult` and `iscrowd` are of equal length; boxes are xyxy in 0-based pixels, labels 1..C. Crowds
-are regions that neither teach nor count. The image column and the schema metadata are those of Hugging Face `datasets`;
-pandas, Ray Data and any Parquet reader open them too.
+`boxes`, `labels` and all flags are of equal length; boxes are xyxy in 0-based pixels, labels 1..C. Crowds are regions
+that neither teach nor count. `truncated` and `occluded` say where a model fails, and older shards lack them. The image
+column and the schema metadata are those of Hugging Face `datasets`; pandas, Ray Data and any Parquet reader open them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ PREPARED = Path("artifacts/prepared")  # where the stage `prepare` writes
 MANIFEST = "manifest.json"
 VERSION = 2
 BOXES = ("image_id", "height", "width", "boxes", "labels", "difficult", "iscrowd")  # the columns without image bytes
+VISIBILITY = ("truncated", "occluded")  # flags of objects that are not to be seen whole
 
 
 class ShardError(UserError):
@@ -110,6 +111,7 @@ def schema(classes: Sequence[str]) -> pa.Schema:
         "labels": list_of(value("int64")),
         "difficult": list_of(value("bool")),
         "iscrowd": list_of(value("bool")),
+        **{name: list_of(value("bool")) for name in VISIBILITY},
     }
     fields = {
         "image_id": pa.string(),
@@ -120,6 +122,7 @@ def schema(classes: Sequence[str]) -> pa.Schema:
         "labels": pa.list_(pa.int64()),
         "difficult": pa.list_(pa.bool_()),
         "iscrowd": pa.list_(pa.bool_()),
+        **{name: pa.list_(pa.bool_()) for name in VISIBILITY},
     }
     metadata = {
         "classes": json.dumps(list(classes), ensure_ascii=False),
@@ -210,10 +213,14 @@ def read_records(
             yield from file.iter_batches(64, columns=None if columns is None else list(columns))
 
 
-def read_boxes(folder: Path | str, manifest: Manifest, split: str) -> list[dict]:
-    """Ground truth of a split without its images: dicts of BOXES, in the order of the shards."""
-    batches = read_records(folder, manifest, split, BOXES)
-    return [row for batch in batches for row in batch.to_pylist()]
+def read_boxes(folder: Path | str, manifest: Manifest, split: str, flags: Sequence[str] = ()) -> list[dict]:
+    """Ground truth of a split without its images: dicts of BOXES, in the order of the shards.
+
+    Args:
+        flags: of VISIBILITY, wanted as well; where a shard lacks them, they are false.
+    """
+    rows = [row for batch in read_records(folder, manifest, split, (*BOXES, *flags)) for row in batch.to_pylist()]
+    return [{name: [False] * len(row["labels"]) for name in flags} | row for row in rows]
 
 
 def read_images(folder: Path | str, manifest: Manifest, split: str, rows: Iterable[int]) -> dict[int, bytes]:

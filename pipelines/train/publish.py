@@ -21,8 +21,9 @@ from pipelines.store.shards import Manifest, read_records
 from pipelines.tracking import gate, registry, runs
 from pipelines.train.pictures import draw_curves, draw_samples, draw_time_chart
 from pipelines.training.ending import divergence
+from ssd.calibration import UNCALIBRATED, Calibration
 from ssd.checkpoint import save
-from ssd.metrics import FEWEST
+from ssd.score_thresholds import FEWEST
 
 
 def publish(
@@ -103,14 +104,16 @@ def nothing_right(epoch: dict[str, float]) -> str:
 
 
 def describe_thresholds(epoch: dict[str, float], classes: Sequence[str]) -> str:
-    """The scores from which on detections count, in words; "" where nothing found is right."""
+    """The calibrated scores from which on detections count, in words; "" where nothing found is right."""
     overall = epoch.get("val/threshold")
     if not overall:
         return ""
+    numbers = {name: epoch.get(f"val/calibration/{name}", none) for name, none in UNCALIBRATED._asdict().items()}
+    apply = Calibration(**numbers).apply
     of_classes = [(name, epoch.get(f"val/threshold/{name}")) for name in classes]
-    chosen = ", ".join(f"{name} {score:.2f}" for name, score in of_classes if score is not None)
+    chosen = ", ".join(f"{name} {apply(score):.2f}" for name, score in of_classes if score is not None)
     few = ", ".join(name for name, score in of_classes if score is None)
-    rest = f"{overall:.2f} for {few} (under {FEWEST} boxes in validation, or none found)" if few else ""
+    rest = f"{apply(overall):.2f} for {few} (under {FEWEST} boxes in validation, or none found)" if few else ""
     return f"; found from the score {', '.join(filter(None, [chosen, rest]))}"
 
 

@@ -20,10 +20,13 @@ from pipelines.training.messages import Step
 from pipelines.training.order import Order, StepSampler, derive_seed, repeat_factors, steps_an_epoch
 from pipelines.training.tiled import open_split
 from ssd.augmentation import Augmentation
+from ssd.calibration import fit_calibration
 from ssd.checkpoint import load, model_state
 from ssd.detection import detect
-from ssd.metrics import best_threshold, best_thresholds, evaluate, flatten_found, flatten_truths
+from ssd.metrics import evaluate, flatten_found, flatten_truths
 from ssd.model import SSD
+from ssd.prediction import average_mirrored
+from ssd.score_thresholds import best_threshold, best_thresholds
 from ssd.tasks import truths
 from ssd.trainer import Trainer
 from ssd.weights import load_weights
@@ -118,6 +121,7 @@ class Run:
         coco_ap = average_precision(found, truth, len(samples), self.classes)
         metrics = {"val/map50": float(precision.mean[0]), "val/map": coco_ap}
         metrics["val/threshold"] = best_threshold(found, truth)
+        metrics |= {f"val/calibration/{name}": value for name, value in fit_calibration(found, truth)._asdict().items()}
         of_classes = best_thresholds(found, truth, len(self.classes))
         metrics |= {f"val/threshold/{self.classes[label - 1]}": score for label, score in of_classes.items()}
         return metrics | {f"val/ap50/{name}": float(ap) for name, ap in zip(self.classes, precision.ap[0])}
@@ -129,8 +133,13 @@ class Run:
     def _detect_images(self, indices: Sequence[int]) -> Iterator[tuple[int, InImage]]:
         model = self.trainer.averaged_model.eval()
         for chunk, images in evaluation_batches(self.val, indices, self.params.train.batch_size):
-            logits, offsets = self.trainer.forward(images.to(self.device), model)
-            of_each = detect(model.scores(logits), offsets, model.coder, self.params.detect)
+            images = images.to(self.device)
+            logits, offsets = self.trainer.forward(images, model)
+            scores = model.scores(logits)
+            if self.params.detect.flip:
+                logits, mirrored = self.trainer.forward(images.flip(-1), model)
+                scores, offsets = average_mirrored(model, (scores, offsets), (model.scores(logits), mirrored))
+            of_each = detect(scores, offsets, model.coder, self.params.detect)
             for index, detections in zip(chunk, of_each):
                 yield index, tuple(column.cpu().numpy() for column in detections)
 
@@ -172,7 +181,9 @@ class Run:
         score = metrics.get("val/map")
         if self.best is None or score is None or not score <= self.best["score"]:  # the first of equals stays
             thresholds = score_thresholds(metrics, self.classes)
-            weights = model_state(self.trainer.averaged_model, self.classes, asdict(self.params.detect), thresholds)
+            calibration = [value for key, value in metrics.items() if key.startswith("val/calibration/")]
+            detect = asdict(self.params.detect)
+            weights = model_state(self.trainer.averaged_model, self.classes, detect, thresholds, calibration)
             self.best = {"epoch": epoch, "score": score if score is not None else -1.0, "model": weights}
         return metrics
 
@@ -258,7 +269,7 @@ def fit(
         stopwatch.mark("transfer")
         run.trainer.step(batch)
         if speed.budget and run.epochs is None and speed.is_known(run.steps):
-            validated = len(run.val) if run.val else 0
+            validated = len(run.val) * (1 + run.params.detect.flip) if run.val else 0
             run.shorten(run.agree(speed.epochs(run.steps, run.images, validated, run.params.train.epochs)))
         images += len(batch.images) * run.workers
         seconds = time.perf_counter() - started

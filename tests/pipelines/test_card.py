@@ -18,7 +18,7 @@ def card_of(**model):
         "test": test,
     }
     facts = {"name": "ssd", "weights": "0" * 64, "training": "train-1", "data": "e" * 64, "backbone": "tiny"}
-    facts |= {"image_size": (64, 96), "tile": "none", "score_threshold": 0.5}
+    facts |= {"image_size": (64, 96), "tile": "none", "score_thresholds": [0.5, 0.5], "calibration": (1.0, 0.0)}
     made = {"code": "c" * 64, "data": "e" * 64, "libraries": {"torch": "2"}, "device": "cpu", "precision": "fp32"}
     return Card.model_validate({"protocol": protocol, "model": facts | model, "made": made})
 
@@ -29,7 +29,7 @@ def changed(card, section, **fields):
 
 
 def test_other_models_are_no_difference():
-    assert differences(card_of(), card_of(weights="1" * 64, score_threshold=0.3)) == {}
+    assert differences(card_of(), card_of(weights="1" * 64, score_thresholds=[0.3, 0.5])) == {}
     assert describe_differences(card_of(), card_of(weights="1" * 64)) == ""
 
 

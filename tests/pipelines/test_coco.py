@@ -7,16 +7,16 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipelines.coco import average_precision, coco_tables, compare, ground_truth, match, summary
+from pipelines.coco import average_precision, compare, ground_truth, summary
 from pipelines.evaluate.inference import decode_rows, detect_rows
 from pipelines.evaluate.metrics import measure
 from pipelines.params import load_params
 from pipelines.prepare.stage import prepare
 from pipelines.store.shards import read_boxes, read_manifest, read_records
 from pipelines.training.loop import Job, Run
-from ssd.bootstrap import draw_counts, mean_average_precision
+from ssd.bootstrap import coco_tables, draw_counts, mean_average_precision
 from ssd.checkpoint import model_state
-from ssd.metrics import FALSE, IGNORED, TRUE, flatten_found, flatten_truths
+from ssd.metrics import flatten_found, flatten_truths
 from ssd.prediction import Detector
 from tests.conftest import TINY, draw_voc, write_params
 from tests.pipelines.evaluate.test_coco_metrics import SIZE, pycocotools_stats, random_data
@@ -42,21 +42,6 @@ def test_a_hundred_and_one_recalls_by_hand():
     assert average_precision(found, truths, 2, ["a"]) == pytest.approx(51 / 101)
 
 
-def test_each_detection_is_matched_with_a_row_of_the_ground_truth():
-    box, far, crowd = [0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0], [100.0, 0.0, 140.0, 40.0]
-    truths = flatten_truths([[], [far, box, crowd]], [[], [1, 1, 1]], iscrowd=[[], [False, False, True]])
-    half = [0.0, 0.0, 6.0, 10.0]  # IoU 0.6 with box
-    inside = [110.0, 10.0, 120.0, 20.0]
-    found = flatten_found([[box], [half, inside, far, far]], [[1], [1, 1, 1, 1]], [[0.9], [0.8, 0.7, 0.6, 0.5]])
-    verdicts, rows = match(ground_truth(truths, [(200, 200)] * 2, ["a"]), found)
-    assert verdicts[0].tolist() == [FALSE, TRUE, IGNORED, TRUE, FALSE]
-    assert rows[0].tolist() == [-1, 1, 2, 0, -1]
-    assert verdicts[3].tolist() == [FALSE, FALSE, IGNORED, TRUE, FALSE]  # at 0.65
-    many = flatten_found([[], [box] * 150], [[], [1] * 150], [[], np.linspace(0.9, 0.1, 150)])
-    verdicts, _ = match(ground_truth(truths, [(200, 200)] * 2, ["a"]), many)
-    assert [(verdicts[0] == verdict).sum() for verdict in (TRUE, FALSE, IGNORED)] == [1, 99, 50]
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_a_resample_is_measured_as_hotcoco_measures_it(seed):
     found, truths = random_data(seed)
@@ -67,7 +52,7 @@ def test_a_resample_is_measured_as_hotcoco_measures_it(seed):
     _, first = np.unique(found.images, return_index=True)
     found = found._replace(scores=0.95 - (np.arange(400) - first[found.images]) / 50)
     counts = np.concatenate([draw_counts(15, 25, seed), np.ones((1, 15), int)])
-    _, mean = mean_average_precision(coco_tables(found, truths, 15, ["a", "b", "c"]), counts, "coco")
+    _, mean = mean_average_precision(coco_tables(found, truths, 15, 3), counts, "coco")
     for row, measured in zip(counts, mean):
         images = np.repeat(np.arange(15), row)
         parts = [[np.flatnonzero(columns.images == image) for image in images] for columns in (found, truths)]
@@ -92,7 +77,19 @@ def test_nothing_to_measure_is_no_number():
     assert np.isnan(average_precision(nothing, only_crowds, 1, ["a"]))
 
 
-def test_validation_and_evaluation_say_the_same_of_the_same_detections(tmp_path):
+def measure_split(state, prepared, split):
+    """metrics.json of a model on a split, detected as the actors of `evaluate` do."""
+    manifest, detector = read_manifest(prepared), Detector(state)
+    batches = [pa.Table.from_batches([b]) for b in read_records(prepared, manifest, split)]
+    decoded = [decode_rows(b, detector.model.config.image_size) for b in batches]
+    found = pa.concat_tables([detect_rows(detector, one) for one in decoded]).sort_by("image_id").to_pylist()
+    truths = sorted(read_boxes(prepared, manifest, split), key=lambda row: row["image_id"])
+    found = [row | {"scores": detector.calibration.apply(row["scores"]).tolist()} for row in found]
+    return measure(found, truths, manifest.classes, detector.thresholds, calibration=detector.calibration).metrics
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_validation_and_evaluation_say_the_same_of_the_same_detections(tmp_path, flip):
     draw_voc(tmp_path / "raw", 40)
     for number in range(0, 40, 3):  # the first object of every third image is difficult
         file = tmp_path / "raw" / "Annotations" / f"{number:04d}.xml"
@@ -100,7 +97,7 @@ def test_validation_and_evaluation_say_the_same_of_the_same_detections(tmp_path)
     for number in range(1, 40, 6):  # in every sixth all are reversed and become crowds
         file = tmp_path / "raw" / "Annotations" / f"{number:04d}.xml"
         file.write_text(file.read_text().replace("xmin", "other").replace("xmax", "xmin").replace("other", "xmax"))
-    params = load_params(write_params(tmp_path / "params.yaml", TINY))
+    params = load_params(write_params(tmp_path / "params.yaml", {**TINY, "detect.flip": flip}))
     prepare(tmp_path / "raw", tmp_path / "prepared", params.prepare, params.seed)
     manifest = read_manifest(tmp_path / "prepared")
     assert manifest.splits["val"].difficult > 0
@@ -110,11 +107,7 @@ def test_validation_and_evaluation_say_the_same_of_the_same_detections(tmp_path)
         torch.nn.init.normal_(head.weight, std=0.5)
 
     state = model_state(run.trainer.averaged_model, ["bar", "slot"], asdict(params.detect))
-    detector = Detector(state)
-    batches = [pa.Table.from_batches([b]) for b in read_records(tmp_path / "prepared", manifest, "val")]
-    found = pa.concat_tables([detect_rows(detector, decode_rows(b, params.model.image_size)) for b in batches])
-    truths = sorted(read_boxes(tmp_path / "prepared", manifest, "val"), key=lambda row: row["image_id"])
-    metrics = measure(found.sort_by("image_id").to_pylist(), truths, manifest.classes, 0.5).metrics
+    metrics = measure_split(state, tmp_path / "prepared", "val")
     validation = run.validate()
     assert 0 < metrics["map"] < metrics["map50"] <= 1
     assert validation["val/map"] == pytest.approx(metrics["map"], abs=1e-9)

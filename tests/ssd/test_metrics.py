@@ -13,8 +13,6 @@ from ssd.metrics import (
     Truths,
     average_precision,
     best_overlaps,
-    best_threshold,
-    best_thresholds,
     evaluate,
     flatten_found,
     flatten_truths,
@@ -241,24 +239,3 @@ def test_quick_enough_for_every_epoch():
     result = evaluate(found, truths, 20, np.linspace(0.5, 0.95, 10))
     assert result.ap.shape == (10, 20)
     assert time.process_time() - start < 10  # of the processor: about 1.3; a loop over detections takes minutes
-
-
-def test_each_class_has_the_threshold_of_its_own_best_f1():
-    """Class 1 as below, 0.37; of class 2 the first alone is best, 0.9; of class 3 nothing is right; 4 has few boxes."""
-    truths = flatten_truths([[BOX, FAR, BOX, BOX, BOX, FAR]], [[1, 1, 2, 3, 4, 3]])
-    boxes, labels = [BOX, BOX, FAR, FAR, BOX, FAR, FAR, BOX], [1, 1, 1, 1, 2, 2, 4, 4]
-    found = flatten_found([boxes], [labels], [[0.9, 0.8, 0.377, 0.2, 0.9, 0.1, 0.9, 0.8]])
-    assert best_thresholds(found, truths, 4, least=1) == {1: 0.37, 2: 0.9, 4: 0.8}
-    assert best_thresholds(found, truths, 4, least=2) == {1: 0.37}
-    assert best_thresholds(found, truths, 4) == {}
-
-
-def test_the_threshold_of_the_best_f1():
-    """Two boxes. By falling score right, wrong, right, wrong: F1 is 2/3, 1/2, 2·(2/3)·1 / (5/3) = 0.8, 2/3."""
-    truths = flatten_truths([[BOX, FAR]], [[1, 2]])
-    scores = [0.9, 0.8, 0.377, 0.2]
-    found = flatten_found([[BOX, BOX, FAR, FAR]], [[1, 1, 2, 2]], [scores])
-    assert best_threshold(found, truths) == 0.37  # rounded down: 0.377 counts
-    assert best_threshold(flatten_found([[FAR]], [[1]], [[0.9]]), truths) == 0.0  # nothing is right
-    assert best_threshold(flatten_found([[]], [[]], [[]]), truths) == 0.0
-    assert best_threshold(found, flatten_truths([[]], [[]])) == 0.0  # an image without any box

@@ -8,6 +8,7 @@ import torch
 
 from ssd.anchors import AnchorConfig
 from ssd.boxes import OffsetCoder
+from ssd.calibration import Calibration
 from ssd.checkpoint import model_state
 from ssd.model import SSD, ModelConfig
 from ssd.prediction import Detector, average_mirrored, mirrored_anchors
@@ -65,6 +66,18 @@ def test_what_is_likely_is_above_the_threshold_of_its_class(detector):
     ):
         detector.thresholds = thresholds
         assert len(detector.predict_likely(images, score)[0].scores) == count
+
+
+def test_scores_are_calibrated_where_they_are_shown(detector):
+    images = [torch.zeros(3, 60, 40, dtype=torch.uint8)]
+    plain = detector.predict(images)[0].scores
+    detector.calibration = Calibration(1.0, -1.0)
+    (found,) = detector.predict_likely(images)  # the odds of 0.787 were e² / 2, and are e / 2
+    assert found.scores == pytest.approx([np.e / (2 + np.e)], abs=1e-5)
+    assert found.scores.dtype == np.float32
+    np.testing.assert_array_equal(detector.predict(images)[0].scores, plain)
+    assert len(detector.predict_likely(images, 0.6)[0].scores) == 0
+    assert len(detector.predict_likely(images, 0.03)[0].scores) == 2  # an apple of 0.107, which is 0.042 now
 
 
 def test_thresholds_travel_with_the_file():

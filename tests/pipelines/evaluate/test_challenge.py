@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -37,7 +38,9 @@ def in_this_process(prepared, manifest, split, state, config, batch_size):
 def perfect(truths, classes):
     """Answers that are the ground truth itself."""
     rows = [{key: t[key] for key in ("image_id", "height", "width", "boxes", "labels")} for t in truths]
-    return Answers([row | {"scores": [0.9] * len(row["labels"])} for row in rows], list(classes), "detection")
+    return Answers(
+        [row | {"scores": [0.9] * len(row["labels"])} for row in rows], list(classes), "detection", [0.5] * len(classes)
+    )
 
 
 @pytest.mark.slow
@@ -111,11 +114,11 @@ def coco_ap(answers, truths):
 
 def test_only_classes_that_both_know_are_compared():
     truths = [truth(str(i), [BOX, FAR], [1, 2]) for i in range(10)]
-    mine = Answers([prediction(str(i), [BOX], [1], [0.9]) for i in range(10)], ["x", "new"], "detection")
+    mine = Answers([prediction(str(i), [BOX], [1], [0.9]) for i in range(10)], ["x", "new"], "detection", [0.5, 0.5])
     # the champion's labels are old, x: it finds x in 8 of 10 images, and something old, which is no class any more
     rows = [prediction(str(i), [FAR] if i > 7 else [BOX, FAR], [1] if i > 7 else [2, 1], [0.8, 0.7]) for i in range(10)]
     rows[9] = prediction("9", [FAR], [1], [0.8])
-    theirs = Answers(rows, ["old", "x"], "detection")
+    theirs = Answers(rows, ["old", "x"], "detection", [0.5, 0.5])
     assert renamed(theirs, mine.classes)[0] == prediction("0", [BOX], [1], [0.8])
     assert renamed(theirs, mine.classes)[9] == prediction("9", [], [], [])
     found = compare(resample(mine, theirs, truths, mine.classes), len(truths), RULES)
@@ -127,14 +130,16 @@ def test_only_classes_that_both_know_are_compared():
 
 def test_predictions_are_kept_until_others_are_used_more(tiny_prepared, tiny_params, own_home):
     test = Benchmark(tiny_prepared, read_manifest(tiny_prepared), tiny_params.detect, 4)
-    state = {"class_names": ["bar", "slot"], "config": {}}
+    state = {"class_names": ["bar", "slot"], "config": {}, "calibration": [1.0, -np.log(3)], "thresholds": [0.5, 0.6]}
     table = pa.Table.from_pylist([prediction("a", [BOX], [1], [0.5])], schema=PREDICTIONS)
     version = type("Version", (), {"tags": {registry.SHA256: "first"}, "source": ""})
     keep("first", table, state, test)
     for number in range(2 * KEPT):
         keep(str(number), table, state, test)
         kept = detect_with(None, version, test)  # no client is needed
-    assert kept == Answers(table.to_pylist(), ["bar", "slot"], "detection")
+    row = table.to_pylist()[0] | {"scores": [pytest.approx(0.25)]}  # calibrated: odds of 1, a third of them
+    thresholds, calibration = [pytest.approx(0.25), pytest.approx(1 / 3)], (1, -np.log(3))
+    assert kept == Answers([row], ["bar", "slot"], "detection", thresholds, calibration)
     files = list(Path(own_home, "cache", "predictions").iterdir())
     assert len(files) == KEPT
     for file in files:

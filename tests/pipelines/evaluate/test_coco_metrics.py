@@ -59,7 +59,7 @@ def pycocotools_stats(found, truths, images, classes):
 @pytest.mark.parametrize("seed", range(3))
 def test_the_same_numbers_as_pycocotools(seed):
     found, truths = random_data(seed)
-    report = measure(found, truths, [SIZE] * 15, ["a", "b", "c"])
+    report = measure(found, truths, [SIZE] * 15, ["a", "b", "c"], [0.5] * 3)
     stats, precision = pycocotools_stats(found, truths, 15, 3)
     expected = [None if value == -1 else pytest.approx(value, abs=1e-9) for value in stats]
     assert list(report.summary.values()) == expected
@@ -72,7 +72,7 @@ def test_the_same_numbers_as_pycocotools(seed):
 def test_counts_of_each_image_at_the_threshold():
     truths = flatten_truths([[BOX], [BOX], [], []], [[1], [2], [], []])
     found = flatten_found([[BOX, BOX], [BOX], [BOX], []], [[1, 1], [1], [1], []], [[0.9, 0.2], [0.8], [0.4], []])
-    report = measure(found, truths, [SIZE] * 4, ["a", "b"], score_threshold=0.5)
+    report = measure(found, truths, [SIZE] * 4, ["a", "b"], [0.5, 0.5])
     # image 0: found, its duplicate is under the threshold; 1: found as another class; 2: under the threshold; 3: empty
     assert [(i["tp"], i["fp"], i["fn"]) for i in report.images] == [(1, 0, 0), (0, 1, 1), (0, 0, 0), (0, 0, 0)]
     # rows truth, columns predicted: a as a, b as a
@@ -88,7 +88,7 @@ def test_every_kind_of_tide_error_is_counted():
         [[1], [2], [1], [1, 1], [1], []],
         [[0.9], [0.8], [0.7], [0.9, 0.6], [0.5], []],
     )
-    report = measure(found, truths, [SIZE] * 6, ["a", "b"])
+    report = measure(found, truths, [SIZE] * 6, ["a", "b"], [0.5, 0.5])
     counts = {kind: error["count"] for kind, error in report.tide.items()}
     assert counts == {"Cls": 1, "Loc": 1, "Both": 0, "Dupe": 1, "Bkg": 1, "Miss": 1}
 
@@ -96,7 +96,7 @@ def test_every_kind_of_tide_error_is_counted():
 def test_a_difficult_truth_is_neither_missed_nor_wrong():
     truths = flatten_truths([[BOX, [100.0, 20.0, 160.0, 90.0]]], [[1, 1]], [[True, False]])
     found = flatten_found([[BOX, [100.0, 20.0, 160.0, 90.0]]], [[1, 1]], [[0.9, 0.8]])
-    report = measure(found, truths, [SIZE], ["a"])
+    report = measure(found, truths, [SIZE], ["a"], [0.5])
     assert report.summary["AP"] == pytest.approx(1)
     assert report.images[0] == {"tp": 1, "fp": 0, "fn": 0, "f1": 1}
 
@@ -112,31 +112,21 @@ def test_detections_in_a_crowd_count_neither_way():
     ]
     truths = flatten_truths([[BOX, crowd]], [[1, 1]], iscrowd=[[False, True]])
     found = flatten_found([[BOX, *near]], [[1, 1, 1, 1, 2]], [[0.5, 0.9, 0.8, 0.7, 0.6]])
-    report = measure(found, truths, [SIZE], ["a", "b"])
+    report = measure(found, truths, [SIZE], ["a", "b"], [0.5, 0.5])
     assert {name: report.images[0][name] for name in ("tp", "fp", "fn")} == {"tp": 1, "fp": 2, "fn": 0}
-
-
-def test_calibration_by_hand():
-    # two at 0.85, one of them right: confidence 0.85, accuracy 0.5, the error 0.35
-    truths = flatten_truths([[BOX]], [[1]])
-    found = flatten_found([[BOX, [200.0, 20.0, 250.0, 100.0]]], [[1, 1]], [[0.85, 0.85]])
-    report = measure(found, truths, [SIZE], ["a"])
-    assert report.calibration["ece"] == pytest.approx(0.35)
-    assert report.calibration["bins"][8]["count"] == 2
 
 
 @pytest.mark.parametrize("images", [0, 2])
 def test_nothing_found_and_nothing_there(images):
     empty = [[]] * images
-    report = measure(flatten_found(empty, empty, empty), flatten_truths(empty, empty), [SIZE] * images, ["a"])
+    report = measure(flatten_found(empty, empty, empty), flatten_truths(empty, empty), [SIZE] * images, ["a"], [0.5])
     assert report.summary["AP"] is None
     assert report.per_class["a"]["AP"] is None
-    assert report.calibration["ece"] is None
     assert len(report.images) == images
 
 
 def test_nothing_found_where_something_is():
-    report = measure(flatten_found([[]], [[]], [[]]), flatten_truths([[BOX]], [[1]]), [SIZE], ["a"])
+    report = measure(flatten_found([[]], [[]], [[]]), flatten_truths([[BOX]], [[1]]), [SIZE], ["a"], [0.5])
     assert report.summary["AP"] == 0
     assert report.tide["Miss"]["count"] == 1
     assert report.confusion.tolist() == [[0, 1], [0, 0]]

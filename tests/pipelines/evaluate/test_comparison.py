@@ -20,10 +20,11 @@ def sides(folder):
     nothing = {"boxes": [], "labels": [], "scores": []}
     first = [*rows[:3], rows[3] | nothing]
     second = [rows[0], rows[1] | nothing, rows[2] | nothing, rows[3]]
-    answers = (Answers(some, list(manifest.classes), "detection") for some in (first, second))
+    scores = ([0.5, 0.5], [0.25, 0.5])
+    answers = (Answers(some, list(manifest.classes), "detection", t) for some, t in zip((first, second), scores))
     params = {"train.lr": "0.001", "train.epochs": "8"}
-    one = Side("ssd <v2>", next(answers), params, 0.5, "replaces champion v1: …")
-    return one, Side("ssd v1", next(answers), params | {"train.lr": "0.01"}, 0.25), truths, manifest
+    one = Side("ssd <v2>", next(answers), params, "replaces champion v1: …")
+    return one, Side("ssd v1", next(answers), params | {"train.lr": "0.01"}), truths, manifest
 
 
 def test_the_page_is_whole_escaped_and_shows_what_differs(tmp_path):
@@ -45,7 +46,7 @@ def test_the_page_is_whole_escaped_and_shows_what_differs(tmp_path):
     assert text.count("None.") == 1  # nothing got worse
     assert ">train.lr<" in text
     assert ">train.epochs<" not in text
-    assert "0.5 and 0.25" in text
+    assert "ssd &lt;v2&gt;: score 0.5; ssd v1: score 0.25 (a &amp; b), 0.5 (c)." in text
 
 
 def test_differences_and_their_intervals_by_hand():
@@ -83,9 +84,9 @@ def test_what_differs():
 
 def test_what_means_different_things_is_refused():
     names = ["ssd v2", "ssd v1"]
-    one = Answers([], ["a"], "detection")
+    one = Answers([], ["a"], "detection", [0.5])
     check([one, one], names, ["a", "b"])
     with pytest.raises(RegistryError, match="ssd v2 has the task detection, ssd v1 multi_label"):
-        check([one, Answers([], ["a"], "multi_label")], names, ["a"])
+        check([one, Answers([], ["a"], "multi_label", [0.5])], names, ["a"])
     with pytest.raises(RegistryError, match=r"no class of the test split \(a, b\) is known to both ssd v2 and ssd v1"):
-        check([one, Answers([], ["b"], "detection")], names, ["a", "b"])
+        check([one, Answers([], ["b"], "detection", [0.5])], names, ["a", "b"])

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipelines.evaluate.charts import precision_recall_chart
 from pipelines.evaluate.metrics import measure
-from pipelines.evaluate.report import Results, choose, picture, render
+from pipelines.evaluate.report import Results, choose, describe_scores, picture, render
 from pipelines.pictures.palette import colour
 from pipelines.tuned import Tuned
 from ssd.metrics import FALSE, IGNORED, TRUE
@@ -43,8 +43,8 @@ def prepared_data(folder, classes, images=3):
 
 
 def page_of(predictions, truths, manifest, folder, search=None, **fields):
-    measured = replace(measure(predictions, truths, manifest.classes, 0.5), **fields)
-    card = card_of(name="ssd <b>1</b>", score_threshold=0.5)
+    measured = replace(measure(predictions, truths, manifest.classes, [0.5] * len(manifest.classes)), **fields)
+    card = card_of(name="ssd <b>1</b>", score_thresholds=[0.5] * len(manifest.classes))
     return render(Results(measured, card, predictions, truths, search), manifest, folder)
 
 
@@ -134,10 +134,14 @@ def test_worst_and_typical_images():
 
 
 def test_a_pictures_boxes_keep_their_pixels_and_verdicts():
-    found = {"boxes": [BOX, FAR, BOX], "labels": [2, 1, 1], "scores": [0.9, 0.5, 0.4]}
+    found = {
+        "boxes": [BOX, FAR, BOX],
+        "labels": [2, 1, 1],
+        "scores": [0.9, 0.5, 0.4],
+    }  # b from 0.9 on
     there = {"image_id": "i", "height": HEIGHT, "width": WIDTH, "boxes": [BOX, BOX, FAR], "labels": [2, 1, 1]}
     there |= {"difficult": [True, False, False], "iscrowd": [False, True, False]}
-    drawn = picture(found, there, np.array([IGNORED, FALSE, TRUE]), ["a", "b"], 0.5)
+    drawn = picture(found, there, np.array([IGNORED, FALSE, TRUE]), ["a", "b"], [0.5, 0.9])
     assert [(b["name"], b["verdict"], b["colour"]) for b in drawn["found"]] == [
         ("b", "ignored", colour(1)),
         ("a", "wrong", colour(0)),
@@ -148,6 +152,13 @@ def test_a_pictures_boxes_keep_their_pixels_and_verdicts():
         shape | {"name": "a", "colour": colour(0), "ignored": "crowd"},
     ]
     assert drawn["truth"][2]["ignored"] == ""
+
+
+def test_scores_in_words():
+    assert describe_scores(["a", "b"], [0.5, 0.5]) == "score 0.5"
+    assert describe_scores(["a", "b"], [0.31, 0.5]) == "score 0.31 (a), 0.5 (b)"
+    many = [f"c{number}" for number in range(80)]
+    assert describe_scores(many, [0.3] * 79 + [0.75]) == "the score of its class (0.3 to 0.75)"
 
 
 def test_a_chart_takes_the_colours_of_the_page():

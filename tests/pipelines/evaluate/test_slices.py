@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from pipelines.coco import average_precision, compare, ground_truth, match, summary
+from pipelines.coco import average_precision, compare, ground_truth, summary
 from pipelines.evaluate.looks import Looks
 from pipelines.evaluate.slices import Scene, cut, measure_slices, worst
+from ssd.coco_matching import match, overlaps
 from ssd.metrics import flatten_found, flatten_truths
 from tests.pipelines.evaluate.test_coco_metrics import random_data
 
@@ -13,10 +14,10 @@ SIZE = (200, 300)  # height, width
 CENTRE, OUTER, EDGE = [140.0, 90.0, 160.0, 110.0], [40.0, 20.0, 60.0, 40.0], [0.0, 90.0, 20.0, 110.0]
 
 
-def scene_of(truths, found, looks=None, classes=("a",), ids=None):
+def scene_of(truths, found, looks=None, classes=("a",), ids=None, visibility=None):
     count = 1 + max(truths.images.max(initial=0), found.images.max(initial=0))
-    sizes, matches = [SIZE] * count, match(ground_truth(truths, [SIZE] * count, classes), found)
-    return Scene(found, truths, ids or [str(i) for i in range(count)], sizes, classes, matches, looks)
+    pairs, ids = overlaps(found, truths), ids or [str(i) for i in range(count)]
+    return Scene(found, truths, ids, [SIZE] * count, classes, pairs, match(pairs), visibility or {}, looks)
 
 
 def rows_of(scene):
@@ -101,6 +102,18 @@ def test_difficult_objects_are_measured_as_if_they_had_to_be_found():
     assert not any(attribute == "difficult" for attribute, _ in easy)
 
 
+def test_objects_that_are_truncated_are_measured_apart():
+    # in two images each: one whole and found, one truncated and found second, after a false alarm
+    truths = flatten_truths([[CENTRE, OUTER]] * 2, [[1, 1]] * 2)
+    found = flatten_found([[CENTRE, EDGE, OUTER]] * 2, [[1, 1, 1]] * 2, [[0.9, 0.8, 0.7]] * 2)
+    cut_off = {"truncated": np.array([False, True] * 2), "occluded": np.zeros(4, bool)}
+    rows = rows_of(scene_of(truths, found, visibility=cut_off))
+    assert rows["truncated", "not truncated"]["AP"] == pytest.approx(1)
+    assert rows["truncated", "truncated"]["AP"] == pytest.approx(0.5)  # two wrong ones before two right ones
+    assert [rows["truncated", name]["truths"] for name in ("truncated", "not truncated")] == [2, 2]
+    assert not any(attribute == "occluded" for attribute, _ in rows)  # all are alike
+
+
 def test_the_worst_are_below_the_whole_and_large_enough_to_say_so():
     def row(name, ap, truths=20, low=0.1):
         return {"name": name, "AP": ap, "AP_low": low, "truths": truths}
@@ -114,5 +127,5 @@ def test_the_worst_are_below_the_whole_and_large_enough_to_say_so():
 
 def test_no_images():
     found, truths = flatten_found([], [], []), flatten_truths([], [])
-    matches = match(ground_truth(truths, [], ["a"]), found)
-    assert measure_slices(Scene(found, truths, [], [], ["a"], matches)) == []
+    pairs = overlaps(found, truths)
+    assert measure_slices(Scene(found, truths, [], [], ["a"], pairs, match(pairs), {})) == []

@@ -58,6 +58,17 @@ def test_images_and_splits_are_found_wherever_tools_put_them(tmp_path, file, ima
     assert (listing.notes, listing.rejected) == ([], [])
 
 
+def test_cvats_occluded(tmp_path):
+    document = coco_document({"a.png": CAT * 4, "b.png": CAT})
+    for mark, said in zip(document["annotations"], (True, False, "yes", None)):
+        mark["attributes"] = {"occluded": said, "rotation": 0.0}
+    write_coco(tmp_path, "result.json", document, "images")
+    listing = listed(tmp_path)
+    a, b = (coco.read_annotation(tmp_path, listing.photos[f"images/{name}.png"]) for name in "ab")
+    assert (a.occluded.tolist(), b.occluded.tolist()) == ([True, False, False, False], [False])
+    assert a.truncated is None
+
+
 def test_images_without_any_annotation_are_refused_by_the_files_name(tmp_path):
     write_coco(tmp_path, "annotations/instances_train.json", coco_document({"a.png": [], "b.png": []}), "images")
     with pytest.raises(DataError, match=r"no annotation in annotations/instances_train.json: .*export the labels"):

@@ -8,7 +8,7 @@ from pipelines.layouts.files import Files
 from pipelines.layouts.listing import DataError
 from pipelines.params import PrepareParams
 from pipelines.prepare.stage import prepare
-from pipelines.store.shards import read_boxes
+from pipelines.store.shards import VISIBILITY, read_boxes
 from tests.pipelines.layouts.trees import good, lenient, voc_xml, write_voc
 
 
@@ -16,6 +16,7 @@ from tests.pipelines.layouts.trees import good, lenient, voc_xml, write_voc
 def shards(tmp_path):
     """Prepared data of 22 photographs in several shards."""
     photos = {**good(20), "none": voc_xml(), "two": voc_xml(("elk", 1, 1, 30, 20, 1), ("cat", 5, 7, 5, 7))}
+    photos["p001"] = photos["p001"].replace("<name>", "<truncated>1</truncated><occluded>1</occluded><name>", 1)
     write_voc(tmp_path / "raw", photos)
     manifest, _ = prepare(tmp_path / "raw", tmp_path / "data", PrepareParams(shard_mib=0.0005), 3)
     assert sum(len(split.shards) for split in manifest.splits.values()) > 4
@@ -34,7 +35,7 @@ def test_shards_prepared_again_are_the_same_shards(tmp_path, shards, below):
 def test_another_seed_and_size_of_shards_keep_every_row(tmp_path, shards):
     again, _ = prepare(tmp_path / "data", tmp_path / "out", PrepareParams(), 4)
     for split in ("train", "val", "test"):
-        before, after = ({r["image_id"]: r for r in read_boxes(tmp_path / folder, manifest, split)}
+        before, after = ({r["image_id"]: r for r in read_boxes(tmp_path / folder, manifest, split, VISIBILITY)}
                          for folder, manifest in (("data", shards), ("out", again)))  # fmt: skip
         assert before == after
 

@@ -29,6 +29,14 @@ def test_pixels_become_0_based(tmp_path):
     assert found.size == (20, 30)
 
 
+def test_what_is_not_to_be_seen_whole(tmp_path):
+    xml = voc_xml(*[("cat", 2, 3, 11, 8)] * 3)
+    for said in ("<truncated>1</truncated><occluded> 1 </occluded>", "<truncated>Unspecified</truncated>", ""):
+        xml = xml.replace("<object><name>", f"<object>{said}<name >", 1)  # one after the other
+    found = read(tmp_path, xml)
+    assert (found.truncated.tolist(), found.occluded.tolist()) == ([True, False, False],) * 2
+
+
 def test_one_pixel_box_of_bccd_is_a_pixel_large(tmp_path):
     assert read(tmp_path, voc_xml(("cell", 5, 7, 5, 7))).boxes.tolist() == [[4, 6, 5, 7]]
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ssd.checkpoint import load
+from ssd.score_thresholds import stored_thresholds
 from tests.conftest import draw_voc, write_params
 from tests.pipelines.recipe.data import AUTO
 
@@ -63,5 +65,5 @@ def test_from_photographs_to_a_measured_model(folder):
     assert ((out / "resolved.yaml").read_bytes(), (out / "model.json").read_bytes()) == before
 
     stage("evaluate", folder, *prepared, *tuned, "--model", str(out / "model.json"), "--out", str(folder / "evaluate"))
-    threshold = json.loads((folder / "evaluate/card.json").read_text())["model"]["score_threshold"]
-    assert threshold == json.loads((out / "model.json").read_text())["validation"]["threshold"]
+    thresholds = json.loads((folder / "evaluate/card.json").read_text())["model"]["score_thresholds"]
+    assert thresholds == stored_thresholds(load(out / "model.pt"))

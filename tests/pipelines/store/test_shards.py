@@ -16,6 +16,7 @@ from pipelines.prepare.shard_writer import write_split
 from pipelines.store.shards import (
     BOXES,
     MANIFEST,
+    VISIBILITY,
     Manifest,
     ShardError,
     digest,
@@ -26,6 +27,7 @@ from pipelines.store.shards import (
 from tests.pipelines.layouts.trees import encode
 
 CLASSES = ["cat", "dög"]
+FLAGS = ("difficult", "iscrowd", "truncated", "occluded")
 
 
 def record(number: int, boxes: list, labels: list, difficult: list, iscrowd: list | None = None) -> Record:
@@ -39,6 +41,8 @@ def record(number: int, boxes: list, labels: list, difficult: list, iscrowd: lis
         np.array(labels, np.int64),
         np.array(difficult, bool),
         np.array(iscrowd or [False] * len(labels), bool),
+        np.array([number == 0] * len(labels), bool),
+        np.array([number == 2] * len(labels), bool),
         1,
         np.zeros((SIDE, SIDE), np.uint8),
     )
@@ -120,7 +124,7 @@ def test_row_groups_bound_what_a_reader_holds(tmp_path, monkeypatch):
 def test_schema_says_classes_digest_and_types(tmp_path):
     (shard,) = write(tmp_path).splits["train"].shards
     own = pq.read_schema(tmp_path / shard.path)
-    assert own.names == ["image_id", "image", "height", "width", "boxes", "labels", "difficult", "iscrowd"]
+    assert own.names == ["image_id", "image", "height", "width", "boxes", "labels", *FLAGS]
     assert own.field("boxes").type == pa.list_(pa.list_(pa.float32(), 4))
     assert own.field("image").type == pa.struct({"bytes": pa.binary(), "path": pa.string()})
     assert json.loads(own.metadata[b"classes"]) == CLASSES
@@ -141,9 +145,24 @@ def test_same_records_same_bytes_other_records_other_digest(tmp_path):
     (tmp_path / "d").mkdir()
     crowded = RECORDS[0]._replace(iscrowd=np.array([True, False]))
     assert write(tmp_path / "d", [crowded, *RECORDS[1:]]).digest != one.digest
-    assert shard_writer.fingerprint(crowded) != shard_writer.fingerprint(RECORDS[0])
+    hidden = RECORDS[0]._replace(occluded=np.array([True, False]))
+    assert len({shard_writer.fingerprint(one) for one in (RECORDS[0], crowded, hidden)}) == 3
     assert len(one.short_digest) <= 36
     assert digest(["dög", "cat"], one.splits) != one.digest
+
+
+def test_visibility_is_read_where_it_is_wanted_and_older_shards_lack_it(tmp_path):
+    manifest = write(tmp_path)
+    assert set(read_boxes(tmp_path, manifest, "train")[0]) == set(BOXES)
+    rows = read_boxes(tmp_path, manifest, "train", VISIBILITY)
+    assert [row["truncated"] for row in rows] == [[True, True], [], [False, False], [False]]
+    assert [row["occluded"] for row in rows] == [[False, False], [], [True, True], [False]]
+    (shard,) = manifest.splits["train"].shards
+    table = pq.read_table(tmp_path / shard.path)
+    pq.write_table(table.drop_columns(list(VISIBILITY)), tmp_path / shard.path)
+    older = read_boxes(tmp_path, manifest, "train", VISIBILITY)
+    assert [row["occluded"] for row in older] == [[False, False], [], [False, False], [False]]
+    assert [row["boxes"] for row in older] == [row["boxes"] for row in rows]
 
 
 def test_images_need_not_be_read(tmp_path):

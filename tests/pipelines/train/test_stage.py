@@ -16,12 +16,13 @@ from pipelines.preflight.findings import Unfit
 from pipelines.store.checkpoints import Checkpoints
 from pipelines.store.shards import read_manifest
 from pipelines.tracking import runs
-from pipelines.tracking.registry import find_version, read_model_json, sha256
+from pipelines.tracking.registry import find_version, load_version, read_model_json, sha256
 from pipelines.train.stage import check, run_name
 from pipelines.training.loop import Job, Run
 from pipelines.training.order import steps_an_epoch
 from ssd.checkpoint import load
 from tests.conftest import TINY, put_empty_store, write_params
+from tests.pipelines.test_coco import measure_split
 from tests.pipelines.training.states import same
 
 ROOT = Path(__file__).parents[3]
@@ -163,12 +164,19 @@ def test_a_calm_run_is_registered_with_its_lineage(calm, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_published_model_is_as_good_as_the_epoch_it_is_said_to_be_of(calm, tiny_prepared, params_file, tmp_path):
+def test_the_published_model_is_as_good_as_the_epoch_it_is_said_to_be_of(
+    calm, tiny_prepared, params_file, tmp_path, monkeypatch
+):
+    calm.runs(monkeypatch)
     state, best = load(calm.out / "model.pt"), calm.result()["best"]
     assert 1 < best["epoch"] < EPOCHS
     run = Run(Job(load_params(params_file), tiny_prepared, tmp_path / "cache"), torch.device("cpu"))
     run.trainer.ema.load_state_dict(state["weights"])
     assert run.validate()["val/map"] == best["score"] == calm.result()["history"][best["epoch"] - 1]["val/map"]
+    registered = load_version(runs.connect(), find_version(runs.connect(), read_model_json(calm.out / "model.json")))
+    measured = measure_split(registered, tiny_prepared, "val")  # as `evaluate` does, calibrated
+    assert measured["map"] == pytest.approx(best["score"], abs=1e-6)
+    assert measured["map50"] == pytest.approx(read_model_json(calm.out / "model.json").validation["map50"], abs=1e-6)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from pipelines.training.loop import Job, Run, fit, score_thresholds
 from ssd.checkpoint import build_model, load, save
 from ssd.trainer import NonFiniteLoss
 from tests.conftest import TINY, write_params
+from tests.pipelines.test_coco import measure_split
 from tests.pipelines.training.states import same, timeless
 
 
@@ -57,6 +58,10 @@ def test_reports_every_epoch_with_metrics_and_a_state(job):
     assert state["best"]["model"]["class_names"] == ["bar", "slot"]
     assert model(torch.zeros(1, 3, 64, 96))[0].shape == (1, len(model.anchors), 3)
     assert state["best"]["model"]["thresholds"] == score_thresholds(best, ["bar", "slot"])
+    calibration = [best[f"val/calibration/{name}"] for name in ("scale", "shift")]
+    assert state["best"]["model"]["calibration"] == calibration
+    measured = measure_split(state["best"]["model"], job.prepared, "val")  # as `evaluate` does
+    assert measured["map"] == pytest.approx(best["val/map"], abs=1e-6)
 
 
 def test_a_class_of_few_boxes_takes_the_threshold_of_all():
@@ -65,6 +70,8 @@ def test_a_class_of_few_boxes_takes_the_threshold_of_all():
     assert score_thresholds({"val/threshold": 0.0}, ["bar", "slot"]) == []  # nothing found is right
     assert score_thresholds({}, ["bar", "slot"]) == []  # no validation split
     assert describe_thresholds(metrics, ["bar", "slot"]).startswith("; found from the score bar 0.60, 0.40 for slot (")
+    halved = metrics | {"val/calibration/scale": 1.0, "val/calibration/shift": -0.693147}  # odds of 1.5 become 0.75
+    assert describe_thresholds(halved, ["bar", "slot"]).startswith("; found from the score bar 0.43, 0.25 for slot (")
     assert describe_thresholds({}, ["bar"]) == ""
 
 

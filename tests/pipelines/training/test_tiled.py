@@ -194,7 +194,7 @@ def test_validation_evaluation_and_the_detector_measure_the_same_photographs(lar
     tables = [detect_rows(detector, tiles) for rows in records for tiles in decode_tiles(rows, params.model)]
     rows = pa.concat_tables(merge_tiles(tables[::-1], params.model.tile, params.detect)).sort_by("image_id").to_pylist()
     truths = sorted(read_boxes(prepared, manifest, "val"), key=lambda row: row["image_id"])
-    metrics = measure(rows, truths, manifest.classes, 0.5).metrics
+    metrics = measure(rows, truths, manifest.classes, [0.5] * len(manifest.classes)).metrics
     assert len(rows) == len(run.val.samples) > 1
     assert {(row["height"], row["width"]) for row in rows} == {(150, 230)}
     assert max(len(row["labels"]) for row in rows) <= params.detect.max_detections

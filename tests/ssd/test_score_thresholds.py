@@ -1,0 +1,42 @@
+"""The score from which on detections are shown: of the best F1, class by class."""
+
+import numpy as np
+
+from ssd.metrics import flatten_found, flatten_truths
+from ssd.score_thresholds import best_threshold, best_thresholds, is_likely, stored_thresholds
+
+BOX, FAR = [0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0]
+
+
+def test_each_class_has_the_threshold_of_its_own_best_f1():
+    """Class 1 as below, 0.37; of class 2 the first alone is best, 0.9; of class 3 nothing is right; 4 has few boxes."""
+    truths = flatten_truths([[BOX, FAR, BOX, BOX, BOX, FAR]], [[1, 1, 2, 3, 4, 3]])
+    boxes, labels = [BOX, BOX, FAR, FAR, BOX, FAR, FAR, BOX], [1, 1, 1, 1, 2, 2, 4, 4]
+    found = flatten_found([boxes], [labels], [[0.9, 0.8, 0.377, 0.2, 0.9, 0.1, 0.9, 0.8]])
+    assert best_thresholds(found, truths, 4, least=1) == {1: 0.37, 2: 0.9, 4: 0.8}
+    assert best_thresholds(found, truths, 4, least=2) == {1: 0.37}
+    assert best_thresholds(found, truths, 4) == {}
+
+
+def test_the_threshold_of_the_best_f1():
+    """Two boxes. By falling score right, wrong, right, wrong: F1 is 2/3, 1/2, 2·(2/3)·1 / (5/3) = 0.8, 2/3."""
+    truths = flatten_truths([[BOX, FAR]], [[1, 2]])
+    scores = [0.9, 0.8, 0.377, 0.2]
+    found = flatten_found([[BOX, BOX, FAR, FAR]], [[1, 1, 2, 2]], [scores])
+    assert best_threshold(found, truths) == 0.37  # rounded down: 0.377 counts
+    assert best_threshold(flatten_found([[FAR]], [[1]], [[0.9]]), truths) == 0.0  # nothing is right
+    assert best_threshold(flatten_found([[]], [[]], [[]]), truths) == 0.0
+    assert best_threshold(found, flatten_truths([[]], [[]])) == 0.0  # an image without any box
+
+
+def test_a_detection_is_likely_by_the_score_of_its_label():
+    scores = np.array([0.7, 0.69, 0.3, 0.29], np.float32)
+    assert is_likely(scores, np.array([1, 1, 2, 2]), [0.7, 0.3]).tolist() == [True, False, True, False]
+    assert is_likely(scores.tolist(), [2, 1, 2, 1], [0.7, 0.7]).tolist() == [True, False, False, False]
+    assert is_likely([], [], [0.5]).tolist() == []
+
+
+def test_a_model_without_scores_of_its_own():
+    assert stored_thresholds({"class_names": ["a", "b"], "thresholds": [0.2, 0.4]}) == [0.2, 0.4]
+    assert stored_thresholds({"class_names": ["a", "b"], "thresholds": []}) == [0.5, 0.5]
+    assert stored_thresholds({"class_names": ["a", "b"]}) == [0.5, 0.5]

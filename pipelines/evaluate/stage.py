@@ -62,12 +62,9 @@ def evaluate(params: Stated, prepared: Path, model_json: Path, out: Path, tune: 
     from pipelines.evaluate.report import Results, render
 
     task = state["config"].get("task", "detection")
-    rows = sorted(read_boxes(prepared, manifest, SPLIT), key=lambda row: row["image_id"])
-    truths = [truth_of_task(row, task) for row in rows]
     found = mine.rows
     card = describe_measurement(params, model, manifest, state["config"], predictions)
-    looks = look_at(prepared, manifest, SPLIT)
-    measured = measure(found, truths, manifest.classes, card.model.score_threshold, looks)
+    measured, truths = measure_split(prepared, manifest, SPLIT, found, task, card.model.score_threshold)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         write_results(out, predictions, card, measured, manifest.classes)
@@ -89,6 +86,21 @@ def evaluate(params: Stated, prepared: Path, model_json: Path, out: Path, tune: 
         page = _put_beside(client, version, champion, test, pair)
         client.log_artifact(version.run_id, str(page), "evaluate")
     return f"{words}; both side by side: {page}"
+
+
+def measure_split(
+    prepared: Path, manifest: Manifest, split: str, found: Sequence[dict], task: str, score_threshold: float
+) -> tuple[Measured, list[dict]]:
+    """Measure what was found in a split, by image_id, for a task; with the ground truth that it was measured by.
+
+    Raises:
+        ShardError: the split or a shard is missing or damaged.
+        ValueError: the predictions are not of its images.
+    """
+    rows = sorted(read_boxes(prepared, manifest, split), key=lambda row: row["image_id"])
+    truths = [truth_of_task(row, task) for row in rows]
+    looks = look_at(prepared, manifest, split)
+    return measure(found, truths, manifest.classes, score_threshold, looks), truths
 
 
 def _put_beside(
@@ -168,7 +180,7 @@ def _publish(client: MlflowClient, version: ModelVersion, metrics: dict[str, Any
     tags = {f"test.{key}": str(metrics[key]) for key in ("map", "map50", "voc07")}
     for key, value in (tags | card.tags()).items():
         client.set_model_version_tag(version.name, version.version, key, value)
-    for file in ("report.html", "metrics.json", "card.json"):
+    for file in ("report.html", "metrics.json", "card.json", "predictions.parquet"):
         client.log_artifact(version.run_id, str(out / file), "evaluate")
 
 

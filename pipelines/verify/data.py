@@ -148,7 +148,7 @@ def check_weights(origin: Origin) -> str:
     except RegistryError as error:
         raise BrokenLink(
             f"weights {origin.sha256[:12]} (the version's tag)",
-            first_line(error).partition(": ")[2].partition("; ")[0],
+            str(error).partition("damaged: ")[2].partition("; ")[0],
             "bring back MLflow's files from a backup, or register anew by `dvc repro -f train`",
         ) from None
     said = f"{origin.sha256[:12]}, {size / 2**20:.1f} MiB"

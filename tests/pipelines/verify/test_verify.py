@@ -1,9 +1,10 @@
 """A champion walked back to its bytes, and each link of the chain tampered with in turn."""
 
 import json
+import re
 import shutil
 import sqlite3
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import pytest
 from mlflow import MlflowClient
@@ -23,11 +24,7 @@ def project(tmp_path_factory):
 
 def verify(project, client=None, **options):
     client = client or project.client()
-    return list(check(client, find(client, "champion", "ssd"), project.folder, project.prepared, **options))
-
-
-def first_broken(links):
-    return next((link for link in links if link.state == "broken"), None)
+    return check(client, find(client, "champion", "ssd"), project.folder, project.prepared, **options)
 
 
 @pytest.fixture
@@ -85,7 +82,7 @@ def flip(content):
 def replace(old, new):
     def change(content):
         assert old in content
-        return content.replace(old, new, 1)
+        return content.replace(old, new)
 
     return change
 
@@ -122,11 +119,15 @@ def test_another_word_in_mlflow_breaks_its_link(project, tmp_path, statement, ex
 
 
 def check_broken(links, name, words):
-    broken = first_broken(links)
-    assert broken is not None, "\n".join(map(str, links))
-    assert broken.name == name, "\n".join(map(str, links))
-    with pytest.raises(AssertionError, match=words):
-        raise AssertionError(str(broken))
+    """The first link that does not hold; those behind it are not looked at."""
+    seen = []
+    for link in links:
+        seen.append(str(link))
+        if link.state == "broken":
+            break
+    assert link.state == "broken", "\n".join(seen)
+    assert link.name == name, seen[-1]
+    assert re.search(words, seen[-1]), seen[-1]
 
 
 FILES = {
@@ -149,7 +150,7 @@ FILES = {
         lambda p: next((p.home / "mlartifacts").rglob("artifacts/model.pt")),
         flip,
         "weights",
-        "missing or damaged: the file has the SHA-256",
+        "found the file has the SHA-256 .*, registered was ",
     ),
     "model.pt": (lambda p: p.folder / "artifacts/train/model.pt", flip, "weights", "dvc checkout artifacts/train/mod"),
     "metrics.json of the run": (
@@ -166,7 +167,6 @@ FILES = {
 def test_another_byte_breaks_its_link(project, find_file, change, name, words):
     with changed(find_file(project), change):
         check_broken(verify(project), name, words)
-    assert first_broken(verify(project)) is None or find_file is None
 
 
 @contextmanager
@@ -237,18 +237,16 @@ def test_numbers_that_do_not_follow_from_the_predictions(project, tmp_path):
     with sqlite3.connect(tmp_path / "mlflow.db") as store:
         new = (tall["calibration"]["ece"],)
         assert store.execute("UPDATE latest_metrics SET value = ? WHERE key = 'test/calibration/ece'", new).rowcount
-    card = run_file(project, "card.json")
     text = json.dumps(tall, indent=2).encode()
     with (
         changed(file, lambda _: text),
         another_commit(project, "dvc.lock", relock("artifacts/evaluate/card.json", "0")),
     ):
-        links = verify(project, MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}"))
+        links = list(verify(project, MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")))
     by_name = {link.name: link for link in links}
     assert by_name["metrics"].state == "holds", str(by_name["metrics"])
     assert by_name["predictions"].state == "broken"
     assert "calibration.ece" in by_name["predictions"].expected
-    assert card.is_file()
 
 
 def test_what_cannot_be_checked_is_no_fault(project, tmp_path):
@@ -258,12 +256,10 @@ def test_what_cannot_be_checked_is_no_fault(project, tmp_path):
         store.execute("UPDATE tags SET value = 'true' WHERE key = 'git.dirty'")
         store.execute("UPDATE model_version_tags SET value = 'true' WHERE key = 'git.dirty'")
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    with another_commit(project, "pipelines/train/stage.py", lambda content: content + b"# other\n"):
-        pass  # the files are back
     version = find(client, "champion", "ssd")
     links = list(check(client, version, tmp_path, tmp_path / "nowhere"))
     states = {link.name: link.state for link in links}
-    assert first_broken(links) is None, "\n".join(map(str, links))
+    assert "broken" not in states.values(), "\n".join(map(str, links))
     assert {name for name, state in states.items() if state == "holds"} == {"registry", "run", "weights", "metrics"}
     said = {link.name: str(link) for link in links}
     assert "is no git repository" in said["commit"]
@@ -279,9 +275,8 @@ def test_data_that_prepare_has_replaced_come_from_dvcs_cache(project, tmp_path):
     )
 
 
-def test_trained_again_the_weights_are_the_same(project, monkeypatch, own_home):
-    with nullcontext():
-        links = verify(project, retrain=True)
+def test_trained_again_the_weights_are_the_same(project, own_home):
+    links = list(verify(project, retrain=True))
     assert links[-1].name == "retraining"
     assert links[-1].state == "holds", str(links[-1])
     assert not list((own_home / "verify").iterdir())  # what is done is removed

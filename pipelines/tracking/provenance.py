@@ -19,12 +19,13 @@ CODE = ("pipelines/", "ssd")  # what dependencies in dvc.yaml begin with that ar
 WRITTEN = ("artifacts", "data.dvc", "dvc.lock", "pipelines/generate/dvc.lock")
 
 
-def code_digest(stage: str, root: Path = ROOT) -> str:
+def code_digest(stage: str, root: Path | None = None) -> str:
     """SHA-256 over the code that decides a stage's result: its dependencies in dvc.yaml, by path and content.
 
     Args:
-        root: the project's folder, or one with its files as of a commit.
+        root: a folder with the project's files as of a commit; None: the project's own.
     """
+    root = root or ROOT
     deps = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]["deps"]
     digest = hashlib.sha256()
     for path in (root / dep for dep in deps if dep.startswith(CODE)):

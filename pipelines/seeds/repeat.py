@@ -102,6 +102,7 @@ def repeat(configuration: Configuration, seed: int, parent: str) -> dict[str, An
         return done
     spec = replace(describe(plan), fingerprint=f"{configuration.name}-{seed}", name=f"seed {seed}")
     spec.tags.update({MLFLOW_PARENT_RUN_ID: parent, "seeds.training": plan.name})
+    spec.tags["mlflow.source.name"] = "python -m pipelines.seeds"
     with run_lock(plan.folder), closing_run(spec):
         state = train_to_end(plan, spec, configuration.recipe)
         result = {"seed": seed, "training": plan.name} | _measure(configuration, plan, state, seed)

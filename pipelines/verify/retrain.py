@@ -41,7 +41,7 @@ def check_retraining(origin: Origin, prepared: Prepared) -> str:
     folder = home() / "verify" / origin.tag("fingerprint")
     code = _write_code(origin, folder)
     params = _write_params(origin, folder, code)
-    print(f"  training again in {folder}; the same command goes on after an interruption", flush=True)
+    print(f"  training again in {folder}; the same command goes on after an interruption", file=sys.stderr)
     options = {"--prepared": prepared.folder.resolve(), "--out": folder / "out", "--params": params}
     options["--tuned"] = folder / "none.yaml"
     words = [str(word) for pair in options.items() for word in pair]
@@ -104,8 +104,11 @@ def _environment(origin: Origin, folder: Path) -> dict[str, str]:
 
 
 def _run(words: list[str], folder: Path, variables: dict[str, str]) -> int:
-    """Run to the end; a SIGTERM or ctrl-C ends the training in its own way before it ends this process."""
-    with subprocess.Popen(words, cwd=folder, env=variables, start_new_session=True) as process:
+    """Run to the end; a SIGTERM or ctrl-C ends the training in its own way before it ends this process.
+
+    What it prints goes to standard error: standard output may be JSON.
+    """
+    with subprocess.Popen(words, cwd=folder, env=variables, start_new_session=True, stdout=2) as process:
         try:
             return process.wait()
         except (KeyboardInterrupt, Killed):

@@ -31,7 +31,7 @@ def check_retraining(origin: Origin, prepared: Prepared) -> str:
 
     A call that is interrupted goes on from the last checkpoint when it is made again.
     """
-    if origin.resolved["train"]["budget_minutes"]:
+    if origin.resolved.get("train", {}).get("budget_minutes"):
         raise Unchecked("train.budget_minutes ended the training by the clock", "train with `budget_minutes: 0`")
     trained_with = origin.run.data.tags.get("torch.version")
     if trained_with != torch.__version__:
@@ -85,10 +85,14 @@ def _write_code(origin: Origin, folder: Path) -> Path:
 
 def _write_params(origin: Origin, folder: Path, code: Path) -> Path:
     """params.yaml of the commit with all that the training resolved."""
-    content = yaml.safe_load((code / "params.yaml").read_text(encoding="utf-8"))
     path = folder / "params.yaml"
-    path.write_text(yaml.safe_dump(merge(content, origin.resolved), sort_keys=False), encoding="utf-8")
+    path.write_text(complete(code / "params.yaml", origin.resolved), encoding="utf-8")
     return path
+
+
+def complete(file: Path, resolved: dict[str, Any]) -> str:
+    """A params.yaml that says all that was resolved from another one and the data."""
+    return yaml.safe_dump(merge(yaml.safe_load(file.read_text(encoding="utf-8")), resolved), sort_keys=False)
 
 
 def _environment(origin: Origin, folder: Path) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Two seeds of a small training, on real Ray and MLflow, calm and killed."""
 
+import json
 import os
 import signal
 import subprocess
@@ -62,6 +63,11 @@ def test_a_file_of_another_training_does_not_count(tiny_prepared, tiny_params, t
         assert (module._read(file, plan) is not None) == counts
 
 
+def outputs():
+    """The repository's own outputs, and when they were written."""
+    return {path: path.stat().st_mtime_ns for path in (ROOT / "artifacts").rglob("*")}
+
+
 @pytest.mark.slow
 def test_killed_between_two_seeds_it_ends_as_a_calm_one(tiny_prepared, tmp_path, own_home, monkeypatch, capfd):
     params = write_params(tmp_path / "params.yaml", {**TINY, "train.epochs": 6})
@@ -69,6 +75,7 @@ def test_killed_between_two_seeds_it_ends_as_a_calm_one(tiny_prepared, tmp_path,
     options += ["--tuned", str(tmp_path / "none.yaml"), "--baseline", str(tmp_path / "none")]
     monkeypatch.setenv("SSD_CPUS_PER_WORKER", "1")
     put_empty_store(own_home)
+    untouched = outputs()
     main([*options, "--out", str(tmp_path / "calm")])
     printed = capfd.readouterr().out
     assert "mean ± standard deviation over 2 seeds (0, 1)" in printed
@@ -108,8 +115,9 @@ def test_killed_between_two_seeds_it_ends_as_a_calm_one(tiny_prepared, tmp_path,
     assert {run.info.status for run in found} == {"FINISHED"}
     of_seeds = [run.data.metrics["test/map"] for run in nested]
     assert parent.data.metrics["mean/test/map"] == pytest.approx(sum(of_seeds) / 2)
-    assert len(set(of_seeds)) == 2  # the seed does something
+    weights = {json.loads((tmp_path / f"killed/seed-{seed}.json").read_text())["weights"] for seed in (0, 1)}
+    assert len(weights) == 2  # the seed does something
     for run in nested:
         assert [m.step for m in client.get_metric_history(run.info.run_id, "val/map")] == list(range(1, 7))
     assert not client.search_registered_models()  # no candidates
-    assert not (killed / "artifacts").exists()
+    assert outputs() == untouched

@@ -36,6 +36,8 @@ LONGEST = (
     "train/test_presets.py",
     "train/test_main.py",
     "evaluate/test_stage.py",
+    "seeds/test_repeat.py",
+    "verify/test_verify.py",
     "recipe/test_forty.py",
     "tests/test_network.py",
     "tests/pipelines/test_ui.py",

@@ -32,6 +32,7 @@ from pipelines.store.shards import VISIBILITY, Manifest, read_boxes, read_manife
 from pipelines.tracking import gate, provenance, registry, runs
 from pipelines.tracking.champion import find_champion
 from pipelines.tuned import read_search
+from ssd.calibration import UNCALIBRATED, Calibration
 
 
 class EvaluationError(UserError):
@@ -62,12 +63,11 @@ def evaluate(params: Stated, prepared: Path, model_json: Path, out: Path, tune: 
     from pipelines.evaluate.report import Results, render
 
     task = state["config"].get("task", "detection")
-    rows = sorted(read_boxes(prepared, manifest, SPLIT, VISIBILITY), key=lambda row: row["image_id"])
-    truths = [truth_of_task(row, task) for row in rows]
-    found = mine.rows
+found = mine.rows
     card = describe_measurement(params, model, manifest, state, predictions)
-    looks = look_at(prepared, manifest, SPLIT)
-    measured = measure(found, truths, manifest.classes, card.model.score_thresholds, looks, mine.calibration)
+    measured, truths = measure_split(
+        prepared, manifest, SPLIT, found, task, card.model.score_thresholds, mine.calibration
+    )
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         write_results(out, predictions, card, measured, manifest.classes)
@@ -89,6 +89,29 @@ def evaluate(params: Stated, prepared: Path, model_json: Path, out: Path, tune: 
         page = _put_beside(client, version, champion, test, pair)
         client.log_artifact(version.run_id, str(page), "evaluate")
     return f"{words}; both side by side: {page}"
+
+
+def measure_split(
+    prepared: Path,
+    manifest: Manifest,
+    split: str,
+    found: Sequence[dict],
+    task: str,
+    thresholds: Sequence[float],
+    calibration: Calibration = UNCALIBRATED,
+) -> tuple[Measured, list[dict]]:
+    """Measure what was found in a split, by image_id, for a task; with the ground truth that it was measured by.
+
+    Scores and thresholds are calibrated, by `calibration`.
+
+    Raises:
+        ShardError: the split or a shard is missing or damaged.
+        ValueError: the predictions are not of its images.
+    """
+    rows = sorted(read_boxes(prepared, manifest, split, VISIBILITY), key=lambda row: row["image_id"])
+    truths = [truth_of_task(row, task) for row in rows]
+    looks = look_at(prepared, manifest, split)
+    return measure(found, truths, manifest.classes, list(thresholds), looks, calibration), truths
 
 
 def _put_beside(
@@ -168,7 +191,7 @@ def _publish(client: MlflowClient, version: ModelVersion, metrics: dict[str, Any
     tags = {f"test.{key}": str(metrics[key]) for key in ("map", "map50", "voc07")}
     for key, value in (tags | card.tags()).items():
         client.set_model_version_tag(version.name, version.version, key, value)
-    for file in ("report.html", "metrics.json", "card.json"):
+    for file in ("report.html", "metrics.json", "card.json", "predictions.parquet"):
         client.log_artifact(version.run_id, str(out / file), "evaluate")
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,13 +19,18 @@ CODE = ("pipelines/", "ssd")  # what dependencies in dvc.yaml begin with that ar
 WRITTEN = ("artifacts", "data.dvc", "dvc.lock", "pipelines/generate/dvc.lock")
 
 
-def code_digest(stage: str) -> str:
-    """SHA-256 over the code that decides a stage's result: its dependencies in dvc.yaml, by path and content."""
-    deps = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]["deps"]
+def code_digest(stage: str, root: Path | None = None) -> str:
+    """SHA-256 over the code that decides a stage's result: its dependencies in dvc.yaml, by path and content.
+
+    Args:
+        root: a folder with the project's files as of a commit; None: the project's own.
+    """
+    root = root or ROOT
+    deps = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]["deps"]
     digest = hashlib.sha256()
-    for path in (ROOT / dep for dep in deps if dep.startswith(CODE)):
+    for path in (root / dep for dep in deps if dep.startswith(CODE)):
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())
+            digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
 
 
@@ -50,6 +57,20 @@ def tags() -> dict[str, str]:
         "torch.version": torch.__version__,
     }
     return {key: value for key, value in found.items() if value}
+
+
+def machine() -> str:
+    """The kind of machine this is, as far as it may decide how sums are rounded: processor, and GPU where there is one.
+
+    Sums are the same to the last bit on equal ones, with the same libraries and as many workers and threads.
+    """
+    processor = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), processor)
+    return f"{processor}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else processor
 
 
 def is_dirty() -> bool:

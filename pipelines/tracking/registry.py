@@ -29,7 +29,7 @@ from ssd.checkpoint import load
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 SHA256 = "ssd.sha256"  # tag of model and version: the weights file's digest
-COMMIT = "mlflow.source.git.commit"
+COMMIT, DIRTY = "mlflow.source.git.commit", "git.dirty"
 REQUIREMENTS = ("torch", "torchvision", "numpy", "pillow", "mlflow")
 
 
@@ -113,7 +113,7 @@ def register(
             "data.digest": model.data,
             "fingerprint": model.fingerprint,
         }
-        lineage |= {COMMIT: run.data.tags[COMMIT]} if COMMIT in run.data.tags else {}
+        lineage |= {tag: run.data.tags[tag] for tag in (COMMIT, DIRTY) if tag in run.data.tags}
         _ensure_registered_model(client, model.name)
         with _tracking(client), _quiet():
             version = client.create_model_version(model.name, f"models:/{model_id}", run_id, lineage, model_id=model_id)

@@ -8,9 +8,11 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pipelines.cluster.ray import place_workers, ray_cluster
+from pipelines.cluster.ray import Placement, place_workers, ray_cluster
 from pipelines.cluster.signals import end_state, run_lock
 from pipelines.errors import first_line, without_secrets
 from pipelines.params import Draft, Params
@@ -31,12 +33,44 @@ from pipelines.training.workers import Training, TrainingFailed, new_job, run_on
 from pipelines.tuned import Tuned
 from ssd.weights import Loaded
 
+INITIAL_WEIGHTS = "train.weights.sha256"  # tag of a run that did not start at random
+# Tags of a run that say how it was spread, and the variables that spread another one likewise.
+PLACEMENT = {"train.workers": "SSD_WORKERS", "train.cpus": "SSD_CPUS_PER_WORKER", "train.gpu": "SSD_USE_GPU"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained.
+
+    Attributes:
+        params: without any `auto`, tuned values filled in.
+        prepared: folder of the manifest.
+        weights: that it starts from; None: it starts at random.
+        name: of the training, made of all of it: equal inputs resume.
+    """
+
+    params: Params
+    manifest: Manifest
+    prepared: Path
+    weights: InitialWeights | None
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        """Where the checkpoints are."""
+        return home() / self.name
+
 
 def run_name(params: Params, manifest: Manifest, weights: InitialWeights | None = None) -> str:
     """Name of the run that these inputs and the code make: the same inputs resume, others start anew."""
     decisive = params.model_dump(mode="json", include={"seed", "model", "loss", "detect", "augment", "train"})
     code = provenance.code_digest("train")
-    inputs = json.dumps([decisive, manifest.digest, code, weights.sha256 if weights else None], sort_keys=True)
+    return fingerprint(decisive, manifest.digest, code, weights.sha256 if weights else None)
+
+
+def fingerprint(decisive: dict[str, Any], data: str, code: str, weights: str | None) -> str:
+    """The name, by the parameters that decide the training and the digests of data, code and initial weights."""
+    inputs = json.dumps([decisive, data, code, weights], sort_keys=True)
     return f"train-{hashlib.sha256(inputs.encode()).hexdigest()[:12]}"
 
 
@@ -52,8 +86,9 @@ def check(params: Params, manifest: Manifest, path: Path) -> None:
     speak_if_wrong(found)
 
 
-def describe(params: Params, manifest: Manifest, name: str) -> runs.RunSpec:
+def describe(plan: Plan) -> runs.RunSpec:
     """Parameters and tags of the MLflow run."""
+    params, manifest, name = plan.params, plan.manifest, plan.name
     shown = provenance.flatten(params.model_dump(mode="json", exclude={"generate", "prepare", "registry", "tune"}))
     shown |= {"data.digest": manifest.digest, "data.classes": ", ".join(manifest.classes)}
     train = params.train
@@ -61,7 +96,14 @@ def describe(params: Params, manifest: Manifest, name: str) -> runs.RunSpec:
     images = ", ".join(f"{split} {part.images}" for split, part in manifest.splits.items())
     note = f"{manifest.layout} data, images: {images}; classes: {', '.join(manifest.classes)}"
     source = {"mlflow.source.name": "python -m pipelines.train", "mlflow.source.type": "LOCAL"}
-    return runs.RunSpec(name, title, shown, {**provenance.tags(), **source, "mlflow.note.content": note})
+    start = {INITIAL_WEIGHTS: plan.weights.sha256} if plan.weights else {}
+    return runs.RunSpec(name, title, shown, {**provenance.tags(), **source, **start, "mlflow.note.content": note})
+
+
+def describe_placement(placement: Placement) -> dict[str, str]:
+    """Tags of the MLflow run that say where it trained: with other ones the same inputs may give other last bits."""
+    spread = dict(zip(PLACEMENT, map(str, (placement.count, placement.cpus, int(placement.use_gpu)))))
+    return spread | ({"machine": provenance.machine()} if settings().ray_address == "local" else {})
 
 
 def train(draft: Draft, prepared: Path, out: Path, tuned: Tuned | None = None, fresh: bool = False) -> None:
@@ -78,50 +120,71 @@ def train(draft: Draft, prepared: Path, out: Path, tuned: Tuned | None = None, f
     recipe, params = settle(draft, manifest, prepared, tuned)
     check(params, manifest, prepared)
     upload(prepared, manifest)
-    runs_folder = home()
-    weights = initial_weights(params, run_name(params, manifest), fresh)
-    name = run_name(params, manifest, weights)
-    folder = runs_folder / name
-    images = images_an_epoch(params, manifest, prepared)
-    total = params.train.epochs * steps_an_epoch(images, params.train.batch_size)
-    spec = describe(params, manifest, name)
+    plan = make_plan(params, manifest, prepared, fresh)
+    spec = describe(plan)
     if tuned and tuned.trial:
         spec.tags.update({"tune.sweep": tuned.sweep, "tune.trial": str(tuned.trial)})
         print(f"parameters of {tuned}", flush=True)
-    with run_lock(folder), _mlflow_state(spec):
-        saved = checkpoints(folder, lambda text: print(f"  {text}", flush=True))
-        if fresh:
-            saved.delete()
-        found = saved.latest()
-        if found is None or not is_complete(found[1], params.train.patience):
-            if recipe.choices:
-                print(recipe, flush=True)
-            _print_start(name, found, total, params, manifest)
-            if weights is not None:
-                _print_weights(try_weights(params, weights, manifest.classes), weights)
-            opening = _open_run(spec)  # while Ray starts
-            with ray_cluster() as resources:
-                opening.result()  # before the controller's writer looks for the run
-                placement = place_workers(resources)
-                if placement.count > params.train.batch_size:
-                    raise TrainingFailed(
-                        f"{placement.count} workers cannot share a batch of {params.train.batch_size}: "
-                        "lower SSD_WORKERS, or raise train.batch_size in params.yaml"
-                    )
-                job = new_job(params, prepared, manifest.digest, weights, placement)
-                run_on_ray(Training(job, folder, placement), Progress.printer(params.train.epochs), spec)
-            found = saved.latest()
-            if found is None or not is_complete(found[1], params.train.patience):
-                raise TrainingFailed(f"{name}: training ended at step {found[0] if found else 0} of {total}")
-        else:
-            print(f"{name}: trained before with these parameters, data and code; publishing (--fresh trains again)")
-        saved.flush()
+    with run_lock(plan.folder), closing_run(spec):
+        state = train_to_end(plan, spec, recipe, fresh)
         shards = local_copy(
-            prepared, manifest.digest, runs_folder, ["train"], first=1
+            prepared, manifest.digest, home(), ["train"], first=1
         )  # of which one image is the model's example
         from pipelines.train.publish import publish
 
-        publish(found[1], manifest, shards, spec, params, recipe, out)
+        publish(state, manifest, shards, spec, params, recipe, out)
+
+
+def make_plan(params: Params, manifest: Manifest, prepared: Path, fresh: bool = False) -> Plan:
+    """Fetch the initial weights, and find the name of the training.
+
+    Raises:
+        ParamsError: of `initial_weights`.
+    """
+    weights = initial_weights(params, run_name(params, manifest), fresh)
+    return Plan(params, manifest, prepared, weights, run_name(params, manifest, weights))
+
+
+def train_to_end(plan: Plan, spec: runs.RunSpec, recipe: Recipe, fresh: bool = False) -> dict[str, Any]:
+    """Train from the newest checkpoint to the end, unless that is done already; the last state.
+
+    The caller holds `run_lock` of the plan's folder. `spec` is of the MLflow run that the epochs are logged to.
+
+    Raises:
+        TrainingFailed: it did not get to its end.
+    """
+    params, manifest, name, weights = plan.params, plan.manifest, plan.name, plan.weights
+    images = images_an_epoch(params, manifest, plan.prepared)
+    total = params.train.epochs * steps_an_epoch(images, params.train.batch_size)
+    saved = checkpoints(plan.folder, lambda text: print(f"  {text}", flush=True))
+    if fresh:
+        saved.delete()
+    found = saved.latest()
+    if found is None or not is_complete(found[1], params.train.patience):
+        if recipe.choices:
+            print(recipe, flush=True)
+        _print_start(name, found, total, params, manifest)
+        if weights is not None:
+            _print_weights(try_weights(params, weights, manifest.classes), weights)
+        opening = _open_run(spec)  # while Ray starts
+        with ray_cluster() as resources:
+            opening.result()  # before the controller's writer looks for the run
+            placement = place_workers(resources)
+            if placement.count > params.train.batch_size:
+                raise TrainingFailed(
+                    f"{placement.count} workers cannot share a batch of {params.train.batch_size}: "
+                    "lower SSD_WORKERS, or raise train.batch_size in params.yaml"
+                )
+            spec.tags.update(describe_placement(placement))
+            job = new_job(params, plan.prepared, manifest.digest, weights, placement)
+            run_on_ray(Training(job, plan.folder, placement), Progress.printer(params.train.epochs), spec)
+        found = saved.latest()
+        if found is None or not is_complete(found[1], params.train.patience):
+            raise TrainingFailed(f"{name}: training ended at step {found[0] if found else 0} of {total}")
+    else:
+        print(f"{name}: trained before with these parameters, data and code (--fresh trains again)")
+    saved.flush()
+    return found[1]
 
 
 def settle(draft: Draft, manifest: Manifest, prepared: Path, tuned: Tuned | None) -> tuple[Recipe, Params]:
@@ -168,7 +231,7 @@ def _open_run(spec: runs.RunSpec) -> Future[None]:
 
 
 @contextmanager
-def _mlflow_state(spec: runs.RunSpec) -> Iterator[None]:
+def closing_run(spec: runs.RunSpec) -> Iterator[None]:
     """Close the MLflow run as what it was: FINISHED, FAILED, or KILLED by ctrl-C or SIGTERM."""
     try:
         yield

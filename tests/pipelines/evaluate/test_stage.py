@@ -102,6 +102,7 @@ def test_from_the_registry_to_the_champion(
     assert {a.path for a in client.list_artifacts(registered_version.run_id, "evaluate")} == {
         "evaluate/card.json",
         "evaluate/metrics.json",
+        "evaluate/predictions.parquet",
         "evaluate/report.html",
     }
     report = (out / "report.html").read_text()

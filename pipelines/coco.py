@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from hotcoco import COCO, COCOeval
 
-from ssd.bootstrap import MatchTables, match_tables
+from ssd.bootstrap import MatchTables, draw_counts, match_tables, mean_average_precision
 from ssd.metrics import FALSE, IGNORED, TRUE, Found, Truths
 
 THRESHOLDS = tuple(0.5 + 0.05 * step for step in range(10))
@@ -71,6 +71,15 @@ def coco_tables(found: Found, truths: Truths, num_images: int, class_names: Sequ
     """The matches from which `ssd.bootstrap.mean_average_precision`, by the method `coco`, resamples `map`."""
     verdicts = match(ground_truth(truths, [(1, 1)] * num_images, class_names), found).verdicts
     return match_tables(found, truths, num_images, len(class_names), verdicts=verdicts)
+
+
+def resampled_map(
+    found: Found, truths: Truths, num_images: int, class_names: Sequence[str], resamples: int
+) -> list[float]:
+    """`map` of so many resamples of the images, the same ones for whatever was found in them; six decimals."""
+    tables = coco_tables(found, truths, num_images, class_names)
+    values = mean_average_precision(tables, draw_counts(num_images, resamples, seed=0), "coco").mean.mean(1)
+    return values.round(6).tolist()
 
 
 def summary(evaluation: COCOeval) -> dict[str, float | None]:

@@ -18,6 +18,7 @@ from pipelines.tracking import runs
 from pipelines.tune.ledger import Trial
 from pipelines.tune.stage import TuningFailed, check_splits, sweep_name, tune
 from pipelines.tune.table import ranking
+from pipelines.tune.verdict import Comparison, judge
 from pipelines.tuned import read_tuned
 from tests.conftest import TINY, put_empty_store, write_params
 
@@ -39,10 +40,12 @@ def test_a_longer_sweep_is_the_shorter_one_continued_and_other_inputs_make_anoth
         return sweep_name(params, manifest, proposal or {})
 
     assert name() == name(tune=TUNE | {"trials": 9})
+    assert name() == name(tune=TUNE | {"confidence": 0.6})  # the same trials, judged otherwise
     assert name() == name(**{"train.epochs": 77})  # of the training after the search
     others = [name(seed=5), name({"train.lr": 1}), name(**{"loss.beta": 0.5}), name(tune=TUNE | {"epochs": 4})]
+    others.append(name(tune=TUNE | {"searcher": "tpe"}))
     others.append(name(tune=TUNE | {"space": {"train.lr": SPACE["train.lr"]}}))
-    assert len({name(), *others}) == 6
+    assert len({name(), *others}) == 7
 
 
 def test_zero_trials_hand_nothing_over_and_need_no_data(tmp_path):
@@ -69,8 +72,9 @@ def test_the_ranking_begins_with_the_best_and_ends_with_the_failed():
         Trial(2, "search", {"train.lr": 9.0}, "failed", "NaN", [epoch | {"val/map": 0.9}]),
         Trial(3, "search", {"train.lr": 0.1}, "stopped", "", [epoch | {"val/map": 0.3}]),
     ]
-    shown = [line.split()[:2] for line in ranking(trials).splitlines()[1:]]
-    assert shown == [["3", "0.300"], ["1", "0.250"], ["2", "–"]]
+    lines = ranking(trials, {3: Comparison(0.05, -0.01, 0.12)}).splitlines()[1:]
+    assert [line.split()[:2] for line in lines] == [["3", "0.300"], ["1", "0.250"], ["2", "–"]]
+    assert "-0.010 to +0.120" in lines[0]
 
 
 class Sweeping:

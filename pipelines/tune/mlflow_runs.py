@@ -104,7 +104,7 @@ def describe(params: Params, manifest: Manifest, name: str) -> runs.RunSpec:
     """Parameters and tags of the sweep's run."""
     tune = params.tune
     shown = {"tune.epochs": tune.epochs, "tune.grace_epochs": tune.grace_epochs, "tune.reduction": tune.reduction}
-    shown |= {"tune.searcher": tune.searcher, "tune.confidence": tune.confidence}
+    shown |= {"tune.searcher": tune.searcher, "tune.confidence": tune.confidence, "tune.seeds": tune.seeds}
     shown |= {f"tune.space.{key}": f"{within.kind} {within.ends}" for key, within in tune.space.items()}
     shown |= {"data.digest": manifest.digest, "data.classes": ", ".join(manifest.classes)}
     source = {"mlflow.source.name": "python -m pipelines.tune", "mlflow.source.type": "LOCAL"}

@@ -41,14 +41,15 @@ def draw_slices(table: list[dict[str, Any]], space: dict[str, Range], winner: in
 def _draw_slice(axes: Any, name: str, within: Range, table: list[dict[str, Any]], winner: int | None) -> None:
     known = [row for row in table if row["map"] is not None and row[name] is not None]
     numeric = all(is_number(row[name]) for row in known)
+    current = next((row["map"] for row in table if row["origin"] == "current parameters"), None)
+    if current is not None:
+        axes.axhline(current, color=COLOURS["current parameters"], linewidth=0.8, alpha=0.5)
     for row in known:
-        if row["origin"] == "current parameters":
-            axes.axhline(row["map"], color=COLOURS[row["origin"]], linewidth=0.8, alpha=0.5)
         x = row[name] if numeric else str(row[name])
         label = row["origin"] + ("" if row["state"] == "finished" else f", {row['state']}")
         axes.scatter(x, row["map"], s=34, color=COLOURS[row["origin"]], marker=MARKERS[row["state"]], label=label)
         if row["difference"] is not None:
-            ends = [row["map"] - row["difference"] + row[end] for end in ("low", "high")]
+            ends = [current + row[end] for end in ("low", "high")]
             axes.plot([x, x], ends, color=COLOURS[row["origin"]], linewidth=1, alpha=0.5)
         if row["trial"] == winner:
             axes.scatter(x, row["map"], s=150, facecolors="none", edgecolors="#009e73", linewidths=2, label="chosen")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from pipelines.params import Params, TuneParams
@@ -11,6 +13,12 @@ from pipelines.training.order import derive_seed
 from pipelines.tune import tpe
 from pipelines.tune.ledger import Sweep, Trial
 from pipelines.tune.space import trial_params, value_of, why_not
+from pipelines.tune.verdict import Verdict, confirm, judge
+
+
+def repeat_folders(folder: Path, winners: Iterable[int], seeds: int) -> list[Path]:
+    """Where the trials with further seeds are kept, by the trial that may win."""
+    return [folder.with_name(f"{folder.name}-{number}-seed-{added}") for number in winners for added in range(1, seeds)]
 
 
 class Search:
@@ -30,6 +38,31 @@ class Search:
         if trial.number not in self._params:
             self._params[trial.number] = trial_params(self.recipe, trial.overrides, self.tune.epochs)
         return self._params[trial.number]
+
+    def pending(self) -> tuple[Sweep, int] | None:
+        """The sweep whose trials are to be run next, and what is added to their seed; None where all is done."""
+        if self.has_open():
+            return self.sweep, 0
+        return next(((again, added) for added, again in enumerate(self.repeats(), 1) if again.open), None)
+
+    def repeats(self) -> list[Sweep]:
+        """The current parameters and the best of the others once more, with each further seed.
+
+        None where no trial is better beyond chance with the first seed: the current parameters stay anyway.
+        """
+        verdict = judge(self.sweep.trials, self.tune.confidence)
+        if verdict is None or verdict.winner.number not in verdict.comparisons:
+            return []
+        planned = [("current parameters", {}), (verdict.winner.origin, verdict.winner.overrides)]
+        folders = repeat_folders(self.sweep.folder, [verdict.winner.number], self.tune.seeds)
+        return [Sweep(folder, planned, self.sweep.objects) for folder in folders]
+
+    def verdict(self) -> Verdict | None:
+        """Who wins, when nothing is pending; None where all failed."""
+        found = judge(self.sweep.trials, self.tune.confidence)
+        return found and confirm(
+            found, [sweep.trials for sweep in self.repeats()], self.sweep.baseline, self.tune.confidence
+        )
 
     def values(self, trial: Trial) -> dict[str, Any]:
         """A trial's values of the searched parameters, by dotted names."""

@@ -14,7 +14,7 @@ from pipelines.anchors.coverage import propose
 from pipelines.cluster.ray import Placement, place_workers, ray_cluster, trials_at_once, trials_have_workers
 from pipelines.cluster.signals import end_state, run_lock
 from pipelines.errors import UserError, first_line, without_secrets
-from pipelines.params import Params, Range, TuneParams, load_draft
+from pipelines.params import Params, Range, load_draft
 from pipelines.recipe.resolve import resolve_for
 from pipelines.settings import home, tracking_uri
 from pipelines.store.s3 import object_store
@@ -26,10 +26,10 @@ from pipelines.training.tiled import images_an_epoch
 from pipelines.training.workers import Training, new_job
 from pipelines.tune.ledger import Sweep, Trial, forget
 from pipelines.tune.mlflow_runs import SweepRuns, describe, describe_trial
-from pipelines.tune.search import Search
-from pipelines.tune.space import check_plan, check_space, plan
+from pipelines.tune.search import Search, repeat_folders
+from pipelines.tune.space import check_plan, check_space, plan, trial_params
 from pipelines.tune.table import ranking, rows, write_rows
-from pipelines.tune.verdict import RESAMPLES, Verdict, judge
+from pipelines.tune.verdict import RESAMPLES, Verdict
 from pipelines.tuned import TUNED, Tuned, write_tuned
 
 WAITS = "waits for trials with lower numbers"
@@ -45,10 +45,10 @@ def sweep_name(
     """Name of the sweep that these parameters, data and code make, whatever its number of trials.
 
     The trials of a short sweep are the first ones of a longer one: with a higher `tune.trials` it is only continued.
-    With another `tune.confidence` only the winner is chosen anew.
+    With another `tune.confidence` or `tune.seeds` only the winner is chosen anew.
     """
     decisive = params.model_dump(mode="json", include={"seed", "model", "loss", "detect", "augment", "train", "tune"})
-    for name in ("trials", "confidence"):
+    for name in ("trials", "confidence", "seeds"):
         del decisive["tune"][name]
     for name in ("epochs", "patience", "budget_minutes"):  # a trial trains for tune.epochs
         del decisive["train"][name]
@@ -134,19 +134,23 @@ def tune(path: Path, prepared: Path, out: Path, fresh: bool = False) -> str:
     folder = home() / name
     with run_lock(folder):
         if fresh:
-            forget(folder, object_store())
+            repeats = repeat_folders(folder, range(1, params.tune.trials + 1), params.tune.seeds)
+            for one in [folder, *repeats]:
+                forget(one, object_store())
         search = Search(Sweep(folder, planned, object_store()), recipe)
 
-        def training(trial: Trial, placement: Placement) -> Training:
-            job = new_job(search.params_of(trial), prepared, manifest.digest, weights, placement)
-            return Training(replace(job, resamples=RESAMPLES), folder / trial.name, placement)
+        def training(trial: Trial, sweep: Sweep, added: int, placement: Placement) -> Training:
+            one = trial_params(recipe, trial.overrides, params.tune.epochs)
+            one = one.model_copy(update={"seed": params.seed + added})
+            job = new_job(one, prepared, manifest.digest, weights, placement)
+            return Training(replace(job, resamples=RESAMPLES), sweep.folder / trial.name, placement)
 
         sweep_runs = SweepRuns(
             describe(params, manifest, name), lambda trial: describe_trial(trial, search.params_of(trial), name)
         )
         try:
             run(search, training, sweep_runs)
-            verdict = conclude(search.sweep, params.tune)
+            verdict = conclude(search)
         except BaseException as error:
             sweep_runs.interrupted(search.sweep.trials, end_state(error))
             raise
@@ -158,7 +162,7 @@ def tune(path: Path, prepared: Path, out: Path, fresh: bool = False) -> str:
         return f"{files[0]}: {tuned}, validation mAP {tuned.score:.3f}"
 
 
-def run(search: Search, training: Callable[[Trial, Placement], Training], sweep_runs: SweepRuns) -> None:
+def run(search: Search, training: Callable[[Trial, Sweep, int, Placement], Training], sweep_runs: SweepRuns) -> None:
     """Run the trials that have not ended, round by round.
 
     Raises:
@@ -166,7 +170,7 @@ def run(search: Search, training: Callable[[Trial, Placement], Training], sweep_
     """
     sweep, tune = search.sweep, search.tune
     name, count = sweep.folder.name, tune.trials if search.tune.searcher == "tpe" else len(sweep.trials)
-    if not search.has_open():
+    if search.pending() is None:
         print(f"{name}: its {count} trials are done (search again: python -m pipelines.tune --fresh)", flush=True)
         return
     ended = len(sweep.trials) - len(sweep.open)
@@ -184,14 +188,18 @@ def run(search: Search, training: Callable[[Trial, Placement], Training], sweep_
         log(f"  {at_once} at a time, {placement.count} × {placement.cpus} CPUs each{gpus}")
         writer = runs.Writer(sweep_runs.write, log, "the sweep")
         try:
-            while search.has_open():
-                trainings = {trial.number: training(trial, placement) for trial in sweep.open}
+            while (pending := search.pending()) is not None:
+                now, added = pending
+                if added:
+                    log(f"  the best and the current parameters once more, seed {added + 1} of {tune.seeds}:")
+                trainings = {trial.number: training(trial, now, added, placement) for trial in now.open}
                 check_workers(trainings, placement)
                 writer.update(sweep.trials)
                 changed = partial(writer.update, sweep.trials)
-                problems = driver.search(sweep, trainings, tune, at_once, changed, log)
-                if sweep.open:
-                    raise incomplete(sweep, problems)
+                rules = tune.model_copy(update={"grace_epochs": tune.epochs}) if added else tune  # none is stopped
+                problems = driver.search(now, trainings, rules, at_once, changed, log)
+                if now.open:
+                    raise incomplete(now, problems)
         finally:
             writer.close()
 
@@ -216,15 +224,15 @@ def incomplete(sweep: Sweep, problems: dict[int, str]) -> TuningFailed:
     )
 
 
-def conclude(sweep: Sweep, tune: TuneParams) -> Verdict:
+def conclude(search: Search) -> Verdict:
     """Choose the trial to hand over.
 
     Raises:
         TuningFailed: all have failed.
     """
-    verdict = judge(sweep.trials, tune.confidence)
+    verdict = search.verdict()
     if verdict is None:
-        reasons = "\n".join(f"  trial {trial.number}: {trial.reason}" for trial in sweep.trials)
+        reasons = "\n".join(f"  trial {trial.number}: {trial.reason}" for trial in search.sweep.trials)
         raise TuningFailed(f"all trials failed; mend params.yaml or the data:\n{reasons}")
     return verdict
 

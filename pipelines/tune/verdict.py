@@ -71,15 +71,44 @@ def judge(trials: list[Trial], confidence: float) -> Verdict | None:
     return Verdict(current, f"{text}: {verdict}, the current parameters stay", comparisons)
 
 
+def confirm(verdict: Verdict, repeats: list[list[Trial]], current: Trial, confidence: float) -> Verdict:
+    """The verdict after the winner and the current parameters were trained again with further seeds.
+
+    The winner stays if it is better with each seed, and the mean of its lead is sure.
+
+    Args:
+        verdict: of the search itself.
+        repeats: for each further seed the trial of the current parameters and that of the winner; ended.
+        current: the trial of the current parameters in the search.
+        confidence: as in `judge`.
+    """
+    pairs = [(current, verdict.winner), *repeats]
+    number, seeds, candidates = verdict.winner.number, len(pairs), len(verdict.comparisons)
+    if any(trial.score is None for pair in pairs for trial in pair):
+        return Verdict(current, f"trial {number}: failed with another seed, the current parameters stay", {})
+    leads = [compare(other, one, confidence, candidates) for one, other in pairs]
+    resampled = np.mean([np.subtract(other.resampled, one.resampled) for one, other in pairs], axis=0)
+    mean = _interval(float(np.mean([lead.difference for lead in leads])), resampled, confidence, candidates)
+    comparisons = verdict.comparisons | {number: mean}
+    text = f"trial {number}: {_words(mean, confidence, candidates)}, mean of {seeds} seeds"
+    if mean.is_sure and all(lead.difference > 0 for lead in leads):
+        return Verdict(verdict.winner, f"{text}: better beyond chance", comparisons)
+    return Verdict(current, f"{text}: within chance, the current parameters stay", comparisons)
+
+
 def compare(trial: Trial, current: Trial, confidence: float, candidates: int) -> Comparison:
     """Compare a trial with that of the current parameters, on the same resamples of the validation split.
 
     The more candidates there are, the likelier one of them is better by chance, and the wider is the interval: the
     share (1 - confidence) / candidates of the resamples is below it, and as much above.
     """
-    tail = (1 - confidence) / candidates
-    low, high = interval(np.subtract(trial.resampled, current.resampled), 1 - 2 * tail)
-    return Comparison(trial.score - current.score, float(low), float(high))
+    resampled = np.subtract(trial.resampled, current.resampled)
+    return _interval(trial.score - current.score, resampled, confidence, candidates)
+
+
+def _interval(difference: float, resampled: np.ndarray, confidence: float, candidates: int) -> Comparison:
+    low, high = interval(resampled, 1 - 2 * (1 - confidence) / candidates)
+    return Comparison(difference, float(low), float(high))
 
 
 def _words(comparison: Comparison, confidence: float, candidates: int) -> str:

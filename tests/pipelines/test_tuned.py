@@ -33,7 +33,9 @@ def table(count):
     "tuned",
     [
         Tuned({}),
-        Tuned({"model.anchors.ratios": [[1.0, 2.5]], "train.lr": 1.0e-4, "model.preset": "tiny"}, "tune-1", 3, 0.25, "why"),
+        Tuned(
+            {"model.anchors.ratios": [[1.0, 2.5]], "train.lr": 1.0e-4, "model.preset": "tiny"}, "tune-1", 3, 0.25, "why"
+        ),
     ],
 )
 def test_what_is_written_is_read_again(tuned, tmp_path):

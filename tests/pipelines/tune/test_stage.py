@@ -18,7 +18,7 @@ from pipelines.tracking import runs
 from pipelines.tune.ledger import Trial
 from pipelines.tune.stage import TuningFailed, check_splits, sweep_name, tune
 from pipelines.tune.table import ranking
-from pipelines.tune.verdict import Comparison, judge
+from pipelines.tune.verdict import RESAMPLES, Comparison, judge
 from pipelines.tuned import read_tuned
 from tests.conftest import TINY, put_empty_store, write_params
 
@@ -172,12 +172,17 @@ def test_a_calm_sweep_hands_its_best_trial_over(calm, monkeypatch):
     assert all("is not finite" in trial.reason for trial in failed)
     assert all(trial.overrides["train.lr"] == 1.0e30 for trial in failed)
     tuned = read_tuned(calm.out / "tuned.yaml")
-    assert tuned.score == max(trial.score for trial in trials.values() if trial.score is not None)
+    verdict = judge(list(trials.values()), 0.95)
+    assert (tuned.trial, tuned.reason) == (verdict.winner.number, verdict.reason)
+    assert tuned.score == trials[tuned.trial].score
     assert tuned.overrides == trials[tuned.trial].overrides
+    assert verdict.reason in calm.output
+    assert {len(trial.resampled) for trial in trials.values()} == {0, RESAMPLES}  # 0 of the failed
     with open(calm.out / "trials.csv", newline="") as file:
         table = list(csv.DictReader(file))
     assert [int(row["trial"]) for row in table] == list(trials)
     assert [row["state"] for row in table] == [trial.state for trial in trials.values()]
+    assert {row["trial"] for row in table if row["low"]} == {str(number) for number in verdict.comparisons}
     assert calm.checkpoints(1) == []  # nobody goes on from them
     calm.check_mlflow(monkeypatch)
 

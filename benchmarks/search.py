@@ -1,67 +1,87 @@
 """How often chance wins a search of parameters, and how often what is better: `python -m benchmarks.search`.
 
-`--train` trains the current parameters, as long as a trial of `tune` does, with one seed after the other, and likewise
-with overrides that are known to be better or worse. The matches with the validation split are kept, one file a run; what
-is there is not trained again. Without it searches are made up from these runs: the current parameters with one seed,
-candidates with others. Where a candidate has the current parameters too, it can only win by chance.
+Without arguments searches are simulated, on the validation splits of `benchmarks.gate`: the current parameters and
+some candidates, all equally good, or one of them better. With `--data` trials are really trained, as `tune` does: the
+current parameters and others, each with several seeds. What was trained is kept in `--out` and not trained again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from pipelines.coco import coco_tables
+from benchmarks.gate import Splits, simulate
 from pipelines.params import load_draft
 from pipelines.recipe.resolve import resolve_for
 from pipelines.store.shards import read_manifest
 from pipelines.training.initial_weights import initial_weights
 from pipelines.training.loop import Job, fit
+from pipelines.tune.ledger import Trial
 from pipelines.tune.space import trial_params
-from ssd.metrics import flatten_found, flatten_truths
-from ssd.tasks import truths
+from pipelines.tune.verdict import RESAMPLES, compare, judge
 
 
-def train(prepared: Path, overrides: dict, epochs: int | None, seeds: int, name: str, out: Path) -> None:
-    """Train a trial's length with each seed, and keep whom it finds."""
-    manifest = read_manifest(prepared)
-    recipe = resolve_for(load_draft(), manifest, prepared)
-    epochs = epochs or recipe.params().tune.epochs
-    for seed in range(seeds):
-        file = out / f"{name}-{seed}.npz"
-        if file.exists():
-            continue
-        params = trial_params(recipe, overrides | {"seed": seed}, epochs)
+def trial(number: int, score: float, resampled: np.ndarray) -> Trial:
+    """A trial that has ended; number 1 has the current parameters."""
+    overrides = {} if number == 1 else {"train.lr": float(number)}
+    return Trial(number, "", overrides, "finished", "", [{"epoch": 1, "val/map": score}], list(resampled))
+
+
+def share_won(images: int, cases: int, candidates: int, gain: float, confidence: float = 0.95) -> tuple[float, float]:
+    """How often a candidate wins by the highest mAP, and by `judge`; the first candidate is better by `gain`."""
+    highest, judged = [], []
+    for models in simulate(Splits(images, cases, RESAMPLES), [0, gain] + [0] * (candidates - 1)):
+        means = [np.nanmean(ap, axis=1) for ap in models]
+        trials = [trial(number, mean[0], mean[1:]) for number, mean in enumerate(means, 1)]
+        highest.append(int(np.argmax([one.score for one in trials])) > 0)
+        judged.append(judge(trials, confidence).winner.number > 1)
+    return float(np.mean(highest)), float(np.mean(judged))
+
+
+def train(prepared: Path, overrides: dict, seed: int, file: Path) -> Trial:
+    """Train a trial of the repository's params.yaml, unless that was done."""
+    if not file.exists():
+        recipe = resolve_for(load_draft(), read_manifest(prepared), prepared)
+        params = trial_params(recipe, overrides | {"seed": seed}, recipe.params().tune.epochs)
         weights = initial_weights(params)
-        run = fit(Job(params, prepared, out / "cache", 0, weights.path if weights else None), lambda *_: None)
-        samples = run.val.samples
-        found = run._detect(range(len(samples)))
-        boxes, labels, scores = zip(*(found[i] for i in range(len(samples))))
-        truth = [truths(params.model.task, s.boxes, s.labels, s.difficult, s.iscrowd) for s in samples]
-        tables = coco_tables(
-            flatten_found(boxes, labels, scores), flatten_truths(*zip(*truth)), len(samples), run.classes
-        )
-        np.savez_compressed(file, ap=run.history[-1]["val/map"], **tables._asdict())
-        history = [round(row["val/map"], 4) for row in run.history]
-        print(name, seed, f"{epochs} epochs, batch {params.train.batch_size}, AP {history}", flush=True)
+        job = Job(params, prepared, file.parent / "cache", 0, weights.path if weights else None)
+        run = fit(replace(job, resamples=RESAMPLES), lambda *_: None)
+        file.write_text(json.dumps([run.best["score"], run.resampled[run.best["epoch"]]]))
+    score, resampled = json.loads(file.read_text())
+    return trial(1 if not overrides else 2, score, np.array(resampled))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=__doc__)
-    parser.add_argument("--data", type=Path, help="prepared shards")
-    parser.add_argument("--name", default="current")
-    parser.add_argument("--set", type=json.loads, default={})
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--out", type=Path, required=True)
+    """Read the command line and print a line for each comparison."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=__doc__.split("\n")[0])
+    parser.add_argument("--images", type=int, nargs="+", default=[20, 100, 400])
+    parser.add_argument("--cases", type=int, default=100, help="simulated searches of each kind")
+    parser.add_argument("--candidates", type=int, nargs="+", default=[3, 11])
+    parser.add_argument("--data", type=Path, help="prepared shards: train trials on them")
+    parser.add_argument("--set", type=json.loads, default={}, help="JSON of the overrides to compare: dotted names")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("runs/search"))
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    train(args.data, args.set, args.epochs, args.seeds, args.name, args.out)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for seed in range(args.seeds) if args.data else ():
+        files = [args.out / f"{json.dumps(of, sort_keys=True)}-{seed}.json".replace("/", "_") for of in ({}, args.set)]
+        pair = [train(args.data, of, seed, file) for of, file in zip(({}, args.set), files)]
+        difference, low, high = compare(pair[1], pair[0], 0.95, 1)
+        print(f"seed {seed}: {pair[0].score:.3f} → {pair[1].score:.3f}: {difference:+.3f} ({low:+.3f} to {high:+.3f})")
+    for images in () if args.data else args.images:
+        for candidates in args.candidates:
+            equal, better = (share_won(images, args.cases, candidates, gain) for gain in (0, 0.3))
+            print(
+                f"{images} images, {candidates} candidates as good as the current parameters: one has the highest mAP "
+                f"in {equal[0]:.0%}, one wins in {equal[1]:.0%}; where one is better: {better[0]:.0%}, {better[1]:.0%}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipelines.coco import average_precision, coco_tables, compare, ground_truth, match, summary
+from pipelines.coco import average_precision, coco_tables, compare, ground_truth, match, resampled_map, summary
 from pipelines.evaluate.inference import decode_rows, detect_rows
 from pipelines.evaluate.metrics import measure
 from pipelines.params import load_params
@@ -55,6 +55,21 @@ def test_each_detection_is_matched_with_a_row_of_the_ground_truth():
     many = flatten_found([[], [box] * 150], [[], [1] * 150], [[], np.linspace(0.9, 0.1, 150)])
     verdicts, _ = match(ground_truth(truths, [(200, 200)] * 2, ["a"]), many)
     assert [(verdicts[0] == verdict).sum() for verdict in (TRUE, FALSE, IGNORED)] == [1, 99, 50]
+
+
+def test_a_resample_is_measured_as_if_it_were_a_split_of_its_own():
+    found, truths = random_data(0)
+    resampled = resampled_map(found, truths, 15, ["a", "b", "c"], 3)
+    for value, counts in zip(resampled, draw_counts(15, 3, seed=0)):
+        copies = np.repeat(np.arange(15), counts)
+
+        def repeated(columns, copies=copies):
+            rows = [np.flatnonzero(columns.images == image) for image in copies]
+            images = np.repeat(np.arange(15), [len(some) for some in rows])
+            return type(columns)(*(column[np.concatenate(rows)] for column in columns))._replace(images=images)
+
+        expected = average_precision(repeated(found), repeated(truths), 15, ["a", "b", "c"])
+        assert value == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -19,7 +19,8 @@ def trials(count):
     made = []
     for number in range(1, count + 1):
         history = [{"epoch": 1, "val/map": number / 100, "val/map50": number / 50}]
-        made.append(Trial(number, "search", {"train.lr": number / 100}, "finished", "", history))
+        origin = "current parameters" if number == 1 else "search"
+        made.append(Trial(number, origin, {"train.lr": number / 100}, "finished", "", history))
     return [*made, Trial(count + 1, "search", {"train.lr": 0.5}, "failed", "the loss of step 0 is not finite")]
 
 

@@ -91,7 +91,7 @@ def test_what_the_place_did_wrong_leaves_a_trial_open(lost, tmp_path):
 SCORES = st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.5]), min_size=4, max_size=4)
 
 
-@hypothesis_settings(max_examples=40)
+@hypothesis_settings(max_examples=20)
 @given(st.lists(SCORES, min_size=5, max_size=5), st.lists(st.integers(0, 9), min_size=5, max_size=5), st.data())
 def test_whoever_is_faster_and_however_often_the_driver_dies_the_sweep_ends_the_same(table, ends, data):
     """Trials that fail after `ends` epochs, if that is below 4, run in turn; and in any order, with new drivers."""

@@ -146,15 +146,12 @@ def search(
 def _tuner(
     trainable: Callable, numbers: list[int], placement: Placement, at_once: int, recorder: Recorder
 ) -> ray.tune.Tuner:
-    """A tuner of the trials with these numbers; one with workers of its own leaves them every CPU.
-
-    Trials that train in Ray Tune's processes follow each other there: torch is imported once and not by each.
-    """
+    """A tuner of the trials with these numbers; one with workers of its own leaves them every CPU."""
     alone = {"CPU": placement.cpus, "GPU": int(placement.use_gpu)}
     return ray.tune.Tuner(
         ray.tune.with_resources(trainable, alone if placement.count == 1 else {"CPU": 0, "memory": 1 << 20}),
         param_space={"trial": ray.tune.grid_search(numbers)},
-        tune_config=ray.tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=placement.count == 1),
+        tune_config=ray.tune.TuneConfig(max_concurrent_trials=at_once),
         run_config=ray.tune.RunConfig(
             name="trials",
             storage_path=str(recorder.sweep.folder / "ray"),

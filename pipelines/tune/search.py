@@ -48,7 +48,7 @@ class Search:
     def repeats(self) -> list[Sweep]:
         """The current parameters and the best of the others once more, with each further seed.
 
-        None where no trial is better beyond chance with the first seed: the current parameters stay anyway.
+        Empty where no trial is better beyond chance with the first seed: the current parameters stay anyway.
         """
         verdict = judge(self.sweep.trials, self.tune.confidence)
         if verdict is None or verdict.winner.number not in verdict.comparisons:
@@ -59,10 +59,10 @@ class Search:
 
     def verdict(self) -> Verdict | None:
         """Who wins, when nothing is pending; None where all failed."""
-        found = judge(self.sweep.trials, self.tune.confidence)
-        return found and confirm(
-            found, [sweep.trials for sweep in self.repeats()], self.sweep.baseline, self.tune.confidence
-        )
+        verdict, repeats = judge(self.sweep.trials, self.tune.confidence), self.repeats()
+        if verdict is None or not repeats:
+            return verdict
+        return confirm(verdict, [again.trials for again in repeats], self.sweep.baseline, self.tune.confidence)
 
     def values(self, trial: Trial) -> dict[str, Any]:
         """A trial's values of the searched parameters, by dotted names."""

@@ -103,7 +103,7 @@ def test_the_winner_is_compared_with_further_seeds(tmp_path):
     verdict, ran = finish(tmp_path / "none", lambda lr, seed: 0.3 - lr)
     assert ran == [0, 0, 0]  # nothing to confirm
     assert verdict.winner.overrides == {}
-    assert verdict.reason.endswith("no better, the current parameters stay")
+    assert verdict.reason.endswith("within chance, the current parameters stay")
     assert "seeds" not in verdict.reason
     assert {*verdict.comparisons} == {2, 3}
 

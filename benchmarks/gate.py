@@ -8,6 +8,7 @@ one case; the gate sees the resamples of `ssd.bootstrap`, as in `pipelines.evalu
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,8 +43,8 @@ class Outcome(NamedTuple):
     visible: float
 
 
-def simulate(splits: Splits, gain: float, seed: int = 3) -> list[list[np.ndarray]]:
-    """AP [1 + R, C] of a candidate that is more skilful by `gain`, and of the champion, on each split."""
+def simulate(splits: Splits, gains: Sequence[float], seed: int = 3) -> list[list[np.ndarray]]:
+    """AP [1 + R, C] on each split of models that are more skilful by `gains` than a common one."""
     rng = np.random.default_rng(seed)
     cases = []
     for case in range(splits.cases):
@@ -52,8 +53,8 @@ def simulate(splits: Splits, gain: float, seed: int = 3) -> list[list[np.ndarray
         hardness = rng.normal(0, 0.8, len(images)) + rng.normal(0, 0.5, splits.images)[images]
         drawn = draw_counts(splits.images, splits.resamples, case)
         counts = np.concatenate([np.ones((1, splits.images), np.int32), drawn])
-        both = (_found(rng, truths, hardness, 1 + more, splits.thresholds) for more in (gain, 0))
-        cases.append([mean_average_precision(tables, counts, "coco").ap.mean(1) for tables in both])
+        models = (_found(rng, truths, hardness, 1 + more, splits.thresholds) for more in gains)
+        cases.append([mean_average_precision(tables, counts, "coco").ap.mean(1) for tables in models])
     return cases
 
 
@@ -94,9 +95,9 @@ def main() -> None:
     rules = GateParams()
     for images, cases in zip(args.images, args.cases, strict=True):
         splits = Splits(images, cases, args.resamples)
-        equal = pass_gate(simulate(splits, 0.0), images, rules)
-        slope = pass_gate(simulate(splits._replace(cases=min(cases, 50)), 0.1), images, rules).difference / 0.1
-        better = pass_gate(simulate(splits, equal.visible / slope), images, rules)
+        equal = pass_gate(simulate(splits, (0, 0)), images, rules)
+        slope = pass_gate(simulate(splits._replace(cases=min(cases, 50)), (0.1, 0)), images, rules).difference / 0.1
+        better = pass_gate(simulate(splits, (equal.visible / slope, 0)), images, rules)
         print(
             f"{images} images, {cases} cases: equal models are promoted in {equal.promoted:.1%}, one with "
             f"{better.difference:+.4f} AP in {better.promoted:.1%}; visible is {equal.visible:.4f}",

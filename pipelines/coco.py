@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from hotcoco import COCO, COCOeval
 
+from ssd.bootstrap import coco_tables, draw_counts, mean_average_precision
 from ssd.metrics import Found, Truths
 
 MISSING = -1.0  # hotcoco's word for "nothing to measure"
@@ -35,6 +36,15 @@ def compare(ground: COCO, found: Found) -> COCOeval:
     evaluation = _evaluation(ground, found)
     evaluation.evaluate()
     return evaluation
+
+
+def resampled_map(
+    found: Found, truths: Truths, num_images: int, class_names: Sequence[str], resamples: int
+) -> list[float]:
+    """`map` of so many resamples of the images, the same ones for whatever was found in them; six decimals."""
+    tables = coco_tables(found, truths, num_images, len(class_names))
+    values = mean_average_precision(tables, draw_counts(num_images, resamples, seed=0), "coco").mean.mean(1)
+    return values.round(6).tolist()
 
 
 def summary(evaluation: COCOeval) -> dict[str, float | None]:

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from pipelines.params import ParamsError
 
 TUNED = Path("artifacts/tune/tuned.yaml")
+KEYS = {"sweep", "trial", "score", "reason", "overrides"}
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True))
@@ -24,12 +25,14 @@ class Tuned:
         overrides: of params.yaml, by dotted names; {} where the current parameters are best or nothing was searched.
         sweep, trial: where it comes from; None where nothing was searched.
         score: val/map of its best epoch.
+        reason: why it won.
     """
 
     overrides: dict[str, JsonValue]
     sweep: str | None = None
     trial: int | None = None
     score: float | None = None
+    reason: str = ""
 
     def __str__(self) -> str:
         values = ", ".join(f"{name} {value}" for name, value in self.overrides.items()) or "the current parameters"
@@ -38,7 +41,8 @@ class Tuned:
 
 def write_tuned(tuned: Tuned, path: Path) -> None:
     """Write tuned.yaml, whole or not at all."""
-    content = {"sweep": tuned.sweep, "trial": tuned.trial, "score": tuned.score, "overrides": tuned.overrides}
+    content = {"sweep": tuned.sweep, "trial": tuned.trial, "score": tuned.score, "reason": tuned.reason}
+    content["overrides"] = tuned.overrides
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
@@ -56,7 +60,7 @@ def read_tuned(path: Path) -> Tuned:
         if path.exists() and not path.is_file():
             raise ParamsError(f"{path}: not a file; {fix}")
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or set(content) != {"sweep", "trial", "score", "overrides"}:
+        if not isinstance(content, dict) or set(content) | {"reason"} != KEYS:
             raise ParamsError(f"{path}: not written by pipelines.tune; {fix}")
         return Tuned(**content)
     except FileNotFoundError:

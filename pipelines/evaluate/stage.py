@@ -63,7 +63,7 @@ def evaluate(params: Stated, prepared: Path, model_json: Path, out: Path, tune: 
     from pipelines.evaluate.report import Results, render
 
     task = state["config"].get("task", "detection")
-found = mine.rows
+    found = mine.rows
     card = describe_measurement(params, model, manifest, state, predictions)
     measured, truths = measure_split(
         prepared, manifest, SPLIT, found, task, card.model.score_thresholds, mine.calibration

@@ -28,6 +28,7 @@ AUTO = (  # what `pipelines.recipe` chooses by the data where params.yaml says `
     "augment.zoom_out",
     "augment.iou_crop",
     "augment.source",
+    "tune.seeds",
     "tune.trials",
     "tune.epochs",
     "tune.grace_epochs",
@@ -166,6 +167,10 @@ class TuneParams(Section):
         epochs: of a trial that is not stopped.
         grace_epochs: before which no trial is stopped.
         reduction: ASHA's η: at each rung, about one of so many goes on.
+        searcher: how the space is searched: evenly (a Sobol sequence), or from the ninth trial on by Optuna's TPE.
+        seeds: with so many the best trial, where it is better beyond chance, and the current parameters are compared;
+            the others are tried with the first one only.
+        confidence: that the winner is better than the current parameters by more than chance; else these stay.
         space: dotted names of parameters and where they are searched.
     """
 
@@ -173,6 +178,9 @@ class TuneParams(Section):
     epochs: Positive = 2
     grace_epochs: Positive = 1
     reduction: Annotated[int, Field(ge=2)] = 2
+    searcher: Literal["sobol", "tpe"] = "sobol"
+    seeds: Positive = 1
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
     space: dict[str, Range] = {}
 
     @field_validator("space")

@@ -22,6 +22,7 @@ LR = {"adamw": (2e-3, 0.0), "sgd": (2e-3, 1.0)}  # of 32 images a step, and the 
 TRAINED = {"none": 1.0, "imagenet": 0.5}  # share of the learning rate, by the initial weights; of others OTHERS
 OTHERS = 0.25
 SEEN_OFTEN = 24  # epochs from which on photographs are cropped: a network learns by heart what is only mirrored
+FEW = 100  # photographs to validate on, below which a search compares with two seeds
 LONG = 30_000  # photographs seen in all, from which on their colours are changed too: that asks for a long training
 SOURCE = 2.0  # times the input's sides, of the pixels that crops are cut from
 
@@ -118,16 +119,23 @@ def source(params: Params, facts: Facts) -> Chosen:
     return (SOURCE if crops else 1.0), "crops are cut from the photograph" if crops else "nothing is cropped"
 
 
+def seeds(params: Params, facts: Facts) -> Chosen:
+    """Two where few photographs are validated."""
+    few = facts.val_images < FEW
+    return (2 if few else 1), f"{of_val(facts)}{': few' if few else ''}"
+
+
 def trials(params: Params, facts: Facts) -> Chosen:
-    """Four; none where the validation split is too small to tell them apart."""
+    """Four, or three and the best of them again; none where the validation split is too small to tell them apart."""
     if not can_rank(facts):
         return 0, f"{of_val(facts)}: too few to compare by"
-    return 4, f"compared on {of_val(facts)}"
+    return (4 if params.tune.seeds == 1 else 3), f"compared on {of_val(facts)}"
 
 
 def trial_epochs(params: Params, facts: Facts) -> Chosen:
-    """An eighth of the training, so that a search takes at most half as long."""
-    return max(params.train.epochs // 8, 1), f"an eighth of {params.train.epochs}"
+    """A share of the training, so that a search takes at most half as long, with its repetitions."""
+    share, name = (8, "an eighth") if params.tune.seeds == 1 else (10, "a tenth")
+    return max(params.train.epochs // share, 1), f"{name} of {params.train.epochs}"
 
 
 def grace_epochs(params: Params, facts: Facts) -> Chosen:
@@ -154,6 +162,7 @@ RULES: dict[str, Callable[[Params, Facts], Chosen]] = {
     "augment.zoom_out": zoom_out,
     "augment.iou_crop": iou_crop,
     "augment.source": source,
+    "tune.seeds": seeds,
     "tune.trials": trials,
     "tune.epochs": trial_epochs,
     "tune.grace_epochs": grace_epochs,

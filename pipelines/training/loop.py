@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipelines.coco import average_precision
+from pipelines.coco import average_precision, resampled_map
 from pipelines.params import Params
 from pipelines.store.shards import read_manifest
 from pipelines.training.batches import InImage, TrainingSamples, evaluation_batches, training_batches
@@ -23,7 +23,7 @@ from ssd.augmentation import Augmentation
 from ssd.calibration import fit_calibration
 from ssd.checkpoint import load, model_state
 from ssd.detection import detect
-from ssd.metrics import evaluate, flatten_found, flatten_truths
+from ssd.metrics import Found, Truths, evaluate, flatten_found, flatten_truths
 from ssd.model import SSD
 from ssd.prediction import average_mirrored
 from ssd.score_thresholds import best_threshold, best_thresholds
@@ -45,6 +45,7 @@ class Job:
         loader_workers: processes that augment ahead; 0 augments in the training process.
         weights: file of the weights that the model starts from; None starts at random.
         digest: of the prepared data, by which a machine without the folder fetches them.
+        resamples: of the validation split, on which the best epochs are measured as well; see `Run.resampled`.
     """
 
     params: Params
@@ -53,10 +54,16 @@ class Job:
     loader_workers: int = 0
     weights: Path | None = None
     digest: str = ""
+    resamples: int = 0
 
 
 class Run:
-    """The state of one worker's training: data, trainer, history, best epoch."""
+    """The state of one worker's training: data, trainer, history, best epoch.
+
+    Attributes:
+        resampled: val/map on each of `job.resamples` resamples of the validation split, by epoch, of each that was the
+            best so far. The resamples are the same for all trainings on the same data.
+    """
 
     def __init__(self, job: Job, device: torch.device):
         self.job, self.params, self.device = job, job.params, device
@@ -81,6 +88,8 @@ class Run:
         self.trainer = Trainer(model, self.params.train, self.params.loss, total, device, boxes)
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None
+        self.resampled: dict[int, list[float]] = {}
+        self.validated: tuple[Found, Truths] | None = None  # what was found last, and what there is
         self.epochs: int | None = None  # how many fit into train.budget_minutes, once that is known
 
     def batches(self):
@@ -117,6 +126,7 @@ class Run:
         task = self.params.model.task
         truth = [truths(task, s.boxes, s.labels, s.difficult, s.iscrowd) for s in samples]
         found, truth = flatten_found(boxes, labels, scores), flatten_truths(*zip(*truth))
+        self.validated = found, truth
         precision = evaluate(found, truth, len(self.classes), (0.5,), "voc10")
         coco_ap = average_precision(found, truth, len(samples), self.classes)
         metrics = {"val/map50": float(precision.mean[0]), "val/map": coco_ap}
@@ -185,6 +195,10 @@ class Run:
             detect = asdict(self.params.detect)
             weights = model_state(self.trainer.averaged_model, self.classes, detect, thresholds, calibration)
             self.best = {"epoch": epoch, "score": score if score is not None else -1.0, "model": weights}
+            if self.job.resamples and score is not None:
+                found, truth = self.validated
+                images = len(self.val.samples)
+                self.resampled[epoch] = resampled_map(found, truth, images, self.classes, self.job.resamples)
         return metrics
 
     def state(self) -> dict[str, Any]:
@@ -193,6 +207,7 @@ class Run:
             "trainer": self.trainer.state(),
             "history": self.history,
             "best": self.best,
+            "resampled": self.resampled,
             "epochs": self.epochs,
             "seed": self.params.seed,
             "params": self.params.model_dump(mode="json"),
@@ -201,7 +216,7 @@ class Run:
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
         self.trainer.load_state(state["trainer"])
-        self.history, self.best = list(state["history"]), state["best"]
+        self.history, self.best, self.resampled = list(state["history"]), state["best"], dict(state["resampled"])
         if state["epochs"] is not None:
             self.shorten(state["epochs"])
 

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -29,11 +29,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Epoch:
-    """An epoch's metrics, those of all epochs so far, and how many there will be; 0: as the parameters say."""
+    """An epoch's metrics, those of all epochs so far, and how many there will be; 0: as the parameters say.
+
+    `resampled`: see `pipelines.training.loop.Run`.
+    """
 
     metrics: dict[str, float]
     history: list[dict[str, float]]
     epochs: int = 0
+    resampled: dict[int, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def work(config: dict[str, Any]) -> None:
         if state is not None:
             saved.save(state, state["trainer"]["steps"])
             if metrics:
-                send(Epoch(metrics, state["history"], state["epochs"] or 0))
+                send(Epoch(metrics, state["history"], state["epochs"] or 0, state["resampled"]))
         ray.train.report({"history": state["history"]} if state is not None else {})
 
     progress = Progress(send) if rank == 0 else (lambda _: None)

@@ -32,6 +32,7 @@ class Recorder(ray.tune.Callback):
     def __init__(self, sweep: Sweep, tune: TuneParams, changed: Callable[[], None], log: Callable[[str], None]):
         self.sweep, self.tune, self.changed, self.log = sweep, tune, changed, log
         self.histories = {trial.number: list(trial.history) for trial in sweep.trials}
+        self.resampled: dict[tuple[int, int], list[float]] = {}  # by trial and epoch, of those not yet written down
         self.failures = {trial.number: trial.reason for trial in sweep.trials if trial.state == "failed"}
         self.problems: dict[int, str] = {}
         self._record()  # the last driver may have been killed between an epoch and what follows from it
@@ -64,6 +65,7 @@ class Recorder(ray.tune.Callback):
             self.failures[number] = report["error"]
         elif report["metrics"]["epoch"] == len(history) + 1:
             history.append(report["metrics"])
+            self.resampled[number, len(history)] = report["resampled"]
         self._record()
         return self.sweep.trials[number - 1].state == "stopped"
 
@@ -82,7 +84,7 @@ class Recorder(ray.tune.Callback):
         for trial in self.sweep.open:
             number, decision = trial.number, decisions[trial.number]
             for metrics in self.histories[number][len(trial.history) : decision.epochs]:
-                self.sweep.add_epoch(number, metrics)
+                self.sweep.add_epoch(number, metrics, self.resampled.pop((number, metrics["epoch"]), []))
                 self.log(f"trial {number} {epoch_line(metrics, tune.epochs)}")
                 self.changed()
             if decision.state == "stopped":

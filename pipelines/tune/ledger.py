@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +37,7 @@ class Trial:
         state: `stopped` is early, by ASHA.
         reason: why it was stopped or failed.
         history: metrics of its epochs as `fit` reports them, as far as it is certain that they count.
+        resampled: val/map of its best epoch on resamples of the validation split, the same ones for all trials.
     """
 
     number: int
@@ -44,6 +46,7 @@ class Trial:
     state: State = "waiting"
     reason: str = ""
     history: list[dict[str, float]] = field(default_factory=list)
+    resampled: list[float] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -67,9 +70,13 @@ class Sweep:
     def __init__(self, folder: Path, planned: list[tuple[str, dict[str, Any]]], objects: ObjectStore | None = None):
         self.folder, self.objects = Path(folder), objects
         self._uploaded: set[int] = set()
-        self.trials = [
-            self._read(Trial(number, origin, overrides)) for number, (origin, overrides) in enumerate(planned, 1)
-        ]
+        self.trials: list[Trial] = []
+        self.extend(planned)
+
+    def extend(self, planned: list[tuple[str, dict[str, Any]]]) -> None:
+        """Append trials (origin, overrides); what is known of them already counts."""
+        for origin, overrides in planned:
+            self.trials.append(self._read(Trial(len(self.trials) + 1, origin, overrides)))
 
     def _file(self, trial: Trial) -> Path:
         return self.folder / trial.name / "trial.json"
@@ -97,15 +104,18 @@ class Sweep:
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_name(".trial.json.partial")
         with open(partial, "w", encoding="utf-8") as stream:
-            json.dump(asdict(trial), stream, indent=1)
+            json.dump(asdict(trial), stream)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(partial, file)
         return trial
 
-    def add_epoch(self, number: int, metrics: dict[str, float]) -> Trial:
-        """Append an epoch's metrics."""
-        return self.update(number, state="running", history=[*self.trials[number - 1].history, metrics])
+    def add_epoch(self, number: int, metrics: dict[str, float], resampled: Sequence[float] = ()) -> Trial:
+        """Append an epoch's metrics; `resampled` counts if it is the best so far."""
+        trial = self.trials[number - 1]
+        longer = replace(trial, history=[*trial.history, metrics])
+        known = list(resampled) if longer.best is metrics else trial.resampled
+        return self.update(number, state="running", history=longer.history, resampled=known)
 
     def end(self, number: int, state: State, reason: str = "") -> Trial:
         """Write down how a trial ended, and drop its checkpoints: nobody goes on from them."""
@@ -140,11 +150,6 @@ class Sweep:
     def baseline(self) -> Trial | None:
         """The trial of the current parameters."""
         return next((trial for trial in self.trials if not trial.overrides), None)
-
-    def winner(self) -> Trial | None:
-        """The trial to hand over: the best, the current parameters among equals; None where all failed."""
-        scored = [trial for trial in self.trials if trial.score is not None]
-        return max(scored, key=lambda trial: (trial.score, not trial.overrides, -trial.number), default=None)
 
 
 def forget(folder: Path, objects: ObjectStore | None) -> None:

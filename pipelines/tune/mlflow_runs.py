@@ -7,8 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from pipelines.tracking import runs
+from pipelines.params import Params
+from pipelines.store.shards import Manifest
+from pipelines.tracking import provenance, runs
 from pipelines.tune.ledger import OPEN, Trial
+from pipelines.tune.verdict import Verdict
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -64,13 +67,17 @@ class SweepRuns:
             runs.close_run(client, run_id, STATUS[trial.state])
         return logged
 
-    def finish(self, client: MlflowClient, trials: list[Trial], winner: Trial, files: list) -> None:
+    def finish(self, client: MlflowClient, trials: list[Trial], verdict: Verdict, files: list) -> None:
         """Write all that is missing, mark the winner, attach `files` to the parent and close it."""
         from mlflow.entities import Metric
 
         self.write(client, trials)
+        winner = verdict.winner
         for trial in trials:
             run_id = runs.find_run(client, self.spec_of(trial)).info.run_id
+            if comparison := verdict.comparisons.get(trial.number):
+                lead = {"lead/map": comparison.difference, "lead/low": comparison.low, "lead/high": comparison.high}
+                client.log_batch(run_id, metrics=[Metric(key, value, 0, len(trials)) for key, value in lead.items()])
             client.set_tag(run_id, BEST, str(trial.number == winner.number).lower())
             if trial.number == winner.number:
                 client.set_tag(self._parent, "tune.best_run", run_id)
@@ -80,6 +87,7 @@ class SweepRuns:
         values = counts | best | {"best/trial": float(winner.number)}
         client.log_batch(self._parent, metrics=[Metric(key, value, 0, len(trials)) for key, value in values.items()])
         client.set_tag(self._parent, "tune.best_trial", str(winner.number))
+        client.set_tag(self._parent, "tune.reason", verdict.reason)
         for file in files:
             client.log_artifact(self._parent, str(file))
         runs.close_run(client, self._parent, "FINISHED")
@@ -90,3 +98,22 @@ class SweepRuns:
             if trial.state == "running":
                 runs.close_if_reachable(self.spec_of(trial), status)
         runs.close_if_reachable(self.spec, status)
+
+
+def describe(params: Params, manifest: Manifest, name: str) -> runs.RunSpec:
+    """Parameters and tags of the sweep's run."""
+    tune = params.tune
+    shown = {"tune.epochs": tune.epochs, "tune.grace_epochs": tune.grace_epochs, "tune.reduction": tune.reduction}
+    shown |= {"tune.searcher": tune.searcher, "tune.confidence": tune.confidence, "tune.seeds": tune.seeds}
+    shown |= {f"tune.space.{key}": f"{within.kind} {within.ends}" for key, within in tune.space.items()}
+    shown |= {"data.digest": manifest.digest, "data.classes": ", ".join(manifest.classes)}
+    source = {"mlflow.source.name": "python -m pipelines.tune", "mlflow.source.type": "LOCAL"}
+    title = f"tune {params.model.backbone} {tune.epochs} epochs ({name.removeprefix('tune-')[:6]})"
+    return runs.RunSpec(name, title, shown, {**provenance.tags(), **source})
+
+
+def describe_trial(trial: Trial, params: Params, sweep: str) -> runs.RunSpec:
+    """Parameters and tags of a trial's run."""
+    sections = {"seed", "model", "loss", "detect", "augment", "train"}
+    shown = provenance.flatten(params.model_dump(mode="json", include=sections))
+    return runs.RunSpec(f"{sweep}/{trial.name}", f"trial {trial.number}", shown, {"tune.origin": trial.origin})

@@ -20,7 +20,10 @@ MARKERS = {"finished": "o", "stopped": "v", "failed": "x"}
 
 @matplotlib.rc_context({"text.parse_math": False})  # a value may hold a $
 def draw_slices(table: list[dict[str, Any]], space: dict[str, Range], winner: int | None, path: Path) -> None:
-    """Draw each searched parameter against validation mAP, one point a trial; the winner is ringed."""
+    """Draw each searched parameter against validation mAP, one point a trial; the winner is ringed.
+
+    The line is the mAP of the current parameters. A bar is the interval in which a trial's lead lies, from there.
+    """
     names = list(space) if table else []
     figure = Figure(figsize=(max(3.2 * len(names), 5), 3.4), layout="constrained")
     if not names:
@@ -38,12 +41,18 @@ def draw_slices(table: list[dict[str, Any]], space: dict[str, Range], winner: in
 def _draw_slice(axes: Any, name: str, within: Range, table: list[dict[str, Any]], winner: int | None) -> None:
     known = [row for row in table if row["map"] is not None and row[name] is not None]
     numeric = all(is_number(row[name]) for row in known)
+    current = next((row["map"] for row in table if row["origin"] == "current parameters"), None)
+    if current is not None:
+        axes.axhline(current, color=COLOURS["current parameters"], linewidth=0.8, alpha=0.5)
     for row in known:
         x = row[name] if numeric else str(row[name])
         label = row["origin"] + ("" if row["state"] == "finished" else f", {row['state']}")
         axes.scatter(x, row["map"], s=34, color=COLOURS[row["origin"]], marker=MARKERS[row["state"]], label=label)
+        if row["difference"] is not None:
+            ends = [current + row[end] for end in ("low", "high")]
+            axes.plot([x, x], ends, color=COLOURS[row["origin"]], linewidth=1, alpha=0.5)
         if row["trial"] == winner:
-            axes.scatter(x, row["map"], s=150, facecolors="none", edgecolors="#009e73", linewidths=2, label="best")
+            axes.scatter(x, row["map"], s=150, facecolors="none", edgecolors="#009e73", linewidths=2, label="chosen")
     axes.set_xlabel(name, fontsize=9)
     axes.grid(alpha=0.3)
     if numeric and within.kind == "log_uniform":

@@ -10,16 +10,15 @@ from torch.quasirandom import SobolEngine
 
 from pipelines.params import Params, ParamsError, Range, TuneParams
 from pipelines.recipe.resolve import Recipe
+from pipelines.tune import tpe
 
 
 def sample(space: dict[str, Range], count: int, seed: int) -> list[dict[str, Any]]:
     """The first `count` points of a scrambled Sobol sequence, as overrides by dotted names.
 
     A pure function of its arguments, and the first points stay where they are when `count` grows: a sweep that was
-    killed, or is given more trials, goes on with what it has. A model-based search (Optuna's TPE, say) proposes at
-    random itself for its first ten trials, and what it proposes after them depends on the order in which parallel
-    trials end; for a sweep of 4 to 30 trials evenly spread points serve better (Bergstra and Bengio 2012, Sec. 5: low
-    discrepancy beats random search), and ASHA takes care of the bad ones.
+    killed, or is given more trials, goes on with what it has. For few trials evenly spread points serve best (Bergstra
+    and Bengio 2012, Sec. 5: low discrepancy beats random search); for more there is `pipelines.tune.tpe`.
     """
     if not space or count <= 0:
         return []
@@ -39,11 +38,15 @@ def value_at(within: Range, u: float) -> Any:
 
 
 def plan(tune: TuneParams, seed: int, proposal: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """(origin, overrides) of every trial: the designed anchors, if any; the current parameters; the search."""
+    """(origin, overrides) of every trial: the designed anchors, if any; the current parameters; the search.
+
+    Of a search by TPE they are the first ones.
+    """
+    count = min(tune.trials, tpe.STARTUP) if tune.searcher == "tpe" else tune.trials
     first = [("designed anchors", proposal)] if proposal else []
     first.append(("current parameters", {}))
-    searched = sample(tune.space, tune.trials - len(first), seed)
-    return (first + [("search", overrides) for overrides in searched])[: tune.trials]
+    searched = sample(tune.space, count - len(first), seed)
+    return (first + [("search", overrides) for overrides in searched])[:count]
 
 
 def trial_params(recipe: Recipe, overrides: dict[str, Any], epochs: int) -> Params:
@@ -73,7 +76,7 @@ def check_space(recipe: Recipe, tune: TuneParams) -> None:
     lows, highs = ({name: within.ends[i] for name, within in tune.space.items()} for i in (0, -1))
     for name, within in tune.space.items():
         for value in within.ends:
-            problems = [_problem(recipe, others | {name: value}) for others in ({}, lows, highs)]
+            problems = [why_not(recipe, others | {name: value}) for others in ({}, lows, highs)]
             if all(problems):
                 raise ParamsError(f"{recipe.draft.path}:\n  tune.space: {name} cannot be {value!r}: {problems[0]}")
 
@@ -85,12 +88,13 @@ def check_plan(recipe: Recipe, trials: list[tuple[str, dict[str, Any]]]) -> None
         ParamsError: naming the values.
     """
     for origin, overrides in trials:
-        if problem := _problem(recipe, overrides):
+        if problem := why_not(recipe, overrides):
             said = f"tune.space holds {overrides} ({origin}): {problem}; narrow the ranges"
             raise ParamsError(f"{recipe.draft.path}:\n  {said}")
 
 
-def _problem(recipe: Recipe, overrides: dict[str, Any]) -> str:
+def why_not(recipe: Recipe, overrides: dict[str, Any]) -> str:
+    """Why overrides cannot be used; "" where they can."""
     try:
         recipe.params(overrides)
     except ParamsError as error:

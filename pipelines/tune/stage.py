@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from pipelines.anchors.coverage import propose
 from pipelines.cluster.ray import Placement, place_workers, ray_cluster, trials_at_once, trials_have_workers
 from pipelines.cluster.signals import end_state, run_lock
 from pipelines.errors import UserError, first_line, without_secrets
-from pipelines.params import Params, Range, TuneParams, load_draft
+from pipelines.params import Params, Range, load_draft
 from pipelines.recipe.resolve import resolve_for
 from pipelines.settings import home, tracking_uri
 from pipelines.store.s3 import object_store
@@ -23,9 +25,11 @@ from pipelines.training.initial_weights import InitialWeights, initial_weights, 
 from pipelines.training.tiled import images_an_epoch
 from pipelines.training.workers import Training, new_job
 from pipelines.tune.ledger import Sweep, Trial, forget
-from pipelines.tune.mlflow_runs import SweepRuns
-from pipelines.tune.space import check_plan, check_space, plan, trial_params, value_of
+from pipelines.tune.mlflow_runs import SweepRuns, describe, describe_trial
+from pipelines.tune.search import Search, repeat_folders
+from pipelines.tune.space import check_plan, check_space, plan, trial_params
 from pipelines.tune.table import ranking, rows, write_rows
+from pipelines.tune.verdict import RESAMPLES, Verdict
 from pipelines.tuned import TUNED, Tuned, write_tuned
 
 WAITS = "waits for trials with lower numbers"
@@ -41,9 +45,11 @@ def sweep_name(
     """Name of the sweep that these parameters, data and code make, whatever its number of trials.
 
     The trials of a short sweep are the first ones of a longer one: with a higher `tune.trials` it is only continued.
+    With another `tune.confidence` or `tune.seeds` only the winner is chosen anew.
     """
     decisive = params.model_dump(mode="json", include={"seed", "model", "loss", "detect", "augment", "train", "tune"})
-    del decisive["tune"]["trials"]
+    for name in ("trials", "confidence", "seeds"):
+        del decisive["tune"][name]
     for name in ("epochs", "patience", "budget_minutes"):  # a trial trains for tune.epochs
         del decisive["train"][name]
     code = provenance.code_digest("tune")
@@ -128,45 +134,49 @@ def tune(path: Path, prepared: Path, out: Path, fresh: bool = False) -> str:
     folder = home() / name
     with run_lock(folder):
         if fresh:
-            forget(folder, object_store())
-        sweep = Sweep(folder, planned, object_store())
-        of_trials = {trial.number: trial_params(recipe, trial.overrides, params.tune.epochs) for trial in sweep.trials}
+            repeats = repeat_folders(folder, range(1, params.tune.trials + 1), params.tune.seeds)
+            for one in [folder, *repeats]:
+                forget(one, object_store())
+        search = Search(Sweep(folder, planned, object_store()), recipe)
 
-        def training(trial: Trial, placement: Placement) -> Training:
-            job = new_job(of_trials[trial.number], prepared, manifest.digest, weights, placement)
-            return Training(job, folder / trial.name, placement)
+        def training(trial: Trial, sweep: Sweep, added: int, placement: Placement) -> Training:
+            one = trial_params(recipe, trial.overrides, params.tune.epochs)
+            one = one.model_copy(update={"seed": params.seed + added})
+            job = new_job(one, prepared, manifest.digest, weights, placement)
+            return Training(replace(job, resamples=RESAMPLES), sweep.folder / trial.name, placement)
 
         sweep_runs = SweepRuns(
-            describe(params, manifest, name), lambda trial: describe_trial(trial, of_trials[trial.number], name)
+            describe(params, manifest, name), lambda trial: describe_trial(trial, search.params_of(trial), name)
         )
         try:
-            run(sweep, params.tune, training, sweep_runs)
-            winner = best(sweep)
+            run(search, training, sweep_runs)
+            verdict = conclude(search)
         except BaseException as error:
-            sweep_runs.interrupted(sweep.trials, end_state(error))
+            sweep_runs.interrupted(search.sweep.trials, end_state(error))
             raise
-        values = {n: {name: value_of(one, name) for name in params.tune.space} for n, one in of_trials.items()}
-        tuned = Tuned(winner.overrides, name, winner.number, winner.score)
-        files = write_outputs(tuned, rows(sweep.trials, values), params.tune.space, out)
-        publish(sweep, winner, sweep_runs, files)
+        trials, winner = search.sweep.trials, verdict.winner
+        tuned = Tuned(winner.overrides, name, winner.number, winner.score, verdict.reason)
+        table = rows(trials, {trial.number: search.values(trial) for trial in trials}, verdict.comparisons)
+        files = write_outputs(tuned, table, params.tune.space, out)
+        publish(search.sweep, verdict, sweep_runs, files)
         return f"{files[0]}: {tuned}, validation mAP {tuned.score:.3f}"
 
 
-def run(
-    sweep: Sweep, tune: TuneParams, training: Callable[[Trial, Placement], Training], sweep_runs: SweepRuns
-) -> None:
-    """Run the trials that have not ended.
+def run(search: Search, training: Callable[[Trial, Sweep, int, Placement], Training], sweep_runs: SweepRuns) -> None:
+    """Run the trials that have not ended, round by round.
 
     Raises:
         TuningFailed: some could not be brought to an end; no winner is chosen without them.
     """
-    name, count, waiting = sweep.folder.name, len(sweep.trials), sweep.open
-    if not waiting:
+    sweep, tune = search.sweep, search.tune
+    name, count = sweep.folder.name, tune.trials if search.tune.searcher == "tpe" else len(sweep.trials)
+    if search.pending() is None:
         print(f"{name}: its {count} trials are done (search again: python -m pipelines.tune --fresh)", flush=True)
         return
-    done = f", {count - len(waiting)} of them done" if len(waiting) < count else ""
+    ended = len(sweep.trials) - len(sweep.open)
+    done = f", {ended} of them done" if ended else ""
     print(f"{name}: {count} trials{done}, {tune.epochs} epochs each at most, {len(tune.space)} parameters", flush=True)
-    from pipelines.tune.driver import search
+    from pipelines.tune import driver
 
     def log(text: str) -> None:
         print(text, flush=True)
@@ -176,35 +186,55 @@ def run(
         at_once = trials_at_once(resources, placement)
         gpus = ", on GPUs" if placement.use_gpu else ""
         log(f"  {at_once} at a time, {placement.count} × {placement.cpus} CPUs each{gpus}")
-        trainings = {trial.number: training(trial, placement) for trial in waiting}
-        smallest = min(one.job.params.train.batch_size for one in trainings.values())
-        if placement.count > smallest:
-            raise TuningFailed(f"{placement.count} workers cannot share a batch of {smallest}: lower SSD_WORKERS")
         writer = runs.Writer(sweep_runs.write, log, "the sweep")
-        writer.update(sweep.trials)
         try:
-            problems = search(sweep, trainings, tune, at_once, lambda: writer.update(sweep.trials), log)
+            while (pending := search.pending()) is not None:
+                now, added = pending
+                if added:
+                    log(f"  the best and the current parameters once more, seed {added + 1} of {tune.seeds}:")
+                trainings = {trial.number: training(trial, now, added, placement) for trial in now.open}
+                check_workers(trainings, placement)
+                writer.update(sweep.trials)
+                changed = partial(writer.update, sweep.trials)
+                rules = tune.model_copy(update={"grace_epochs": tune.epochs}) if added else tune  # none is stopped
+                problems = driver.search(now, trainings, rules, at_once, changed, log)
+                if now.open:
+                    raise incomplete(now, problems)
         finally:
             writer.close()
-    if sweep.open:
-        reasons = [f"  trial {trial.number}: {problems.get(trial.number, WAITS)}" for trial in sweep.open]
-        raise TuningFailed(
-            f"{name}: {len(sweep.open)} of {count} trials could not be brought to an end, and no winner is chosen "
-            "without them; mend the cause, the same command goes on:\n" + "\n".join(reasons)
-        )
 
 
-def best(sweep: Sweep) -> Trial:
-    """The trial to hand over.
+def check_workers(trainings: dict[int, Training], placement: Placement) -> None:
+    """Refuse more workers than a batch has images.
+
+    Raises:
+        TuningFailed: naming the fix.
+    """
+    smallest = min(one.job.params.train.batch_size for one in trainings.values())
+    if placement.count > smallest:
+        raise TuningFailed(f"{placement.count} workers cannot share a batch of {smallest}: lower SSD_WORKERS")
+
+
+def incomplete(sweep: Sweep, problems: dict[int, str]) -> TuningFailed:
+    """What is said where trials could not be brought to an end."""
+    reasons = [f"  trial {trial.number}: {problems.get(trial.number, WAITS)}" for trial in sweep.open]
+    return TuningFailed(
+        f"{sweep.folder.name}: {len(sweep.open)} of {len(sweep.trials)} trials could not be brought to an end, and no "
+        "winner is chosen without them; mend the cause, the same command goes on:\n" + "\n".join(reasons)
+    )
+
+
+def conclude(search: Search) -> Verdict:
+    """Choose the trial to hand over.
 
     Raises:
         TuningFailed: all have failed.
     """
-    winner = sweep.winner()
-    if winner is None:
-        reasons = "\n".join(f"  trial {trial.number}: {trial.reason}" for trial in sweep.trials)
+    verdict = search.verdict()
+    if verdict is None:
+        reasons = "\n".join(f"  trial {trial.number}: {trial.reason}" for trial in search.sweep.trials)
         raise TuningFailed(f"all trials failed; mend params.yaml or the data:\n{reasons}")
-    return winner
+    return verdict
 
 
 def write_outputs(tuned: Tuned, table: list[dict[str, Any]], space: dict[str, Range], out: Path) -> list[Path]:
@@ -218,37 +248,20 @@ def write_outputs(tuned: Tuned, table: list[dict[str, Any]], space: dict[str, Ra
     return files
 
 
-def publish(sweep: Sweep, winner: Trial, sweep_runs: SweepRuns, files: list[Path]) -> None:
-    """Print the ranking, upload the records, and close the sweep in MLflow.
+def publish(sweep: Sweep, verdict: Verdict, sweep_runs: SweepRuns, files: list[Path]) -> None:
+    """Print the ranking and the verdict, upload the records, and close the sweep in MLflow.
 
     Raises:
         TrackerAway: MLflow does not answer.
     """
-    print(ranking(sweep.trials))
+    print(ranking(sweep.trials, verdict.comparisons))
+    print(verdict.reason)
     sweep.upload()
     try:
-        sweep_runs.finish(runs.connect(), sweep.trials, winner, files)
+        sweep_runs.finish(runs.connect(), sweep.trials, verdict, files)
     except Exception as error:
         raise runs.TrackerAway(
             f"the sweep is complete and kept in {sweep.folder}, but MLflow at "
             f"{without_secrets(tracking_uri())} could not be told: {first_line(error)}\n"
             "Start the tracker and run the same command again."
         ) from error
-
-
-def describe(params: Params, manifest: Manifest, name: str) -> runs.RunSpec:
-    """Parameters and tags of the sweep's run."""
-    tune = params.tune
-    shown = {"tune.epochs": tune.epochs, "tune.grace_epochs": tune.grace_epochs, "tune.reduction": tune.reduction}
-    shown |= {f"tune.space.{key}": f"{within.kind} {within.ends}" for key, within in tune.space.items()}
-    shown |= {"data.digest": manifest.digest, "data.classes": ", ".join(manifest.classes)}
-    source = {"mlflow.source.name": "python -m pipelines.tune", "mlflow.source.type": "LOCAL"}
-    title = f"tune {params.model.backbone} {tune.epochs} epochs ({name.removeprefix('tune-')[:6]})"
-    return runs.RunSpec(name, title, shown, {**provenance.tags(), **source})
-
-
-def describe_trial(trial: Trial, params: Params, sweep: str) -> runs.RunSpec:
-    """Parameters and tags of a trial's run."""
-    sections = {"seed", "model", "loss", "detect", "augment", "train"}
-    shown = provenance.flatten(params.model_dump(mode="json", include=sections))
-    return runs.RunSpec(f"{sweep}/{trial.name}", f"trial {trial.number}", shown, {"tune.origin": trial.origin})

@@ -16,7 +16,7 @@ from pipelines.training.messages import Epoch, Log, Send, Step
 from pipelines.training.progress import Progress
 from pipelines.training.workers import Training, is_final, on_this_machine, run_on_ray
 
-Report = Callable[[list[dict[str, float]]], None]
+Report = Callable[[list[dict[str, float]], dict[int, list[float]]], None]
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class FromTrial:
 def run_trial(config: dict[str, Any], trainings: dict[int, Training], send: Send) -> None:
     """What Ray Tune runs: train trial config["trial"] from its newest checkpoint on, reporting each epoch.
 
-    A report is {trial, metrics} after an epoch; epochs from before an interruption are reported again, in case the
-    driver was killed before it learned of them. It is {trial, error, final} where training failed. This is no
+    A report is {trial, metrics, resampled} after an epoch; epochs from before an interruption are reported again, in
+    case the driver was killed before it learned of them. It is {trial, error, final} where training failed. This is no
     exception, because Ray would start the trial again, which helps only where its process is lost.
     """
     import ray.tune
@@ -39,11 +39,12 @@ def run_trial(config: dict[str, Any], trainings: dict[int, Training], send: Send
     number = config["trial"]
     reported = 0
 
-    def report(history: list[dict[str, float]]) -> None:
+    def report(history: list[dict[str, float]], resampled: dict[int, list[float]]) -> None:
         nonlocal reported
         for metrics in history[reported:]:
             reported += 1
-            ray.tune.report({"trial": number, "metrics": metrics})
+            known = resampled.get(metrics["epoch"], [])
+            ray.tune.report({"trial": number, "metrics": metrics, "resampled": known})
 
     def send_on(message: Step | Log) -> None:
         send(FromTrial(number, message))
@@ -77,12 +78,13 @@ def _in_this_process(training: Training, report: Report, send: Send) -> None:
     with FileLock(folder / "writer.lock", timeout=300):
         found = saved.latest()
         restored = found[1] if found else None
-        report(restored["history"] if restored else [])
+        if restored:
+            report(restored["history"], restored["resampled"])
 
         def keep(metrics: dict[str, Any], state: dict[str, Any] | None) -> None:
             if state is not None:
                 saved.save(state, state["trainer"]["steps"])
-                report(state["history"])
+                report(state["history"], state["resampled"])
 
         fit(job, keep, restored, "cuda" if training.placement.use_gpu else "cpu", Progress(send))
 
@@ -93,13 +95,15 @@ def _on_workers(training: Training, report: Report, send: Send) -> None:
 
     def handle(message: Step | Epoch | Log) -> None:
         match message:
-            case Epoch(history=history):
-                report(history)
+            case Epoch(history=history, resampled=resampled):
+                report(history, resampled)
             case _:
                 send(message)
 
     saved = checkpoints(training.folder)
     found = saved.latest()
-    report(found[1]["history"] if found else [])
+    if found:
+        report(found[1]["history"], found[1]["resampled"])
     run_on_ray(training, handle)
-    report(saved.latest()[1]["history"])
+    last = saved.latest()[1]
+    report(last["history"], last["resampled"])

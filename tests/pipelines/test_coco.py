@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipelines.coco import average_precision, compare, ground_truth, summary
+from pipelines.coco import average_precision, compare, ground_truth, resampled_map, summary
 from pipelines.evaluate.inference import decode_rows, detect_rows
 from pipelines.evaluate.metrics import measure
 from pipelines.params import load_params
@@ -40,6 +40,21 @@ def test_a_hundred_and_one_recalls_by_hand():
     found = flatten_found([[box], [far]], [[1], [1]], [[0.9], [0.8]])
     # right, then wrong, one of two found: precision 1 at the recalls 0, 0.01 … 0.5, which are 51 of 101
     assert average_precision(found, truths, 2, ["a"]) == pytest.approx(51 / 101)
+
+
+def test_a_resample_is_measured_as_if_it_were_a_split_of_its_own():
+    found, truths = random_data(0)
+    resampled = resampled_map(found, truths, 15, ["a", "b", "c"], 3)
+    for value, counts in zip(resampled, draw_counts(15, 3, seed=0)):
+        copies = np.repeat(np.arange(15), counts)
+
+        def repeated(columns, copies=copies):
+            rows = [np.flatnonzero(columns.images == image) for image in copies]
+            images = np.repeat(np.arange(15), [len(some) for some in rows])
+            return type(columns)(*(column[np.concatenate(rows)] for column in columns))._replace(images=images)
+
+        expected = average_precision(repeated(found), repeated(truths), 15, ["a", "b", "c"])
+        assert value == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(3))

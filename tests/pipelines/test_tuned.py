@@ -9,6 +9,7 @@ from pipelines.params import ParamsError, Range
 from pipelines.tune.ledger import Trial
 from pipelines.tune.plot import draw_slices
 from pipelines.tune.table import rows, write_rows
+from pipelines.tune.verdict import Comparison
 from pipelines.tuned import Tuned, read_search, read_tuned, write_tuned
 
 SPACE = {"train.lr": Range(log_uniform=(1e-3, 1e-1)), "train.optimizer": Range(choice=["adamw", "sgd"])}
@@ -18,20 +19,24 @@ def trials(count):
     made = []
     for number in range(1, count + 1):
         history = [{"epoch": 1, "val/map": number / 100, "val/map50": number / 50}]
-        made.append(Trial(number, "search", {"train.lr": number / 100}, "finished", "", history))
+        origin = "current parameters" if number == 1 else "search"
+        made.append(Trial(number, origin, {"train.lr": number / 100}, "finished", "", history))
     return [*made, Trial(count + 1, "search", {"train.lr": 0.5}, "failed", "the loss of step 0 is not finite")]
 
 
 def table(count):
     made = trials(count)
-    return rows(made, {t.number: {"train.lr": t.overrides["train.lr"], "train.optimizer": "sgd"} for t in made})
+    values = {t.number: {"train.lr": t.overrides["train.lr"], "train.optimizer": "sgd"} for t in made}
+    return rows(made, values, {2: Comparison(0.01, -0.012345, 0.02)})
 
 
 @pytest.mark.parametrize(
     "tuned",
     [
         Tuned({}),
-        Tuned({"model.anchors.ratios": [[1.0, 2.5]], "train.lr": 1.0e-4, "model.preset": "tiny"}, "tune-1", 3, 0.25),
+        Tuned(
+            {"model.anchors.ratios": [[1.0, 2.5]], "train.lr": 1.0e-4, "model.preset": "tiny"}, "tune-1", 3, 0.25, "why"
+        ),
     ],
 )
 def test_what_is_written_is_read_again(tuned, tmp_path):

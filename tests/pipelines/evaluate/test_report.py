@@ -79,12 +79,12 @@ def test_the_images_show_truth_and_detections_from_the_threshold_on(tmp_path):
 
 def test_the_search_is_shown_where_there_was_one(tmp_path):
     row = {"trial": "1", "origin": "a < b", "map": "0.12345", "train.lr": "0.002", "reason": "none"}
-    tuned = Tuned({"train.lr": 0.002}, "tune-1", 1, 0.12345)
+    tuned = Tuned({"train.lr": 0.002}, "tune-1", 1, 0.12345, "better beyond chance")
     data = prepared_data(tmp_path, ["a"])
     text = page_of(*data, tmp_path, {"tuned": tuned, "trials": [row, row | {"map": ""}], "slices": b"png"})
     (slices,) = Page(text).of("img")
     assert slices["src"] == "data:image/png;base64,cG5n"  # base64 of "png"
-    assert "trial 1 of tune-1: train.lr 0.002" in text
+    assert "trial 1 of tune-1: train.lr 0.002. The verdict: better beyond chance." in text
     assert "<td>0.123</td>" in text
     assert "a &lt; b" in text
     assert "The search before training" not in page_of(*data, tmp_path)

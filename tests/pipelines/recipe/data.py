@@ -11,7 +11,7 @@ AUTO = {
         ("epochs", "batch_size", "lr", "warmup_steps", "ema_decay", "precision", "patience"), "auto"
     ),
     "augment": "auto",
-    "tune": {"trials": "auto", "epochs": "auto", "grace_epochs": "auto"},
+    "tune": {"seeds": "auto", "trials": "auto", "epochs": "auto", "grace_epochs": "auto"},
 }
 
 

@@ -52,7 +52,10 @@ def test_what_follows_from_the_steps(draft):
     assert params.train.warmup_steps == 99  # 793 / 8
     assert params.train.ema_decay == 0.9887  # 1 - 9 / 793
     assert params.train.patience == 30  # 61 / 2
-    assert (params.tune.trials, params.tune.epochs, params.tune.grace_epochs) == (4, 7, 3)  # 61 / 8, and half
+    assert (params.tune.seeds, params.tune.trials) == (2, 3)  # of 87 photographs to validate on
+    assert (params.tune.epochs, params.tune.grace_epochs) == (6, 3)  # 61 / 10, and half
+    more = chosen(draft(), manifest(205, 100, 3)).tune
+    assert (more.seeds, more.trials, more.epochs, more.grace_epochs) == (1, 4, 7, 3)  # 61 / 8, and half
     large = chosen(draft(), manifest(200_000, 4000, 80)).train
     assert (large.warmup_steps, large.ema_decay) == (500, 0.9998)
 

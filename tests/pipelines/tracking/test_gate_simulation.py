@@ -13,7 +13,7 @@ simulated = functools.cache(simulate)
 
 
 def outcome(gain, **rules):
-    return pass_gate(simulated(SPLITS, gain), SPLITS.images, GateParams(**rules))
+    return pass_gate(simulated(SPLITS, (gain, 0)), SPLITS.images, GateParams(**rules))
 
 
 @pytest.mark.parametrize("confidence", [0.8, 0.95])

@@ -103,14 +103,17 @@ TILED = {"model.image_size": [64, 64], "model.tile": {"size": [64, 64], "overlap
 )
 def test_stopped_anywhere_it_ends_as_if_it_had_not_been(tiny_prepared, tmp_path, stop_after, more):
     changes = {**TINY, "train.checkpoint_steps": 1, "augment.photometric": 0.5, "train.epochs": 2, **more}
-    job = Job(load_params(write_params(tmp_path / "p.yaml", changes)), tiny_prepared, tmp_path / "cache")
+    params = load_params(write_params(tmp_path / "p.yaml", changes))
+    job = Job(params, tiny_prepared, tmp_path / "cache", resamples=20)
     calm = run(job)[-1][1]
+    assert len(calm["resampled"][calm["best"]["epoch"]]) == 20
     save(run(job, stop_after=stop_after)[-1][1], tmp_path / "state.pt")
     torch.rand(100)  # the global generator has moved on meanwhile
     resumed = run(job, load(tmp_path / "state.pt"))
     assert len(resumed) == 2 * 3 - stop_after if stop_after < 6 else not resumed
     final = resumed[-1][1] if resumed else load(tmp_path / "state.pt")
     same(final, calm)
+    assert final["resampled"] == calm["resampled"]
 
 
 def with_train(job, **changes):

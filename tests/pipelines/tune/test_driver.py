@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pipelines.params import TuneParams
 from pipelines.tune.driver import Recorder
 from pipelines.tune.ledger import Sweep
+from pipelines.tune.verdict import judge
 
 TUNE = TuneParams(trials=4, epochs=4, grace_epochs=1, reduction=2)
 PLAN = [("search", {"train.lr": 0.1}), ("current parameters", {})]
@@ -22,7 +23,7 @@ LOSSES = {"train/loss": 1.0, "train/class_loss": 0.5, "train/box_loss": 0.5}
 
 def report(number, epoch, score):
     metrics = {"epoch": epoch, "val/map": score, "val/map50": score} | LOSSES | TIMES
-    return {"trial": number, "metrics": metrics}
+    return {"trial": number, "metrics": metrics, "resampled": [score - 0.01, score + epoch / 100]}
 
 
 def recorder(folder, count=3, lines=None):
@@ -90,7 +91,7 @@ def test_what_the_place_did_wrong_leaves_a_trial_open(lost, tmp_path):
 SCORES = st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.5]), min_size=4, max_size=4)
 
 
-@hypothesis_settings(max_examples=40)
+@hypothesis_settings(max_examples=20)
 @given(st.lists(SCORES, min_size=5, max_size=5), st.lists(st.integers(0, 9), min_size=5, max_size=5), st.data())
 def test_whoever_is_faster_and_however_often_the_driver_dies_the_sweep_ends_the_same(table, ends, data):
     """Trials that fail after `ends` epochs, if that is below 4, run in turn; and in any order, with new drivers."""
@@ -109,7 +110,7 @@ def test_whoever_is_faster_and_however_often_the_driver_dies_the_sweep_ends_the_
                 done = dict.fromkeys(range(1, 6), 0)  # trials report all their epochs again
         assert states(wild, 5) == states(calm, 5)
         assert Sweep(wild, PLAN).trials == Sweep(calm, PLAN).trials
-        assert Sweep(wild, PLAN).winner() == Sweep(calm, PLAN).winner()
+        assert judge(Sweep(wild, PLAN).trials, 0.95) == judge(Sweep(calm, PLAN).trials, 0.95)
         assert Sweep(calm, PLAN).open == []
 
 

@@ -90,24 +90,19 @@ def test_checkpoints_of_a_trial_that_ended_are_dropped(tmp_path):
     assert [path.parent.name for path in tmp_path.glob("*/step-*.pt")] == ["trial-002"]
 
 
-@pytest.mark.parametrize(
-    ("scores", "failed", "winner"),
-    [
-        ([0.3, 0.2, 0.1], [], 1),
-        ([0.3, 0.3, 0.3], [], 2),  # the current parameters among equals
-        ([0.3, 0.2, 0.3], [], 1),  # then the first
-        ([0.3, 0.2, 0.1], [1], 2),  # a score before a failure does not count
-        ([0.3, 0.2, 0.1], [1, 2, 3], None),
-        ([None, None, 0.1], [], 3),
-    ],
-)
-def test_the_winner(tmp_path, scores, failed, winner):
+def test_resamples_are_those_of_the_best_epoch(tmp_path):
     sweep = Sweep(tmp_path, PLAN)
-    for number, score in enumerate(scores, 1):
-        if score is not None:
-            sweep.add_epoch(number, epoch(1, score))
-            sweep.add_epoch(number, epoch(2, score / 2))  # the best epoch counts
-        sweep.end(number, "failed" if number in failed else "finished")
-    found = sweep.winner()
-    assert (found.number if found else None) == winner
-    assert sweep.baseline.number == 2
+    for number, (score, resampled) in enumerate([(0.2, [0.1, 0.3]), (0.3, [0.2, 0.4]), (0.3, []), (0.1, [])], 1):
+        sweep.add_epoch(1, epoch(number, score), resampled)
+    assert Sweep(tmp_path, PLAN).trials[0].resampled == [0.2, 0.4]
+    assert sweep.trials[0].best["epoch"] == 2
+
+
+def test_a_round_that_is_added_is_known_as_far_as_it_was_run(tmp_path):
+    sweep = Sweep(tmp_path, PLAN)
+    sweep.extend([("search", {"train.lr": 0.3})])
+    sweep.end(4, "finished")
+    again = Sweep(tmp_path, PLAN)
+    assert len(again.trials) == 3
+    again.extend([("search", {"train.lr": 0.4})])  # another Optuna might propose this: what was run counts
+    assert again.trials == sweep.trials

@@ -4,6 +4,7 @@ from pipelines.tracking import runs
 from pipelines.tracking.runs import RunSpec, Writer
 from pipelines.tune.ledger import Trial
 from pipelines.tune.mlflow_runs import SweepRuns
+from pipelines.tune.verdict import Comparison, Verdict
 from tests.pipelines.tracking.test_runs import history, wait_for
 
 pytestmark = pytest.mark.usefixtures("empty_store")
@@ -49,7 +50,8 @@ def test_interrupted_and_begun_again_it_is_the_same_runs(tmp_path):
     assert {status for status, _, _ in shown(client).values()} == {"RUNNING"}
     done = trials("stopped", "failed", epochs=3)
     (tmp_path / "trials.csv").write_text("trial\n")
-    again.finish(client, done, done[0], [tmp_path / "trials.csv"])
+    verdict = Verdict(done[0], "better beyond chance", {1: Comparison(0.02, 0.01, 0.03)})
+    again.finish(client, done, verdict, [tmp_path / "trials.csv"])
     end = {
         "tune tiny": ("FINISHED", None, []),
         "trial 1": ("FINISHED", "stopped", [1, 2, 3]),
@@ -66,7 +68,10 @@ def test_interrupted_and_begun_again_it_is_the_same_runs(tmp_path):
     assert parent.data.tags["tune.best_run"] == best.info.run_id
     assert [file.path for file in client.list_artifacts(parent.info.run_id)] == ["trials.csv"]
 
-    sweep_runs().finish(client, done, done[0], [])  # the same command again
+    assert best.data.metrics["lead/low"] == 0.01
+    assert parent.data.tags["tune.reason"] == "better beyond chance"
+
+    sweep_runs().finish(client, done, verdict, [])  # the same command again
     assert shown(client) == end
     assert runs.find_run(client, spec_of(done[0])).info.end_time == best.info.end_time
 

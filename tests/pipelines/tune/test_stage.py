@@ -18,6 +18,7 @@ from pipelines.tracking import runs
 from pipelines.tune.ledger import Trial
 from pipelines.tune.stage import TuningFailed, check_splits, sweep_name, tune
 from pipelines.tune.table import ranking
+from pipelines.tune.verdict import RESAMPLES, Comparison, judge
 from pipelines.tuned import read_tuned
 from tests.conftest import TINY, put_empty_store, write_params
 
@@ -39,10 +40,12 @@ def test_a_longer_sweep_is_the_shorter_one_continued_and_other_inputs_make_anoth
         return sweep_name(params, manifest, proposal or {})
 
     assert name() == name(tune=TUNE | {"trials": 9})
+    assert name() == name(tune=TUNE | {"confidence": 0.6})  # the same trials, judged otherwise
     assert name() == name(**{"train.epochs": 77})  # of the training after the search
     others = [name(seed=5), name({"train.lr": 1}), name(**{"loss.beta": 0.5}), name(tune=TUNE | {"epochs": 4})]
+    others.append(name(tune=TUNE | {"searcher": "tpe"}))
     others.append(name(tune=TUNE | {"space": {"train.lr": SPACE["train.lr"]}}))
-    assert len({name(), *others}) == 6
+    assert len({name(), *others}) == 7
 
 
 def test_zero_trials_hand_nothing_over_and_need_no_data(tmp_path):
@@ -69,8 +72,9 @@ def test_the_ranking_begins_with_the_best_and_ends_with_the_failed():
         Trial(2, "search", {"train.lr": 9.0}, "failed", "NaN", [epoch | {"val/map": 0.9}]),
         Trial(3, "search", {"train.lr": 0.1}, "stopped", "", [epoch | {"val/map": 0.3}]),
     ]
-    shown = [line.split()[:2] for line in ranking(trials).splitlines()[1:]]
-    assert shown == [["3", "0.300"], ["1", "0.250"], ["2", "–"]]
+    lines = ranking(trials, {3: Comparison(0.05, -0.01, 0.12)}).splitlines()[1:]
+    assert [line.split()[:2] for line in lines] == [["3", "0.300"], ["1", "0.250"], ["2", "–"]]
+    assert "-0.010 to +0.120" in lines[0]
 
 
 class Sweeping:
@@ -168,12 +172,17 @@ def test_a_calm_sweep_hands_its_best_trial_over(calm, monkeypatch):
     assert all("is not finite" in trial.reason for trial in failed)
     assert all(trial.overrides["train.lr"] == 1.0e30 for trial in failed)
     tuned = read_tuned(calm.out / "tuned.yaml")
-    assert tuned.score == max(trial.score for trial in trials.values() if trial.score is not None)
+    verdict = judge(list(trials.values()), 0.95)
+    assert (tuned.trial, tuned.reason) == (verdict.winner.number, verdict.reason)
+    assert tuned.score == trials[tuned.trial].score
     assert tuned.overrides == trials[tuned.trial].overrides
+    assert verdict.reason in calm.output
+    assert {len(trial.resampled) for trial in trials.values()} == {0, RESAMPLES}  # 0 of the failed
     with open(calm.out / "trials.csv", newline="") as file:
         table = list(csv.DictReader(file))
     assert [int(row["trial"]) for row in table] == list(trials)
     assert [row["state"] for row in table] == [trial.state for trial in trials.values()]
+    assert {row["trial"] for row in table if row["low"]} == {str(number) for number in verdict.comparisons}
     assert calm.checkpoints(1) == []  # nobody goes on from them
     calm.check_mlflow(monkeypatch)
 
@@ -219,16 +228,17 @@ def test_trials_one_by_one_lead_to_the_same_files_as_two_at_a_time(calm, tmp_pat
 @pytest.mark.slow
 def test_what_the_place_did_wrong_ends_no_trial(calm, tmp_path, tiny_prepared):
     """A file is where decoded images are due: nothing is handed over, until it is gone and the command is run again."""
-    sweep = Sweeping(tmp_path / "full", tiny_prepared, SWEEP)
+    sweep = Sweeping(tmp_path / "full", tiny_prepared, SWEEP | {"tune": TUNE | {"trials": 2}})
     (sweep.home / "cache").write_text("")
     assert sweep.start().process.wait(500) == 1
-    assert "4 of 4 trials could not be brought to an end" in sweep.output
+    assert "2 of 2 trials could not be brought to an end" in sweep.output
     assert "the same command goes on" in sweep.output
     assert {trial.state for trial in sweep.trials().values()} == {"running"}
     assert not list(sweep.out.iterdir())
     (sweep.home / "cache").unlink()
     sweep.start().end()
-    assert sweep.outputs() == calm.outputs()
+    assert sweep.result() == {number: result for number, result in calm.result().items() if number <= 2}
+    assert sweep.outputs().keys() == calm.outputs().keys()
 
 
 @pytest.mark.slow

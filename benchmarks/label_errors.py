@@ -15,24 +15,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from pipelines.anchors.__main__ import parse_settings
+from pipelines.evaluate.inference import decode_rows, detect_rows
 from pipelines.params import load_draft
 from pipelines.prepare.records import Record
 from pipelines.prepare.shard_writer import write_split
 from pipelines.recipe.resolve import resolve_for
-from pipelines.store.shards import MANIFEST, VERSION, Manifest, digest, read_manifest, read_records
+from pipelines.relabel.suspects import SUSPECTS, Suspect, box_of, find_suspects, write_suspects
+from pipelines.relabel.suspicion import SAME_PLACE
+from pipelines.store.shards import MANIFEST, VERSION, Manifest, digest, read_boxes, read_manifest, read_records
 from pipelines.training.initial_weights import initial_weights
 from pipelines.training.loop import Job, fit
-from ssd.checkpoint import load, save
+from ssd.checkpoint import load, read_config, save
 from ssd.memory import keep_memory
+from ssd.prediction import Detector
 
 KINDS = ("removed", "added", "moved", "renamed")
 FREE = 0.2  # IoU with any other box that an added one may have, at most
 TRIES = 50  # places for an added box
 SHARD_BYTES = 16 << 20
 PLANTED = "planted.json"
+BATCH = 16  # images that are detected in at once
 
 
 def iou(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
@@ -96,7 +102,7 @@ class Spoiler:
         step = self.rng.uniform(0.25, 0.5, 2) * sides * self.rng.choice([-1, 1], 2)
         inwards = np.where(box[:2] + step < 0, 1, np.where(box[2:] + step > limits, -1, np.sign(step)))
         step = np.abs(step) * inwards
-        moved = np.concatenate([(box[:2] + step).clip(0), np.minimum(box[2:] + step, limits)])
+        moved = np.round(np.concatenate([(box[:2] + step).clip(0), np.minimum(box[2:] + step, limits)]))
         row["boxes"][i] = moved.tolist()
         return {"box": moved.tolist(), "label": row["labels"][i]}
 
@@ -168,6 +174,64 @@ def train(prepared: Path, out: Path, overrides: dict[str, Any], seed: int, devic
     return load(out)
 
 
+def suspects_of(state: dict[str, Any], prepared: Path, device: str) -> list[Suspect]:
+    """What `python -m pipelines.relabel suspects` lists, in this process."""
+    manifest, detector = read_manifest(prepared), Detector(state, device)
+    truths: dict[str, list[dict]] = {}
+    found: dict[str, list[dict]] = {}
+    for split in manifest.splits:
+        truths[split] = read_boxes(prepared, manifest, split)
+        found[split] = []
+        for batch in read_records(prepared, manifest, split, ["image_id", "height", "width", "image"]):
+            for start in range(0, len(batch), BATCH):
+                rows = pa.Table.from_batches([batch.slice(start, BATCH)])
+                found[split] += detect_rows(detector, decode_rows(rows, read_config(state).image_size)).to_pylist()
+    return find_suspects(truths, found, manifest.classes, trained=True)
+
+
+def shows(one: Suspect, error: dict[str, Any]) -> bool:
+    """Whether one who looks at a suspect sees a planted error: its box, or a suggestion where an object was."""
+    if one.image_id != error["image_id"] or one.split != error["split"]:
+        return False
+    given, suggested = (np.array(box_of(text)) for text in (one.given_box, one.suggested_box))
+    before, after = error["before"], error["after"]
+    if after and given.size and np.abs(given - after["box"]).max() < 0.1:
+        return True
+    if error["kind"] not in ("removed", "moved") or not suggested.size:
+        return False
+    return iou(suggested, np.array([before["box"]])).max() >= SAME_PLACE
+
+
+def ranks(suspects: Sequence[Suspect], planted: Sequence[dict[str, Any]]) -> list[int | None]:
+    """The place in the list, counted from 0, of the first suspect that shows each error; None where none does."""
+    by_image: dict[str, list[int]] = {}
+    for place, one in enumerate(suspects):
+        by_image.setdefault(one.image_id, []).append(place)
+    return [
+        next((place for place in by_image.get(error["image_id"], ()) if shows(suspects[place], error)), None)
+        for error in planted
+    ]
+
+
+def table(suspects: Sequence[Suspect], planted: Sequence[dict[str, Any]], share: float) -> Iterator[str]:
+    """Rows of Markdown: of each kind and split, how many errors are among the first of the list."""
+    places, many = ranks(suspects, planted), len(planted)
+    splits = list(dict.fromkeys(error["split"] for error in planted))
+    yield f"| planted | {' | '.join(splits)} | all | in the first {2 * share:.0%} | listed at all |"
+    yield "|---|" + "---|" * (len(splits) + 3)
+    for kind in (*KINDS, "all"):
+        mine = [(error, place) for error, place in zip(planted, places) if kind in (error["kind"], "all")]
+
+        def count(split: str, most: int, mine: list = mine) -> str:
+            some = [place for error, place in mine if split in (error["split"], "all")]
+            return f"{sum(place is not None and place < most for place in some)} of {len(some)}"
+
+        cells = [*(count(split, many) for split in (*splits, "all")), count("all", 2 * many), count("all", 1 << 60)]
+        yield f"| {kind} | {' | '.join(cells)} |"
+    right = sum(any(shows(one, error) for error in planted) for one in suspects[:many])
+    yield f"\nOf the first {many} suspects {right} show a planted error."
+
+
 def main() -> None:
     """Plant, train unless there is a model, rank, and count."""
     parser = argparse.ArgumentParser(
@@ -186,9 +250,13 @@ def main() -> None:
     spoilt = args.out / "prepared"
     if not (spoilt / MANIFEST).exists():
         plant(args.data, spoilt, args.share, args.seed)
+    planted = json.loads((spoilt / PLANTED).read_text(encoding="utf-8"))
     model = args.model or args.out / "model.pt"
     state = load(model) if model.exists() else train(spoilt, model, parse_settings(args.set), args.seed, args.device)
-    print(len(state["weights"]))
+    suspects = suspects_of(state, spoilt, args.device)
+    write_suspects(args.out / SUSPECTS, suspects)
+    for line in table(suspects, planted, args.share):
+        print(line)
 
 
 if __name__ == "__main__":

@@ -74,9 +74,7 @@ def _checked(edit: Edit, file: str, photograph: Photograph, note: Exported) -> E
     box = edit.box.clip(0, sides)
     if not (box[:2] + 0.01 < box[2:]).all():
         shown = ", ".join(f"{side:g}" for side in edit.box)
-        raise RelabelError(
-            f"{file}: the box [{shown}] of a {edit.name or 'moved object'} is empty, or not in the image"
-        )
+        raise RelabelError(f"{file}: the box [{shown}] is empty, or lies outside the image")
     return edit._replace(box=box)
 
 

@@ -174,12 +174,12 @@ def train(prepared: Path, out: Path, overrides: dict[str, Any], seed: int, devic
     return load(out)
 
 
-def suspects_of(state: dict[str, Any], prepared: Path, device: str) -> list[Suspect]:
+def suspects_of(state: dict[str, Any], prepared: Path, splits: Sequence[str], device: str) -> list[Suspect]:
     """What `python -m pipelines.relabel suspects` lists, in this process."""
     manifest, detector = read_manifest(prepared), Detector(state, device)
     truths: dict[str, list[dict]] = {}
     found: dict[str, list[dict]] = {}
-    for split in manifest.splits:
+    for split in splits:
         truths[split] = read_boxes(prepared, manifest, split)
         found[split] = []
         for batch in read_records(prepared, manifest, split, ["image_id", "height", "width", "image"]):
@@ -243,6 +243,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="weights that were trained on the spoilt data (default: train)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of params.yaml; repeatable")
     parser.add_argument("--share", type=float, default=0.05, help="of the boxes that is spoilt (default: %(default)s)")
+    parser.add_argument("--splits", nargs="+", help="that are looked through (default: all)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/label_errors"), help="default: %(default)s")
@@ -253,7 +254,9 @@ def main() -> None:
     planted = json.loads((spoilt / PLANTED).read_text(encoding="utf-8"))
     model = args.model or args.out / "model.pt"
     state = load(model) if model.exists() else train(spoilt, model, parse_settings(args.set), args.seed, args.device)
-    suspects = suspects_of(state, spoilt, args.device)
+    splits = args.splits or list(read_manifest(spoilt).splits)
+    planted = [error for error in planted if error["split"] in splits]
+    suspects = suspects_of(state, spoilt, splits, args.device)
     write_suspects(args.out / SUSPECTS, suspects)
     for line in table(suspects, planted, args.share):
         print(line)

@@ -43,7 +43,7 @@ def test_from_the_model_to_suspects(tiny_prepared, tiny_params, tmp_path, monkey
 def test_a_model_that_is_not_there_is_named(tiny_prepared, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_params(tmp_path / "params.yaml", TINY)
-    with pytest.raises(SystemExit, match="artifacts/train/model.pt: no such file; run `dvc repro`"):
+    with pytest.raises(SystemExit, match=r"artifacts/train/model.pt: no such file; run `dvc repro`"):
         main(["suspects", "--prepared", str(tiny_prepared)])
 
 

@@ -25,7 +25,7 @@ from pipelines.prepare.records import Record
 from pipelines.prepare.shard_writer import write_split
 from pipelines.recipe.resolve import resolve_for
 from pipelines.relabel.suspects import SUSPECTS, Suspect, box_of, find_suspects, write_suspects
-from pipelines.relabel.suspicion import SAME_PLACE
+from pipelines.relabel.suspicion import MISPLACED, OVERLOOKED, SAME_PLACE, SPURIOUS, SWAPPED
 from pipelines.store.shards import MANIFEST, VERSION, Manifest, digest, read_boxes, read_manifest, read_records
 from pipelines.training.initial_weights import initial_weights
 from pipelines.training.loop import Job, fit
@@ -33,7 +33,7 @@ from ssd.checkpoint import load, read_config, save
 from ssd.memory import keep_memory
 from ssd.prediction import Detector
 
-KINDS = ("removed", "added", "moved", "renamed")
+KINDS = {"removed": OVERLOOKED, "added": SPURIOUS, "moved": MISPLACED, "renamed": SWAPPED}  # and as what it is found
 FREE = 0.2  # IoU with any other box that an added one may have, at most
 TRIES = 50  # places for an added box
 SHARD_BYTES = 16 << 20
@@ -217,8 +217,9 @@ def table(suspects: Sequence[Suspect], planted: Sequence[dict[str, Any]], share:
     """Rows of Markdown: of each kind and split, how many errors are among the first of the list."""
     places, many = ranks(suspects, planted), len(planted)
     splits = list(dict.fromkeys(error["split"] for error in planted))
-    yield f"| planted | {' | '.join(splits)} | all | in the first {2 * share:.0%} | listed at all |"
+    yield f"| planted | {' | '.join(splits)} | all | in the first {2 * share:.0%} | first of its kind |"
     yield "|---|" + "---|" * (len(splits) + 3)
+    of_kind = 0
     for kind in (*KINDS, "all"):
         mine = [(error, place) for error, place in zip(planted, places) if kind in (error["kind"], "all")]
 
@@ -226,8 +227,14 @@ def table(suspects: Sequence[Suspect], planted: Sequence[dict[str, Any]], share:
             some = [place for error, place in mine if split in (error["split"], "all")]
             return f"{sum(place is not None and place < most for place in some)} of {len(some)}"
 
-        cells = [*(count(split, many) for split in (*splits, "all")), count("all", 2 * many), count("all", 1 << 60)]
-        yield f"| {kind} | {' | '.join(cells)} |"
+        if kind in KINDS:  # as many places of the list of this kind alone as errors of it
+            alone = [one for one in suspects if one.kind == KINDS[kind]][: len(mine)]
+            found = sum(place is not None for place in ranks(alone, [error for error, _ in mine]))
+            of_kind += found
+        else:
+            found = of_kind
+        cells = [*(count(split, many) for split in (*splits, "all")), count("all", 2 * many)]
+        yield f"| {kind} | {' | '.join(cells)} | {found} of {len(mine)} |"
     right = sum(any(shows(one, error) for error in planted) for one in suspects[:many])
     yield f"\nOf the first {many} suspects {right} show a planted error."
 

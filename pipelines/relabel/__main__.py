@@ -10,6 +10,7 @@ from pipelines.command import command
 from pipelines.params import PARAMS_FILE, load_stated
 from pipelines.relabel.page import SHOWN
 from pipelines.relabel.suspects import SUSPECTS
+from pipelines.relabel.suspicion import KINDS
 from pipelines.store.shards import PREPARED
 from pipelines.tuned import TUNED, read_tuned
 
@@ -36,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
         "model", nargs="?", default=MODEL, help="weights or models:/NAME/VERSION (default: %(default)s)"
     )
     suspects.add_argument("--splits", nargs="+", default=[], help="default: all")
+    suspects.add_argument("--kinds", nargs="+", choices=tuple(KINDS), default=tuple(KINDS), help="default: all")
     suspects.add_argument("--shown", type=int, default=SHOWN, help="pictures on the page (default: %(default)s)")
     suspects.add_argument("--out", type=Path, default=OUT, help="folder to write (default: %(default)s)")
     export = tasks.add_parser("export", help="write photographs and labels of suspects as a small VOC or COCO set")
@@ -67,7 +69,7 @@ def main(words: Sequence[str] | None = None) -> None:
         tuned = read_tuned(args.tuned).overrides
         detect = {name: value for name, value in tuned.items() if name.startswith("detect.")}
         params = load_stated(args.params, detect)
-        print(search(args.model, args.prepared, args.splits, params, args.out, args.shown))
+        print(search(args.model, args.prepared, args.splits, args.kinds, params, args.out, args.shown))
     elif args.task == "export":
         from pipelines.relabel.export import export
 

@@ -50,8 +50,12 @@ def patch(content: bytes, parts: Mapping[Id, Part], categories: Mapping[str, Id]
     changes: list[tuple[int, int, bytes]] = []
     gone: set[_Place] = set()
     new: list[dict[str, Any]] = []
+    of_image: dict[Id, list[_Place]] = {image_id: [] for image_id in parts}
+    for place in places:
+        if place.image_id in of_image:
+            of_image[place.image_id].append(place)
     for image_id, part in parts.items():
-        mine = [place for place in places if place.image_id == image_id]
+        mine = of_image[image_id]
         for edit in part.edits:
             if edit.index is None:
                 highest += 1

@@ -25,12 +25,14 @@ MODEL_JSON = "model.json"  # what the stage `train` writes beside its weights
 DATA = "data.digest"  # tag of a version: the prepared data that it was trained on
 
 
-def search(model: str, prepared: Path, splits: Sequence[str], params: Stated, out: Path, shown: int) -> str:
+def search(
+    model: str, prepared: Path, splits: Sequence[str], kinds: Sequence[str], params: Stated, out: Path, shown: int
+) -> str:
     """Write suspects.csv and suspects.html to `out`; the closing line is returned.
 
     Args:
         model: a weights file or an address `models:/…`.
-        splits: names; none: all.
+        splits: names; none: all. kinds: that are listed.
         shown: pictures on the page, at most.
 
     Raises:
@@ -43,7 +45,8 @@ def search(model: str, prepared: Path, splits: Sequence[str], params: Stated, ou
     state, data = read_model(model)
     upload(prepared, manifest)
     prepared = local_copy(prepared, manifest.digest, home(), names)
-    suspects = look_through(state, data == manifest.digest, prepared, manifest, names, params)
+    found = look_through(state, data == manifest.digest, prepared, manifest, names, params)
+    suspects = [one for one in found if one.kind in kinds]
     from pipelines.relabel.page import render
 
     page = render(suspects, manifest, prepared, model, shown)

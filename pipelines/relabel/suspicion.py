@@ -1,9 +1,9 @@
 """What of an image's labels a detector contradicts: one suspicion from 0 to 1 for each box.
 
 The four kinds are those of ObjectLab (Tkachenko, Thyagarajan and Mueller 2023, "ObjectLab: Automated Diagnosis of
-Mislabeled Images in Object Detection Data", Sec. 3), which calls them overlooked, swapped and badly located, and
-`spurious`, which it leaves out. As there, a detector's score stands for how sure it is, and similarity of boxes for how
-far it agrees; our formulas are simpler: products of score and IoU.
+Mislabeled Images in Object Detection Data", Sec. 3), which calls them overlooked, swapped and badly located (our
+`misplaced`), and `spurious`, which it leaves out. As there, a detector's score stands for how sure it is, and the
+similarity of boxes for how far it agrees; our formulas are simpler: products of score and IoU.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torchvision.ops import box_iou
 
-OVERLOOKED, SPURIOUS, SWAPPED, BADLY_LOCATED = "overlooked", "spurious", "swapped", "badly located"
+OVERLOOKED, SPURIOUS, SWAPPED, MISPLACED = "overlooked", "spurious", "swapped", "misplaced"
 KINDS = {
     OVERLOOKED: "the model finds an object, and nothing is labelled there",
     SPURIOUS: "a box is labelled, and the model finds nothing there",
     SWAPPED: "the model finds another class in the same place",
-    BADLY_LOCATED: "the model finds the object in another place",
+    MISPLACED: "the model finds the object in another place",
 }
 SAME_PLACE = 0.5  # IoU of a detection that finds an object, as in VOC
 APART = 0.1  # IoU below which two boxes have nothing to do with each other: TIDE's background (Bolya et al. 2020)
@@ -70,8 +70,8 @@ def suspect(truth: dict[str, Any], found: dict[str, Any], usual: Sequence[float]
     Labelled boxes and detections are paired one to one, so that the sum of score × IoU is largest. Then:
 
     - overlooked, of a detection without a partner: score × (1 - largest IoU with any labelled box)
-    - badly located, of a pair of one class: score × (1 - IoU)
-    - swapped, of a pair of two classes: score × IoU × (1 - `support` of the labelled class)
+    - misplaced, of a pair of one class: score × (1 - IoU) / SAME_PLACE, the score at most
+    - swapped, of a pair of two classes: score × IoU / SAME_PLACE, the score at most, × (1 - `support` of the label)
     - spurious: the class's usual support × (1 - what detections of any class confirm)
 
     A labelled box gets the largest of those that apply to it. Crowds are never suspected and explain detections that
@@ -95,9 +95,10 @@ def suspect(truth: dict[str, Any], found: dict[str, Any], usual: Sequence[float]
         options = [Suspicion(SPURIOUS, float(spurious), g, None)]
         if (d := partners.get(g)) is not None:
             if labels[g] == found["labels"][d]:
-                options.append(Suspicion(BADLY_LOCATED, float(scores[d] * (1 - iou[g, d])), g, d))
+                score = scores[d] * min((1 - iou[g, d]) / SAME_PLACE, 1)
+                options.append(Suspicion(MISPLACED, float(score), g, d))
             else:
-                score = scores[d] * iou[g, d] * (1 - confirmed[g])
+                score = scores[d] * min(iou[g, d] / SAME_PLACE, 1) * (1 - confirmed[g])
                 options.append(Suspicion(SWAPPED, float(score), g, d))
         suspicions.append(max(options, key=lambda option: option.score))
     free = set(range(len(scores))) - set(partners.values()) - _in_crowds(truth, found, crowd)

@@ -36,7 +36,8 @@ def test_each_kind_of_error_is_planted_and_written_down(tiny_prepared, tmp_path)
 
 
 def suspect(given="", suggested="", image_id="a"):
-    return Suspect(image_id, "test", "?", "", "", given, suggested, 0.5, "", UNSEEN)
+    kind = "overlooked" if suggested else "misplaced"
+    return Suspect(image_id, "test", kind, "", "", given, suggested, 0.5, "", UNSEEN)
 
 
 def test_the_first_suspect_that_shows_an_error_counts():
@@ -49,5 +50,5 @@ def test_the_first_suspect_that_shows_an_error_counts():
     assert ranks([other, box, where_it_was], [moved, removed, renamed]) == [1, 2, None]
     assert not shows(suspect("4 0 14 10", image_id="b"), moved)
     rows = list(table([other, box, where_it_was], [moved, removed, renamed], 0.05))
-    assert rows[-2] == "| all | 2 of 3 | 2 of 3 | 2 of 3 | 2 of 3 |"
+    assert rows[-2] == "| all | 2 of 3 | 2 of 3 | 2 of 3 | 1 of 3 |"
     assert rows[-1].strip() == "Of the first 3 suspects 2 show a planted error."

@@ -12,7 +12,7 @@ from pipelines.relabel.suspects import (
     usual_support,
     write_suspects,
 )
-from pipelines.relabel.suspicion import BADLY_LOCATED, OVERLOOKED, SPURIOUS, SWAPPED, suspect
+from pipelines.relabel.suspicion import MISPLACED, OVERLOOKED, SPURIOUS, SWAPPED, suspect
 
 A, B = [10, 10, 30, 50], [60, 0, 100, 20]  # 20 × 40 and 40 × 20 pixels, far apart
 
@@ -29,7 +29,7 @@ def found(*detections):
 
 
 def test_a_label_that_the_model_confirms_is_hardly_suspicious():
-    (one,) = suspect(truth((A, 1)), found((A, 1, 0.9)), [0.8])
+    (one,) = suspect(truth((A, 1)), found((A, 1, 0.9)), [0.8])  # as a misplaced one not at all
     assert (one.kind, one.given, one.score) == (SPURIOUS, 0, pytest.approx(0.8 * 0.1))
 
 
@@ -64,11 +64,13 @@ def test_another_class_in_the_same_place_is_swapped():
     assert [other.score for other in others] == [0]  # which has a label in its place
 
 
-def test_a_box_beside_what_is_found_is_badly_located():
+def test_a_box_beside_what_is_found_is_misplaced():
     beside = [10, 30, 30, 70]  # IoU 1/3
     (one,) = suspect(truth((A, 1)), found((beside, 1, 0.9)), [0.8])
-    assert (one.kind, one.given, one.suggested) == (BADLY_LOCATED, 0, 0)
-    assert one.score == pytest.approx(0.9 * 2 / 3)
+    assert one == (MISPLACED, 0.9, 0, 0)
+    near = [10, 10, 30, 40]  # IoU 30·20 / 40·20 = 0.75, half way from the same box to 0.5
+    (one,) = suspect(truth((A, 1)), found((near, 1, 0.9)), [0.0])
+    assert (one.kind, one.score) == (MISPLACED, pytest.approx(0.9 * 0.5))
 
 
 def test_crowds_are_not_suspected_and_explain_what_lies_in_them():

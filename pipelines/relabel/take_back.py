@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import yaml
 
+from pipelines.layouts.listing import Annotation
 from pipelines.params import PrepareParams
 from pipelines.prepare.stage import list_photos
 from pipelines.relabel.corrected import read_corrected
-from pipelines.relabel.corrections import Edit, compare, describe
+from pipelines.relabel.corrections import UNMOVED, Edit, compare, describe
 from pipelines.relabel.data_files import Change, patched, write_whole
 from pipelines.relabel.exported import Exported, Photograph, digest_of, labels_of, read_note, write_note
 from pipelines.relabel.suspects import RelabelError
@@ -36,7 +38,8 @@ def take_back(folder: Path, exported: Path, data: Path, params: PrepareParams, d
     for file, after in corrected.items():
         photograph = note.photographs[file]
         before = labels_of(data, listing, photograph.image_id, photograph.height, photograph.width)
-        edits = [_checked(edit, file, photograph, note) for edit in compare(before, after, with_difficult)]
+        edits = [_checked(edit, file, photograph, note, before) for edit in compare(before, after, with_difficult)]
+        edits = [edit for edit in edits if edit.words()]
         if edits and digest_of(before) != photograph.labels:
             raise RelabelError(
                 f"{file}: its labels in {data} are not those that were exported; nothing was changed. Export it anew"
@@ -60,8 +63,8 @@ def take_back(folder: Path, exported: Path, data: Path, params: PrepareParams, d
     return done if dry_run else f"{done}\n{next_step(data)}"
 
 
-def _checked(edit: Edit, file: str, photograph: Photograph, note: Exported) -> Edit:
-    """The edit with its box inside the photograph.
+def _checked(edit: Edit, file: str, photograph: Photograph, note: Exported, before: Annotation) -> Edit:
+    """The edit with its box inside the photograph, and without it where nothing moved there.
 
     Raises:
         RelabelError: the box is empty there, or its class is not one of the data's.
@@ -75,6 +78,8 @@ def _checked(edit: Edit, file: str, photograph: Photograph, note: Exported) -> E
     if not (box[:2] + 0.01 < box[2:]).all():
         shown = ", ".join(f"{side:g}" for side in edit.box)
         raise RelabelError(f"{file}: the box [{shown}] is empty, or lies outside the image")
+    if edit.index is not None and (np.abs(before.boxes[edit.index].clip(0, sides) - box) < UNMOVED).all():
+        return edit._replace(box=None)
     return edit._replace(box=box)
 
 

@@ -232,6 +232,15 @@ def test_a_moved_box_of_coco_loses_its_mask_and_crowds_stay(tmp_path):
     assert marks[0]["area"] == 48
 
 
+def test_a_box_that_was_drawn_beyond_the_edge_ends_there(tmp_path):
+    project = Project(tmp_path, "voc")
+    project.export()
+    edit_xml(project.out / "Annotations/a.xml", lambda text: text.replace("<xmax>25<", "<xmax>39<"))
+    assert "boxes 1 moved" in project.take_back()
+    assert project.labels("a")[1] == ("dog", 15, 10, 30, 18)
+    assert "nothing to change" in project.take_back()
+
+
 def test_labels_that_changed_meanwhile_are_not_overwritten(tmp_path):
     project = Project(tmp_path, "voc")
     project.export()

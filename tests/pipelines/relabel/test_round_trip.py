@@ -241,6 +241,19 @@ def test_a_box_that_was_drawn_beyond_the_edge_ends_there(tmp_path):
     assert "nothing to change" in project.take_back()
 
 
+def test_a_link_becomes_a_file_and_what_it_led_to_stays(tmp_path):
+    project = Project(tmp_path, "voc")
+    file, cached = project.data / "Annotations/a.xml", tmp_path / "cache"
+    file.rename(cached)
+    cached.chmod(0o444)  # as DVC has it
+    file.symlink_to(cached)
+    project.export()
+    edit_xml(project.out / "Annotations/a.xml", lambda text: text.replace("<name>dog", "<name>cat"))
+    assert "1 renamed" in project.take_back()
+    assert not file.is_symlink()
+    assert cached.read_text() == XML
+
+
 def test_labels_that_changed_meanwhile_are_not_overwritten(tmp_path):
     project = Project(tmp_path, "voc")
     project.export()

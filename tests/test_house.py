@@ -11,9 +11,9 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("generate", "prepare", "tune", "train", "evaluate")
-TOOLS = ("fetch", "anchors", "doctor", "predict", "promote", "seeds", "ui", "verify")
+TOOLS = ("fetch", "anchors", "doctor", "predict", "promote", "ui")
 # They measure as the stage `evaluate` does, or train as `train` does.
-ABOVE = {"compare", "seeds", "verify"}
+ABOVE = {"compare", "relabel", "seeds", "verify"}
 # From the ground up: a room imports rooms below its own floor only, and itself.
 FLOORS = (
     {"errors", "strict_yaml"},
@@ -22,7 +22,7 @@ FLOORS = (
     {"card", "cluster", "layouts", "recipe"},
     {"command", "training"},
     {"preflight"},
-    {*STAGES, *TOOLS} - ABOVE,
+    {*STAGES, *TOOLS},
     ABOVE,
 )
 # A search begins with the anchors that the tool would propose, and the doctor looks at those there are.

@@ -62,7 +62,7 @@ def image_chart(truths: dict[str, Truth]) -> str:
 
 
 def reach_chart(truths: dict[str, Truth]) -> str:
-    """Share of the boxes that no anchor reaches, by size, a line for each input."""
+    """Share of the boxes that no anchor reaches, by size, a line for each input; nothing where there are no boxes."""
     figure, axes = canvas("root of the box's share of the photograph", "share of the boxes that no anchor reaches")
     found = np.concatenate([np.sqrt(truth.unit_sides().prod(1)) for truth in truths.values()])
     if len(found):
@@ -70,7 +70,7 @@ def reach_chart(truths: dict[str, Truth]) -> str:
         counts = np.histogram(found, edges)[0]
         for number, side in enumerate(INPUTS):
             lost = np.concatenate([out_of_reach(truth, side) for truth in truths.values()])
-            shares = np.histogram(found[lost], edges)[0] / np.maximum(counts, 1)
+            shares = np.where(counts, np.histogram(found[lost], edges)[0] / np.maximum(counts, 1), np.nan)
             label = f"{side}×{side}: {lost.mean():.1%} of all"
             axes.stairs(shares, edges, color=colour(number), linewidth=2, label=label, baseline=None)
         axes.set(xlim=(edges[0], edges[-1]), ylim=(0, 1.03))

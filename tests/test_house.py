@@ -25,8 +25,8 @@ FLOORS = (
     {*STAGES, *TOOLS},
     ABOVE,
 )
-# A search begins with the anchors that the tool would propose, and the doctor looks at those there are.
-EXCEPTIONS = {("pipelines/tune", "pipelines.anchors.coverage"), ("pipelines/doctor", "pipelines.anchors.coverage")}
+# A search begins with the anchors that the tool would propose.
+EXCEPTIONS = {("pipelines/tune", "pipelines.anchors.coverage")}
 # What only carries a result, or refuses to make one: DVC and the names of runs look no further than these.
 CARRIERS = (
     "pipelines/cluster/",

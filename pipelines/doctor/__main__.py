@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipelines.cluster.jobs import requested as submitted
 from pipelines.command import command
-from pipelines.doctor import anchors, cluster, gpu, jobs, report, repository, storage, tracking
+from pipelines.doctor import cluster, gpu, jobs, report, repository, storage, tracking
 from pipelines.params import PARAMS_FILE, Draft, Params, load_draft
 from pipelines.preflight import estimates, machine, packages, parameters
 from pipelines.preflight.findings import Finding, error, guarded, ok, speak_if_wrong
@@ -114,8 +114,6 @@ def thorough(root: Path, params: Params | None, manifest: Manifest | None) -> li
         "GPU": of_gpu,
         "Ray": jobs.check if submitted() else cluster.check,
     }
-    if params is not None and manifest is not None:
-        checks = {"anchors": lambda: anchors.check(params, manifest, PREPARED), **checks}
     return side_by_side(checks)
 
 

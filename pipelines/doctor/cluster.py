@@ -172,7 +172,8 @@ def together(told: list[tuple[dict, probes.Facts]]) -> Finding:
     """An all-reduce over all nodes, as training does at every step."""
     import ray
 
-    backend = "nccl" if all(facts.gpus for _, facts in told) else "gloo"
+    on_gpus = settings().use_gpu is not False and all(facts.gpus for _, facts in told)
+    backend = "nccl" if on_gpus else "gloo"
     address = f"{told[0][0]['NodeManagerAddress']}:{told[0][1].port}"
     world = len(told)
     started = time.monotonic()

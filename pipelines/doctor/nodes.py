@@ -22,7 +22,7 @@ def here() -> probes.Facts:
     return probes.Facts(
         python=".".join(map(str, sys.version_info[:3])),
         packages={name: probes.version(name) for name in probes.PACKAGES},
-        gpus=0, shared_memory=0, disk=0, sees_home=True, trouble={}, time=time.time(), port=0,
+        gpus=0, gpu_problem="", shared_memory=0, disk=0, sees_home=True, trouble={}, time=time.time(), port=0,
     )  # fmt: skip
 
 
@@ -65,8 +65,11 @@ def of_a_node(name: str, facts: probes.Facts, ours: probes.Facts, gpus: int) -> 
     if other:
         said = ", ".join(f"{key} {value} (here {ours.packages.get(key, ours.python)})" for key, value in other.items())
         yield name, error("nodes", f"other versions: {said}", "give all nodes the image of requirements.lock")
-    if facts.gpus < gpus:
-        said = f"Ray counts {gpus} GPUs, PyTorch sees {facts.gpus}"
+    if gpus and not facts.gpus:
+        said = f"Ray counts {gpus} GPU{'s' if gpus > 1 else ''} and gave one to a task, PyTorch sees none in it"
+        yield name, error("nodes", said, "see nvidia-smi there, and that PyTorch's CUDA fits the driver")
+    if facts.gpu_problem:
+        said = f"PyTorch cannot compute on the GPU: {facts.gpu_problem}"
         yield name, error("nodes", said, "see nvidia-smi there, and that PyTorch's CUDA fits the driver")
     if object_store() is None and not facts.sees_home:
         said = f"does not see SSD_HOME={home()}, and STORAGE_URI is not set"

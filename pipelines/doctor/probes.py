@@ -19,7 +19,8 @@ class Facts(NamedTuple):
 
     Attributes:
         python, packages: versions.
-        gpus: that PyTorch sees.
+        gpus: that PyTorch sees; Ray shows the task one of the node's, if it has any.
+        gpu_problem: why that one cannot compute; "" if it can, or there is none.
         shared_memory: bytes of /dev/shm that are free.
         disk: bytes that are free in SSD_HOME, or where it would be made.
         sees_home: whether a file in the driver's SSD_HOME is there under the same path.
@@ -31,6 +32,7 @@ class Facts(NamedTuple):
     python: str
     packages: dict[str, str]
     gpus: int
+    gpu_problem: str
     shared_memory: int
     disk: int
     sees_home: bool
@@ -51,6 +53,7 @@ def facts(marker: str) -> Facts:
         python=platform.python_version(),
         packages={name: version(name) for name in PACKAGES},
         gpus=torch.cuda.device_count(),
+        gpu_problem=gpu_problem(),
         shared_memory=shutil.disk_usage(shared).free if shared.is_dir() else 0,
         disk=free_bytes(home()),
         sees_home=Path(marker).exists(),
@@ -58,6 +61,22 @@ def facts(marker: str) -> Facts:
         time=time.time(),
         port=free_port(),
     )
+
+
+def gpu_problem() -> str:
+    """Why the first GPU that PyTorch sees cannot add two numbers; "" if it can, or there is none."""
+    import torch
+
+    from pipelines.errors import first_line
+
+    if not torch.cuda.device_count():
+        return ""
+    try:
+        return "" if torch.ones(2, device="cuda").sum().item() == 2 else "one and one are not two"
+    except (
+        RuntimeError
+    ) as problem:  # a driver that is too old, an architecture that PyTorch was not built for, no memory
+        return first_line(problem)
 
 
 def unreachable() -> dict[str, str]:

@@ -16,6 +16,7 @@ from pipelines.layouts.listing import Annotation, DataError, Listing, Photo, Rej
 
 NAMED = re.compile(r"instances_[^/]*\.json|_annotations\.coco\.json")  # by COCO itself, and by Roboflow
 BLOCK = 1 << 24  # bytes
+MANY_CROWDS = 0.1  # of a file's annotations; COCO has one in a hundred
 
 
 def find(files: Files) -> list[str]:
@@ -63,6 +64,11 @@ def list_photos(files: Files, classes: list[str]) -> Listing:
         listing.rejected.extend(Rejected(f"{source.file}: {place}", reason) for place, reason in source.rejected)
         if source.masks:
             listing.notes.append(f"{source.file}: {source.masks} masks without a box became their boxes")
+        if (crowds := int(source.crowd.sum())) > MANY_CROWDS * len(source.crowd):
+            listing.notes.append(
+                f"{source.file}: {crowds} of {len(source.crowd)} annotations are iscrowd and neither teach nor count; "
+                "CVAT marks what was drawn by brush so: if these are objects, set their iscrowd to 0"
+            )
     listing.divide(sets)
     unlisted = [image for image in files.images if image not in listing.photos]
     if unlisted:

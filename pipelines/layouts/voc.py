@@ -139,7 +139,7 @@ def read_annotation(folder: Path, photo: Photo) -> Annotation:
     """Parse the XML of a photograph.
 
     1-based inclusive pixels become 0-based ones here and nowhere else: [xmin - 1, ymin - 1, xmax, ymax], so that
-    xmin == xmax is a box one pixel wide.
+    xmin == xmax is a box one pixel wide. What tools wrote that count from 0 (`_counted_from_0`) stays as it is.
 
     Raises:
         Rejected: the XML cannot be read, is hostile (entities, a DTD, endless), or is no VOC annotation.
@@ -169,16 +169,31 @@ def _parse(file: str, root: Element) -> Annotation:
     if "" in names:
         raise ValueError(f"object {names.index('') + 1} has no name")
     difficult = [_read_difficult(item, number) for number, item in enumerate(objects, 1)]
+    tool = _counted_from_0(root, objects)
+    first = 0 if tool else 1
     return Annotation(
         file,
         names,
-        as_float32(boxes, (-1, -1, 0, 0)),
+        as_float32(boxes, (-first, -first, 0, 0)),
         np.array(difficult, bool),
         np.zeros(len(objects), bool),
         _read_size(root),
         truncated=_read_flag(objects, "truncated"),
         occluded=_read_flag(objects, "occluded"),
+        notes=(f"boxes are counted from pixel 0 and not from 1, as {tool} writes them",) * len(objects) if tool else (),
     )
+
+
+def _counted_from_0(root: Element, objects: list[Element]) -> str:
+    """The tool that wrote this XML, if it is one whose VOC has the coordinates of its canvas; else "".
+
+    CVAT leaves `Unknown` in <source> and writes all sides with a point, `8.0`.
+    """
+    if root.findtext("owner/name") == "Label Studio":
+        return "Label Studio"
+    sides = [item.findtext(f"bndbox/{side}") or "" for item in objects for side in SIDES]
+    unknown = {root.findtext("source/annotation"), root.findtext("source/image")} == {"Unknown"}
+    return "CVAT" if unknown and sides and all("." in side for side in sides) else ""
 
 
 def _read_box(item: Element, number: int) -> list[float]:

@@ -75,7 +75,7 @@ def list_photos(files: Files, classes: list[str]) -> Listing:
             f"{files.root}: YOLO labels without class names; add data.yaml or classes.txt, or set prepare.classes"
         )
     index = yolo_index.read(files, file) if file else Index("", classes)
-    listing.classes.extend(index.names)
+    listing.classes.extend(filter(None, index.names))
     reading = Reading(index.names, index.numbers, _are_polygons(files.root, index, [*labels.values()]))
     sets: dict[str, str] = {}
     for split, entries in index.entries.items():
@@ -226,8 +226,9 @@ def _read_lines(folder: Path, file: str) -> list[str]:
 
 def _name(text: str, names: list[str]) -> str:
     number = float(text)
-    if number not in range(len(names)):
-        raise ValueError(f"class {text:.80}: there are the classes 0 to {len(names) - 1}")
+    if number not in range(len(names)) or not names[int(number)]:
+        known = f"0 to {len(names) - 1}" if all(names) else ", ".join(str(n) for n, name in enumerate(names) if name)
+        raise ValueError(f"class {text:.80}: there are the classes {known:.200}")
     return names[int(number)]
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 from yaml.composer import ComposerError
 
-from pipelines.layouts.files import SPLITS, Files
+from pipelines.layouts import label_studio
+from pipelines.layouts.files import Files, split_named
 from pipelines.layouts.listing import DataError
 
 MAX_BYTES = 64 << 20  # of a list of images
@@ -20,7 +21,8 @@ MAX_YAML_BYTES = 1 << 20
 class Index:
     """Class names, and for each split the folders, lists or images that it is made of.
 
-    `file` says all this. `numbers` a line has in a pose set, 0 in others; `task` is Ultralytics' word, "" if not given.
+    `file` says all this. A name is "" where no class has this number. `numbers` a line has in a pose set, 0 in others;
+    `task` is Ultralytics' word, "" if not given.
     """
 
     file: str
@@ -59,7 +61,8 @@ def _looks_like_index(path: Path) -> bool:
         content = parse(path)
     except DataError:
         return False
-    return isinstance(content, dict) and "names" in content and bool({"train", "val"} & set(content))
+    splits = {split_named(str(key)) for key in content} if isinstance(content, dict) else set()
+    return bool(splits & {"train", "val"}) and "names" in content
 
 
 def read(files: Files, file: str) -> Index:
@@ -74,8 +77,10 @@ def read(files: Files, file: str) -> Index:
     while names and not names[-1]:
         names.pop()
     folder = PurePosixPath(file).parent
-    _check_names(files.root / file, names)
-    return Index(file, names, _read_darknet(files, folder), [_text(folder), ""])
+    notes = _text(folder / "notes.json")
+    noted = label_studio.names(files.root / notes, read_text(files.root / notes)) if notes in files.paths else []
+    _check_names(files.root / file, list(filter(None, noted)) or names)
+    return Index(file, noted or names, _read_darknet(files, folder), [_text(folder), ""])
 
 
 def _read_darknet(files: Files, folder: PurePosixPath) -> dict[str, list[str]]:
@@ -84,12 +89,10 @@ def _read_darknet(files: Files, folder: PurePosixPath) -> dict[str, list[str]]:
     for path in (path for path in files.having(".data") if PurePosixPath(path).parent == folder):
         for line in read_text(files.root / path).splitlines():
             key, equals, value = (part.strip() for part in line.partition("="))
-            if equals and value and (split := SPLITS.get(key)):
+            if equals and value and (split := split_named(key)):
                 lists[split] = [value]
-    known = set(files.having(".txt"))
-    usual = {f"{word}.txt": split for word, split in SPLITS.items()}
-    usual = {_text(folder / name): split for name, split in usual.items() if _text(folder / name) in known}
-    return lists or {split: [path] for path, split in usual.items()}
+    beside = [PurePosixPath(path) for path in files.having(".txt") if PurePosixPath(path).parent == folder]
+    return lists or {split: [_text(path)] for path in beside if (split := split_named(path.stem))}
 
 
 def _read_yaml(files: Files, file: str) -> Index:
@@ -105,7 +108,7 @@ def _read_yaml(files: Files, file: str) -> Index:
         raise DataError(f"{path}: nc is {count!r:.80}, names has {len(names)}; mend one of them")
     entries = {}
     for key, value in content.items():
-        if split := SPLITS.get(key):
+        if split := split_named(str(key)):
             entries[split] = [*entries.get(split, ()), *_as_entries(path, key, value)]
     base = content.get("path") or ""
     if not isinstance(base, str):

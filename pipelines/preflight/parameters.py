@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from pipelines.params import Params
+from pipelines.preflight import anchors
 from pipelines.preflight.findings import Finding, error, ok, warning
 from pipelines.store.shards import PREPARED, Manifest, read_boxes
 from pipelines.training.batches import to_sample
@@ -48,6 +49,7 @@ def of_training(params: Params, manifest: Manifest, folder: Path = PREPARED) -> 
         yield from first_steps(params, images)
     if params.model.tile != "none":
         yield from tiles(params, manifest, folder)
+    yield from anchors.check(params, manifest, folder)
     yield from classes(params, manifest, folder)
     yield validation(manifest)
 

@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import Literal
 
 from pipelines.errors import UserError
+from pipelines.layouts.files import split_named
 from pipelines.params import PrepareParams
 from pipelines.recipe.shares import share
 
@@ -105,7 +106,8 @@ def _suggest(sets: dict[str, list[str]], chosen: dict[str, list[str]]) -> dict[s
         return chosen
 
     def named(name: str) -> list[str]:
-        return sorted(key for key in sets if key.rpartition("/")[2] == name)
+        last = {key: key.rpartition("/")[2] for key in sets}
+        return sorted(key for key in sets if last[key] == name or split_named(last[key]) == name)
 
     def separate(names: list[str], others: list[str]) -> bool:
         return not set(_union(sets, names)) & set(_union(sets, others))

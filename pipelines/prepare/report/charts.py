@@ -7,7 +7,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from pipelines.pictures.palette import colour
 from pipelines.pictures.svg import canvas, to_svg
-from pipelines.prepare.report.statistics import Truth
+from pipelines.prepare.report.statistics import INPUTS, Truth, out_of_reach
 
 CELLS = 24  # of a side of the heat map
 DOTS = 2000  # sizes of photographs drawn
@@ -61,6 +61,34 @@ def image_chart(truths: dict[str, Truth]) -> str:
     return to_svg(figure, axes, "Sizes of the photographs")
 
 
+def reach_chart(truths: dict[str, Truth]) -> str:
+    """Share of the boxes that no anchor reaches, by size, a line for each input; nothing where there are no boxes."""
+    figure, axes = canvas("root of the box's share of the photograph", "share of the boxes that no anchor reaches")
+    found = np.concatenate([np.sqrt(truth.unit_sides().prod(1)) for truth in truths.values()])
+    if len(found):
+        edges = _half_octaves(found)
+        counts = np.histogram(found, edges)[0]
+        for number, side in enumerate(INPUTS):
+            lost = np.concatenate([out_of_reach(truth, side) for truth in truths.values()])
+            shares = np.where(counts, np.histogram(found[lost], edges)[0] / np.maximum(counts, 1), np.nan)
+            label = f"{side}×{side}: {lost.mean():.1%} of all"
+            axes.stairs(shares, edges, color=colour(number), linewidth=2, label=label, baseline=None)
+        axes.set(xlim=(edges[0], edges[-1]), ylim=(0, 1.03))
+        _log_scale(axes)
+    return to_svg(figure, axes, "Boxes that no anchor reaches, by size and input", "best")
+
+
+def _half_octaves(values: np.ndarray) -> np.ndarray:
+    return 2 ** (np.arange(np.floor(2 * np.log2(values.min())), np.ceil(2 * np.log2(values.max())) + 2) / 2)
+
+
+def _log_scale(axes) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(type(axes.xaxis.get_major_locator())(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
 def _histogram(values: dict[str, np.ndarray], x: str, title: str) -> str:
     """Shares by quarters of an octave, a line for each split."""
     figure, axes = canvas(x, "share of the boxes")
@@ -68,10 +96,7 @@ def _histogram(values: dict[str, np.ndarray], x: str, title: str) -> str:
     if len(found):
         low, high = np.floor(4 * np.log2(found.min())), np.ceil(4 * np.log2(found.max()))
         _draw_shares(axes, values, 2 ** (np.arange(low, high + 2) / 4))
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(type(axes.xaxis.get_major_locator())(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        _log_scale(axes)
     return to_svg(figure, axes, title, "best")
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from pipelines.prepare.report.finding import Finding, count, with_examples
-from pipelines.prepare.report.statistics import INPUTS, SEEN, Truth, repeated_boxes, too_small
+from pipelines.prepare.report.statistics import INPUTS, REACHED, Truth, out_of_reach, repeated_boxes
 
-SMALL_SHARE = 0.05  # of the objects too small to be seen
+SMALL_SHARE = 0.05  # of the objects that no anchor reaches
 DISTORTED = 2.0  # longer side of a photograph over its shorter one; and what is another shape
 THIN = 6.0  # longer side of a box over its shorter one
 OTHER_SIZE = 3.0  # times the usual side of a photograph
@@ -78,14 +78,14 @@ BOX_CHECKS = {
 
 
 def _small(truths: dict[str, Truth]) -> Iterator[Finding]:
-    shares = [float(np.concatenate([too_small(t, side) for t in truths.values()]).mean()) for side in INPUTS]
+    shares = [float(np.concatenate([out_of_reach(t, side) for t in truths.values()]).mean()) for side in INPUTS]
     if shares[0] > SMALL_SHARE:
         texts = [f"{share:.0%} at {side}×{side}" for share, side in zip(shares, INPUTS)]
         yield Finding(
             "warn" if shares[1] > SMALL_SHARE else "note",
-            f"Small boxes: {', '.join(texts)} have a side under {SEEN} pixels of the network's input",
-            "That is a cell of the finest feature map. `python -m pipelines.anchors` says which of them the anchors of "
-            "params.yaml cover; a larger model.image_size, or tiles (model.tile), show more of them.",
+            f"Small boxes: {', '.join(texts)} pixels of input are reached by no anchor, whatever its shape",
+            f"They are so small that none stands near enough for an IoU of {REACHED}: they are learned badly. A larger "
+            "model.image_size, or tiles (model.tile), bring more of them within reach; the chart below says which.",
         )
 
 

@@ -14,7 +14,8 @@ from pipelines.store.shards import BOXES, Manifest, read_records
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 SAME_BOX = 0.95  # IoU
 INPUTS = (256, 300, 512)  # pixels a side, of the presets
-SEEN = 8  # pixels of the input: the cells of the finest feature maps of the presets
+CELL = 8  # pixels of the input a side, of the finest feature map of most presets
+REACHED = 0.5  # IoU with an anchor, as `pipelines.anchors` has it
 
 
 class Truth(NamedTuple):
@@ -109,9 +110,19 @@ def _iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return inner / np.maximum(areas[0] + areas[1] - inner, 1e-9)
 
 
-def too_small(truth: Truth, side: int) -> np.ndarray:
-    """Which objects have a side under SEEN pixels when the photograph is resized to `side` × `side`: bool [.]."""
-    return (truth.unit_sides() * side).min(1, initial=np.inf) < SEEN
+def out_of_reach(truth: Truth, side: int) -> np.ndarray:
+    """Which objects no anchor reaches with an IoU of REACHED on photographs resized to `side` × `side`: bool [.].
+
+    Whatever anchors there are: even one of the object's own shape in the nearest cell of a map with a cell every CELL
+    pixels, the finest there is, stands too far from it.
+    """
+    cells = -(-side // CELL)
+    sides = truth.unit_sides().astype(np.float64) * cells  # in cells
+    chosen = truth.boxes[truth.objects].astype(np.float64)
+    middle = (chosen[:, :2] + chosen[:, 2:]) / 2 / truth.sizes[truth.owner[truth.objects]][:, ::-1] * cells
+    nearest = (middle - 0.5).round().clip(0, cells - 1) + 0.5
+    both = (sides - np.abs(middle - nearest)).clip(0).prod(1)
+    return both < REACHED * (2 * sides.prod(1) - both)
 
 
 def describe(truths: dict[str, Truth], classes: list[str]) -> dict[str, Any]:
@@ -144,7 +155,7 @@ def _describe(truth: Truth, classes: list[str]) -> dict[str, Any]:
         "size_pixels": quantiles(roots),
         "size_share": quantiles(shares),
         "aspect_ratio": quantiles(aspects),
-        "share_under_8_pixels": {f"{side}": _share(too_small(truth, side)) for side in INPUTS},
+        "share_out_of_reach": {f"{side}": _share(out_of_reach(truth, side)) for side in INPUTS},
         "image_sizes": [
             {"width": width, "height": height, "images": count}
             for (height, width), count in sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:20]

@@ -21,7 +21,7 @@ from pipelines.prepare.report import charts
 from pipelines.prepare.report.duplicates import Match, find_duplicates, leaks, name_pairs
 from pipelines.prepare.report.finding import Finding
 from pipelines.prepare.report.samples import choose_samples, draw_pictures
-from pipelines.prepare.report.statistics import Truth, describe, read_truth
+from pipelines.prepare.report.statistics import INPUTS, Truth, describe, read_truth
 from pipelines.prepare.report.suspicions import FEW_BOXES, find_suspicious, leak_lines, margin_of
 from pipelines.store.shards import Manifest
 
@@ -175,6 +175,8 @@ def _contents(
         "maps": maps,
         "cells": charts.CELLS,
         "charts": {title: draw(truths) for title, draw in charts.CHARTS.items()},
+        "reach": charts.reach_chart(truths),
+        "inputs": [str(side) for side in INPUTS],
         "samples": {split: [pictures[split, row] for row in rows] for split, rows in samples.items()},
         "leaks": leak_lines(matches, images),
         "matches": len(matches),

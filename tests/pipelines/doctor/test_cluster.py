@@ -27,7 +27,13 @@ def one(**changes):
         (one(packages={**OURS.packages, "ray": "2.40.0"}), 0, "error", r"other versions: ray 2.40.0 (here 2."),
         (one(packages={**OURS.packages, "torch": "2.15.0+cpu"}), 0, "error", "torch 2.15.0+cpu (here"),
         (one(python="3.12.1"), 0, "error", "Python 3.12.1 (here 3."),
-        (one(gpus=0), 2, "error", "Ray counts 2 GPUs, PyTorch sees 0"),
+        (one(gpus=0), 1, "error", "Ray counts 1 GPU and gave one to a task, PyTorch sees none in it; see nvidia-smi"),
+        (
+            one(gpus=1, gpu_problem="CUDA error: no kernel image"),
+            1,
+            "error",
+            "cannot compute on the GPU: CUDA error: no",
+        ),
         (one(sees_home=False), 0, "error", "and STORAGE_URI is not set; set STORAGE_URI=s3://bucket/prefix"),
         (one(shared_memory=64 << 20), 0, "warning", "only 64 MiB of /dev/shm free; docker run --shm-size=8g"),
         (one(disk=100 << 20), 0, "error", "only 100 MiB free in SSD_HOME"),
@@ -52,6 +58,8 @@ def test_what_all_nodes_have_is_said_once(monkeypatch):
     monkeypatch.setenv("STORAGE_URI", "s3://bucket/a")  # then nodes need not share a disk
     assert len(list(compare(said, OURS, {}))) == 1
     (finding,) = compare({"a": GOOD, "b": GOOD}, OURS, {})
+    assert finding.state == "ok"
+    (finding,) = compare({"a": one(gpus=1)}, OURS, {"a": 8})  # a task is shown one of them
     assert finding.state == "ok"
     assert not list(of_a_node("a", GOOD, OURS, 0))
 
@@ -120,3 +128,9 @@ def test_two_nodes_add_up(two_nodes, monkeypatch):
     found = cluster.check()
     assert wrong(found) == [("nodes", "error")]
     assert "does not reach MLflow: MLFLOW_TRACKING_URI=http://127.0.0.1" in found[2].message
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    two_nodes.add_node(num_cpus=1, num_gpus=1)  # which is not there
+    found = cluster.check()
+    assert wrong(found) == [("nodes", "error")]
+    assert "Ray counts 1 GPU and gave one to a task, PyTorch sees none in it" in found[2].message
+    assert "gloo between 3 nodes: added up in" in found[-1].message

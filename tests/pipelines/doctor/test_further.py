@@ -1,16 +1,13 @@
-"""What the thorough doctor sees of anchors, git and DVC."""
+"""What the thorough doctor sees of git and DVC."""
 
 import subprocess
 import sys
 
 import pytest
 
-from pipelines.anchors.coverage import propose
-from pipelines.doctor import anchors, repository
-from pipelines.params import load_params
-from pipelines.store.shards import read_manifest
+from pipelines.doctor import repository
 from pipelines.tracking import provenance
-from tests.conftest import TINY, write_params
+from tests.conftest import write_params
 from tests.pipelines.doctor.projects import Project, wrong
 
 
@@ -41,19 +38,6 @@ def commit():
 
 def findings(project):
     return list(repository.check_further(project.folder))
-
-
-def test_good_anchors_and_bad_ones(tiny_prepared, tmp_path):
-    manifest = read_manifest(tiny_prepared)
-    path = write_params(tmp_path / "a.yaml", TINY)
-    better = propose(load_params(path), manifest, tiny_prepared)
-    (good,) = anchors.check(load_params(path, better), manifest, tiny_prepared)
-    assert good.state == "ok", good
-    far = {**TINY, "model.anchors.scale_min": 0.8, "model.anchors.scale_max": 0.9}
-    (bad,) = anchors.check(load_params(write_params(tmp_path / "b.yaml", far)), manifest, tiny_prepared)
-    assert bad.state == "warning"
-    assert str(bad).startswith("anchors: 0% of the training boxes have an anchor")
-    assert "python -m pipelines.anchors" in bad.fix
 
 
 @pytest.mark.slow

@@ -218,3 +218,24 @@ def test_folders_of_splits_below_annotations(tmp_path):
 def test_the_one_set_that_cvat_writes_divides_nothing(tmp_path):
     write_voc(tmp_path, good(3), {"default": sorted(good(3))})
     assert voc.list_photos(Files(tmp_path), []).sets == {}
+
+
+UNKNOWN = "<source><database>Unknown</database><annotation>Unknown</annotation><image>Unknown</image></source>"
+
+
+@pytest.mark.parametrize(
+    ("source", "sides", "first"),
+    [
+        (UNKNOWN, ("2.0", "3.0", "11.0", "8.0"), 0),  # CVAT's
+        (UNKNOWN, ("2", "3", "11", "8"), 1),
+        (UNKNOWN, ("2.5", "3", "11", "8"), 1),
+        ("<source><database>Unknown</database></source>", ("2.0", "3.0", "11.0", "8.0"), 1),  # labelImg's, with points
+        ("<source><annotation>PASCAL VOC2011</annotation></source>", ("2.0", "3.0", "11.0", "8.0"), 1),
+        ("<owner><flickrid>NULL</flickrid><name>Label Studio</name></owner>", ("2", "3", "11", "8"), 0),
+    ],
+)
+def test_the_first_pixel_is_1_but_for_tools_that_count_from_0(tmp_path, source, sides, first):
+    write_voc(tmp_path, {"a": voc_xml(("cat", *sides)).replace("<annotation>", f"<annotation>{source}", 1)})
+    found = voc.read_annotation(tmp_path, voc.list_photos(Files(tmp_path), []).photos["a"])
+    assert found.boxes.tolist() == [[float(sides[0]) - first, float(sides[1]) - first, 11, 8]]
+    assert bool(found.notes) == (first == 0)

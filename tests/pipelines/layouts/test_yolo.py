@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,10 @@ def yaml_of(**keys):
          | {"train.txt": "./images/a.png\n", "val.txt": "/old/machine/images/b.png\r\n"}, "train val"),
         (["images/train/a", "images/train/b"], yaml_of(path=".", train="train.txt")
          | {"train.txt": "data/images/train/a.png\ndata/images/train/b.png"}, "train train"),  # CVAT's
+        (["images/Train/a", "images/Validation/b"],
+         {"data.yaml": "Train: Train.txt\nValidation: Validation.txt\npath: .\nnames: {0: cat, 1: dog}\n",
+          "Train.txt": "data/images/Train/a.png", "Validation.txt": "data/images/Validation/b.png"},
+         "train val"),  # CVAT's of a project
         (["obj_train_data/a", "obj_train_data/b"],
          {"obj.names": "cat\ndog\n", "obj.data": "classes = 2\ntrain = data/train.txt\nnames = data/obj.names\n",
           "train.txt": "data/obj_train_data/a.png\ndata/obj_train_data/b.png\n"}, "train train"),
@@ -84,6 +89,40 @@ def test_names_may_be_a_mapping_or_a_list_of_lines(tmp_path):
     names = "names:\n  1: dog\n  0: cat\n  2: 'no'\nnc: 3\ntrain: images\n"
     write_yolo(tmp_path, {"images/a.png": CAT}, {"any.yaml": names})
     assert listed(tmp_path).classes == ["cat", "dog", "no"]
+
+
+def notes(*categories, contributor="Label Studio"):
+    found = [{"id": number, "name": name} for number, name in categories]
+    return {"notes.json": json.dumps({"categories": found, "info": {"year": 2026, "contributor": contributor}})}
+
+
+@pytest.mark.parametrize(
+    ("index", "names", "classes"),
+    [
+        (notes((1, "cat"), (0, "dog")), ("dog",), ["dog", "cat"]),  # the setup's order is not that of the ids
+        (notes((0, "cat"), (7, "dog")), ("cat",), ["cat", "dog"]),  # a gap
+        (notes((0, "cat"), (1, "dog"), (0, "cat"), (1, "dog")), ("cat",), ["cat", "dog"]),  # of two tools
+        (notes((1, "cat"), (0, "dog"), contributor="somebody"), ("cat",), ["cat", "dog"]),
+        (notes(), ("cat",), ["cat", "dog"]),
+        ({"notes.json": "[1, 2"}, ("cat",), ["cat", "dog"]),
+    ],
+)
+def test_names_by_the_ids_of_label_studio(tmp_path, index, names, classes):
+    listing = listed(write_yolo(tmp_path, {"images/a.png": CAT}, NAMES | index))
+    assert listing.classes == classes
+    assert read(listing, "images/a.png").names == names
+
+
+def test_ids_of_label_studio_that_cannot_be(tmp_path):
+    write_yolo(tmp_path, {"images/a.png": CAT}, NAMES | notes((0, "cat"), (0, "dog")))
+    with pytest.raises(DataError, match=r"notes.json: the category id 0 is of two classes"):
+        listed(tmp_path)
+    write_yolo(tmp_path, {"images/a.png": "3 0.2 0.25 0.3 0.3"}, NAMES | notes((0, "cat"), (7, "dog")))
+    with pytest.raises(Rejected, match="class 3: there are the classes 0, 7"):
+        read(listed(tmp_path), "images/a.png")
+    write_yolo(tmp_path, {"images/a.png": CAT}, notes((0, "cat"), (10**9, "dog")))
+    with pytest.raises(DataError, match=r"notes.json: the category id 1000000000 is none"):
+        listed(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,12 @@ def test_names_of_any_script_and_length_and_photographs_without_a_file():
     assert together([], "x") == []
 
 
+def test_augmented_copies_that_roboflow_wrote_stay_together():
+    photos = photos_of(*(f"train/{name}.rf.{n:032x}.jpg" for n, name in enumerate(("a_jpg", "b_jpg", "a_jpg"))))
+    first, other, copy = (photo.image_id for photo in photos)
+    assert together(photos, r"([^/]+)\.rf\.") == [{first, copy}, {other}]  # as docs/own-data.md has it
+
+
 def test_a_group_is_not_the_photograph_of_its_name():
     assert together(photos_of("v.jpg", "v_1.jpg", "v_2.jpg"), "(.*)_") == [{"v"}, {"v_1", "v_2"}]
 

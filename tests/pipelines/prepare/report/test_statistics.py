@@ -1,6 +1,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask
@@ -11,12 +12,14 @@ from pipelines.prepare.report.statistics import (
     SAME_BOX,
     Truth,
     describe,
+    out_of_reach,
     quantiles,
     read_truth,
     repeated_boxes,
-    too_small,
 )
 from pipelines.prepare.stage import prepare
+from ssd.anchors import AnchorConfig
+from ssd.coverage import cover
 from tests.pipelines.layouts.trees import good, voc_xml, write_voc
 
 
@@ -82,10 +85,35 @@ def test_repeated_boxes_are_those_of_pycocotools(photographs, wide):
     assert set(map(tuple, repeated_boxes(truth).tolist())) == wanted
 
 
-def test_boxes_too_small_for_an_input():
-    truth = truth_of([[0, 0, 8, 50], [0, 0, 5, 50], [0, 0, 100, 2]])  # of 200 × 100: 4, 2.5 and 2 % of a side
-    assert too_small(truth, 256).tolist() == [False, True, True]
-    assert too_small(truth, 512).tolist() == [False, False, False]
+def test_boxes_that_no_anchor_reaches():
+    # of 200 × 100 at 256: 6.4, 9.6 and 128 pixels a side; the middle of a cell, and the corner of four
+    small, less, large = 5.0, 7.5, 100.0
+    boxes = [
+        [x - side / 2, y - side / 4, x + side / 2, y + side / 4]
+        for side in (small, less, large)
+        for x, y in ((3.125, 1.5625), (100, 50))
+    ]
+    # at a corner both are half a cell off: 6.4: 2.4² / (2 · 6.4² - 2.4²) = 0.08; 9.6: 5.6² / (2 · 9.6² - 5.6²) = 0.21
+    assert out_of_reach(truth_of(boxes), 256).tolist() == [False, True, False, True, False, False]
+    # at 512 cells are half as large: 12.8: 8.8² / (2 · 12.8² - 8.8²) = 0.31; 19.2: 15.2² / (2 · 19.2² - 15.2²) = 0.46
+    assert out_of_reach(truth_of([boxes[1], boxes[3], [94, 47, 106, 53]]), 512).tolist() == [True, True, False]
+    assert out_of_reach(truth_of([]), 256).tolist() == []
+
+
+def test_reach_is_that_of_anchors_of_the_boxes_own_shape():
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, 80, (300, 2))
+    for side in (256, 300, 512):
+        width, height = rng.uniform(9, 13, 2) / side * [200, 100]
+        truth = truth_of([[x, y, x + width, y + height] for x, y in corner])
+        boxes = torch.from_numpy(truth.boxes / [200, 100, 200, 100]).float()
+        shape = (float(width / 200), float(height / 100))
+        anchors = AnchorConfig(sizes=(((shape[0] * shape[1]) ** 0.5,),), ratios=((shape[0] / shape[1],),))
+        cells = -(-side // 8)
+        found = cover(boxes, anchors, [(cells, cells)], (side, side))
+        sure = (found.iou - 0.5).abs() > 1e-4
+        assert 0 < (found.iou < 0.5).float().mean() < 1
+        assert out_of_reach(truth, side)[sure].tolist() == (found.iou < 0.5)[sure].tolist()
 
 
 def test_heat_map_counts_the_boxes_over_a_cell():

@@ -7,11 +7,13 @@ import functools
 import io
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
 import torch
 from torch import Tensor
+from torch.export import ExportedProgram
 
 from pipelines.export import onnx_operators
 from pipelines.export.torch_file import capture
@@ -28,21 +30,9 @@ def write_onnx(detector: Detector, description: dict[str, str], path: Path) -> N
         detector: of whole photographs.
         description: becomes the file's metadata.
     """
-    resize, suppress = _operators()
-    module = EndToEnd(detector.model, detector.detect, resize, suppress).eval()
-    with _quiet():
-        program = torch.onnx.export(
-            capture(module),
-            dynamo=True,
-            input_names=["images"],
-            output_names=list(Exported._fields),
-            opset_version=onnx_operators.OPSET,
-            custom_translation_table={
-                resize.default: onnx_operators.resize,
-                suppress.default: onnx_operators.suppress,
-            },
-        )
-    model = program.model_proto
+    program = capture(EndToEnd(detector.model, detector.detect, *operators()).eval())
+    model = convert(program, list(Exported._fields))
+    _name_sizes(model, ("batch", "height", "width"))
     model.producer_name, model.producer_version = PRODUCER, description["ssd.project_version"]
     model.doc_string = "SSD detector: images uint8 [batch, height, width, 3] RGB; boxes xyxy in pixels of the images"
     onnx.helper.set_model_props(model, description)
@@ -50,8 +40,38 @@ def write_onnx(detector: Detector, description: dict[str, str], path: Path) -> N
     path.write_bytes(model.SerializeToString())
 
 
+def convert(program: ExportedProgram, outputs: list[str]) -> onnx.ModelProto:
+    """The graph of images in ONNX's operators.
+
+    Args:
+        program: of `capture`; it may have those of `operators`.
+        outputs: their names.
+    """
+    resize, suppress = operators()
+    translations = {resize.default: onnx_operators.resize, suppress.default: onnx_operators.suppress}
+    with _quiet():
+        return torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=["images"],
+            output_names=outputs,
+            opset_version=onnx_operators.OPSET,
+            custom_translation_table=translations,
+        ).model_proto
+
+
+def _name_sizes(model: onnx.ModelProto, names: Sequence[str]) -> None:
+    """Name what varies of the one input's shape, wherever it occurs."""
+    (images,) = model.graph.input
+    new = {dim.dim_param: name for dim, name in zip(images.type.tensor_type.shape.dim, names)}
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in new:
+                dim.dim_param = new[dim.dim_param]
+
+
 @functools.cache
-def _operators():
+def operators():
     """Resize and NMS as single operators that the exporter meets and translates; made once a process."""
 
     @torch.library.custom_op("ssd_export::resize", mutates_args=())

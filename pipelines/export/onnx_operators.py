@@ -7,6 +7,7 @@ from onnx import TensorProto, numpy_helper
 from onnxscript import opset18 as op
 
 OPSET = 18
+BLOCK = 32  # pixels of the resized image that are computed together
 
 
 def resize(images, height: int, width: int):
@@ -18,12 +19,43 @@ def resize(images, height: int, width: int):
     size of the image. `MatMulInteger` takes factors of 8 bits: a high and a low part of each weight.
     """
     shape = op.Shape(images)
-    rows, columns = (op.Gather(shape, _constant(axis, np.int64)) for axis in (2, 3))
-    high, low, one = _weights(columns, width)
-    high, low = (op.Transpose(part, perm=[1, 0]) for part in (high, low))
-    images = _rounded(op.MatMulInteger(images, high), op.MatMulInteger(images, low), one)
-    high, low, one = _weights(rows, height)
-    return _rounded(op.MatMulInteger(high, images), op.MatMulInteger(low, images), one)
+    for axis, side in ((3, width), (2, height)):
+        images = _resized(images, axis, op.Gather(shape, _constant(axis, np.int64)), side)
+    return images
+
+
+def _resized(images, axis: int, length, side: int):
+    """Images [B, 3, H, W] resized along one axis from `length` to `side`.
+
+    BLOCK pixels at a time, each block from the pixels that it is made of: most of the weights are 0.
+    """
+    high, low, one = _weights(length, side)
+    firsts = np.arange(0, side, BLOCK)
+    lasts = np.minimum(firsts + BLOCK, side)
+    starts, ends = _reach(firsts, lasts, length, side)
+    blocks = []
+    for block, (first, last) in enumerate(zip(firsts, lasts)):
+        start, end = (op.Gather(bounds, _constant([block], np.int64)) for bounds in (starts, ends))
+        pixels = op.Slice(images, start, end, _constant([axis], np.int64))
+        sums = []
+        for part in (high, low):
+            rows = op.Slice(part, _constant([first], np.int64), _constant([last], np.int64), _constant([0], np.int64))
+            own = op.Slice(rows, start, end, _constant([1], np.int64))
+            along = (pixels, op.Transpose(own, perm=[1, 0])) if axis == 3 else (own, pixels)
+            sums.append(op.MatMulInteger(*along))
+        blocks.append(_rounded(*sums, one))
+    return op.Concat(*blocks, axis=axis)
+
+
+def _reach(firsts: np.ndarray, lasts: np.ndarray, length, side: int):
+    """Which pixels the blocks are made of, and one more at both ends: their first and the one after their last."""
+    scale = op.Div(op.Cast(length, to=TensorProto.DOUBLE), _constant(side, np.float64))
+    support = op.Max(scale, _constant(1, np.float64))
+    starts = op.Floor(op.Sub(op.Mul(_constant(firsts + 0.5, np.float64), scale), support))
+    ends = op.Ceil(op.Add(op.Mul(_constant(lasts - 0.5, np.float64), scale), support))
+    starts = op.Max(op.Sub(starts, _constant(1, np.float64)), _constant(0, np.float64))
+    ends = op.Add(ends, _constant(1, np.float64))
+    return op.Cast(starts, to=TensorProto.INT64), op.Cast(ends, to=TensorProto.INT64)
 
 
 def suppress(boxes, scores, score_threshold: float, iou: float):

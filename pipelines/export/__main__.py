@@ -16,7 +16,11 @@ from pipelines.export.torch_file import write_torch_export, write_torchscript
 from pipelines.params import PARAMS_FILE, RegistryParams, load_stated
 from pipelines.tracking.registry import sha256
 
-FILES = {"onnx": "model.onnx", "torchscript": "model.torchscript.pt", "torch_export": "model.pt2"}
+FILES = {
+    "onnx": "artifacts/export/model.onnx",
+    "torchscript": "artifacts/export/model.torchscript.pt",
+    "torch_export": "artifacts/export/model.pt2",
+}
 PACKAGES = ("onnx", "onnxscript")
 EXAMPLES = """examples:
   python -m pipelines.export --to onnx
@@ -50,7 +54,7 @@ def export(source: Source, kind: str, card_file: Path, out: Path) -> str:
         print(f"  {doubt}")
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.with_name(f".{os.getpid()}.{FILES[kind]}")  # torch.export wants the ending .pt2
+        partial = out.with_name(f".{os.getpid()}.{Path(FILES[kind]).name}")  # torch.export wants the ending .pt2
         try:
             write(source.detector, describe(source, card), partial)
             os.replace(partial, out)
@@ -82,7 +86,7 @@ def main(words: Sequence[str] | None = None) -> None:
     args = parser.parse_args(words)
     registry_params = load_stated().registry if PARAMS_FILE.exists() else RegistryParams()
     source = find_model(args.model, registry_params.name)
-    out = args.out or Path("artifacts/export") / FILES[args.to]
+    out = args.out or Path(FILES[args.to])
     print(export(source, args.to, args.card, out))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssd.boxes import Coder
 from ssd.calibration import stored_calibration
 from ssd.checkpoint import build_model
 from ssd.detection import DetectConfig, Detections, detect
@@ -107,7 +108,9 @@ class Detector:
         scores = self.model.scores(logits)
         if config.flip:
             logits, mirrored = self.forward(batch.to(self.device).flip(-1))
-            scores, offsets = average_mirrored(self.model, (scores, offsets), (self.model.scores(logits), mirrored))
+            at = mirrored_anchors(self.model)
+            plain, mirrored = (scores, offsets), (self.model.scores(logits), mirrored)
+            scores, offsets = average_mirrored(self.model.coder, at, plain, mirrored)
         found = detect(scores, offsets, self.model.coder, config)
         return [_to_pixels(one, *size) for one, size in zip(found, sizes, strict=True)]
 
@@ -157,24 +160,22 @@ def merge_predictions(
 
 
 def average_mirrored(
-    model: SSD, plain: tuple[Tensor, Tensor], mirrored: tuple[Tensor, Tensor]
+    coder: Coder, at: Tensor, plain: tuple[Tensor, Tensor], mirrored: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Means of what a model says of images and of their mirror images, anchor by anchor.
 
     Args:
-        model: whose anchors both are of.
+        coder: of the model. at: its `mirrored_anchors`.
         plain: scores [B, A, C] and offsets [B, A, 4] of the images.
         mirrored: the same of the images turned left to right.
 
     Returns:
         mean scores [B, A, C]; offsets [B, A, 4] of the mean boxes.
     """
-    coder, at = model.coder, mirrored_anchors(model)
-    boxes, others = (torch.stack([coder.decode(one.float()) for one in offsets]) for _, offsets in (plain, mirrored))
+    boxes, others = (coder.decode(offsets.float()) for _, offsets in (plain, mirrored))
     left, top, right, bottom = others[:, at].unbind(-1)
     others = torch.stack([1 - right, top, 1 - left, bottom], dim=-1)
-    offsets = torch.stack([coder.encode(one) for one in (boxes + others) / 2])
-    return (plain[0] + mirrored[0][:, at]) / 2, offsets
+    return (plain[0] + mirrored[0][:, at]) / 2, coder.encode((boxes + others) / 2)
 
 
 def mirrored_anchors(model: SSD) -> Tensor:

@@ -117,7 +117,7 @@ def test_scores_and_boxes_are_the_mean_of_both_views():
     offsets[0, 0, 5] = model.coder.at(torch.tensor([5])).encode(box[None])[0]
     other = torch.tensor([[0.5, 0.25, 0.85, 0.65]])
     offsets[1, 0, at[5]] = model.coder.at(at[5:6]).encode(other)[0]
-    scores, mean = average_mirrored(model, (plain, offsets[0]), (mirrored, offsets[1]))
+    scores, mean = average_mirrored(model.coder, at, (plain, offsets[0]), (mirrored, offsets[1]))
     assert scores[0, 5] == (plain[0, 5] + mirrored[0, at[5]]) / 2
     found = model.coder.decode(mean[0])[5]
     torch.testing.assert_close(found, torch.tensor([0.2, 0.25, 0.5, 0.7]))  # of .25 .25 .5 .75, .15 .25 .5 .65

@@ -1,0 +1,94 @@
+"""Write a registered model for other runtimes: `python -m pipelines.export --to onnx`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+from pipelines.command import command
+from pipelines.errors import writing
+from pipelines.export.model import ExportError, Source, describe, find_model, read_card
+from pipelines.export.torch_file import write_torch_export, write_torchscript
+from pipelines.params import PARAMS_FILE, RegistryParams, load_stated
+from pipelines.tracking.registry import sha256
+
+FILES = {
+    "onnx": "artifacts/export/model.onnx",
+    "torchscript": "artifacts/export/model.torchscript.pt",
+    "torch_export": "artifacts/export/model.pt2",
+}
+PACKAGES = ("onnx", "onnxscript")
+EXAMPLES = """examples:
+  python -m pipelines.export --to onnx
+  python -m pipelines.export models:/ssd/3 --to onnx --out ssd.onnx
+  python -m pipelines.export artifacts/train/model.pt --to torchscript
+
+The file takes photographs of any size as uint8 [batch, height, width, 3] and gives boxes in their pixels: resize,
+network and NMS are inside. docs/using-the-model.md has the table of inputs and outputs."""
+
+
+def export(source: Source, kind: str, card_file: Path, out: Path) -> str:
+    """Write the file and say what it is.
+
+    Raises:
+        ExportError: the packages for it are missing, or the model cannot be one graph.
+    """
+    if source.detector.model.config.tile != "none":
+        raise ExportError(
+            f"{source.called} sees photographs in tiles (model.tile), which are cut and merged outside of the "
+            "network; use `mlflow.pyfunc.load_model`, or train without model.tile"
+        )
+    if kind == "onnx":
+        missing = [name for name in PACKAGES if not find_spec(name)]
+        if missing:
+            raise ExportError(f"ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)}, or make setup")
+        write = import_module("pipelines.export.onnx_file").write_onnx
+    else:
+        write = {"torchscript": write_torchscript, "torch_export": write_torch_export}[kind]
+    card, doubt = read_card(card_file, source.sha256)
+    if doubt:
+        print(f"  {doubt}")
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = out.with_name(f".{os.getpid()}.{Path(FILES[kind]).name}")  # torch.export wants the ending .pt2
+        try:
+            write(source.detector, describe(source, card), partial)
+            os.replace(partial, out)
+        finally:
+            partial.unlink(missing_ok=True)
+    return f"{out}: {source.called} as {kind}, {out.stat().st_size / 1e6:.1f} MB, SHA-256 {sha256(out)[:12]}"
+
+
+@command("export", "no file was written; the same command begins anew")
+def main(words: Sequence[str] | None = None) -> None:
+    """Read the command line and export."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.export",
+        description="Write a model for runtimes that do without this project.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "model", nargs="?", help="models:/NAME@ALIAS, models:/NAME/VERSION, a version's number or a weights file"
+    )
+    parser.add_argument("--to", required=True, choices=FILES, help="the file's format")
+    parser.add_argument("--out", type=Path, help="default: artifacts/export/model.*")
+    parser.add_argument(
+        "--card",
+        type=Path,
+        default=Path("artifacts/evaluate/card.json"),
+        help="how the model was measured, for the metadata; default: artifacts/evaluate/card.json, if it is of it",
+    )
+    args = parser.parse_args(words)
+    registry_params = load_stated().registry if PARAMS_FILE.exists() else RegistryParams()
+    source = find_model(args.model, registry_params.name)
+    out = args.out or Path(FILES[args.to])
+    print(export(source, args.to, args.card, out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Which model is exported, and what its file says of itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+from mlflow.exceptions import MlflowException
+from pydantic import ValidationError
+
+from pipelines.card import Card
+from pipelines.errors import UserError, first_line, without_secrets
+from pipelines.settings import ROOT
+from pipelines.tracking import registry, runs
+from ssd.checkpoint import load
+from ssd.prediction import Detector
+
+
+class ExportError(UserError):
+    """There is nothing to export, or nothing to do it with; the message says what to do."""
+
+
+class Source(NamedTuple):
+    """A model to export.
+
+    Attributes:
+        called: the version, or the file it came from. sha256: of the weights file.
+    """
+
+    detector: Detector
+    called: str
+    sha256: str
+
+
+def find_model(model: str | None, name: str) -> Source:
+    """Read what is to be exported.
+
+    Args:
+        model: a weights file, `models:/NAME/VERSION`, `models:/NAME@ALIAS`, or the number of a version of `name`.
+            None: the champion of `name`, or else its candidate.
+
+    Raises:
+        ExportError: it is not there, or is not a model of this project.
+    """
+    if model and not model.startswith("models:/") and not model.isdigit():
+        try:
+            return Source(Detector(load(model)), model, registry.sha256(model))
+        except FileNotFoundError:
+            raise ExportError(f"{model}: no such file; the registry's models are models:/NAME/VERSION") from None
+        except ValueError as error:
+            raise ExportError(f"{model}: {str(error).removeprefix(f'{model}: ')}") from None
+    addresses = [f"models:/{name}@{alias}" for alias in (registry.CHAMPION, registry.CANDIDATE)]
+    if model:
+        addresses = [f"models:/{name}/{model}" if model.isdigit() else model]
+    client = runs.connect()
+    for address in addresses:
+        try:
+            version = registry.version_at(address, client)
+            if version is None:
+                raise ExportError(f"{model}: neither models:/NAME/VERSION nor models:/NAME@ALIAS")
+            with registry.weights_file(client, version) as weights:
+                called = f"models:/{version.name}/{version.version}"
+                return Source(Detector(load(weights)), called, registry.sha256(weights))
+        except (MlflowException, ValueError) as error:
+            reason = first_line(error)
+    where = without_secrets(client.tracking_uri)
+    raise ExportError(f"{' and '.join(addresses)} cannot be read at {where}: {reason}; run `dvc repro`, or name a file")
+
+
+def read_card(path: Path, sha256: str) -> tuple[Card | None, str]:
+    """The protocol card in a file, if it is of the weights with this digest; and in words why there is none."""
+    try:
+        card = Card.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None, f"no card: {path} does not exist; `dvc repro` measures and writes it"
+    except ValidationError:
+        return None, f"no card: {path} is not written by the evaluate stage"
+    if card.model.weights != sha256:
+        return None, f"no card: {path} is of other weights ({card.model.weights[:12]})"
+    return card, ""
+
+
+def describe(source: Source, card: Card | None) -> dict[str, str]:
+    """What the exported file says of itself; lists and mappings as JSON."""
+    detector = source.detector
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    described = {
+        "ssd.model": source.called,
+        "ssd.weights_sha256": source.sha256,
+        "ssd.project_version": project["version"],
+        "ssd.code_sha256": _digest_of_code(),
+        "ssd.class_names": _json(detector.class_names),
+        "ssd.thresholds": _json([round(float(score), 6) for score in detector.thresholds]),
+        "ssd.detect": _json(asdict(detector.detect)),
+        "ssd.task": detector.model.config.task,
+        "ssd.backbone": detector.model.config.backbone,
+        "ssd.image_size": _json(list(detector.model.config.image_size)),
+    }
+    return described | ({"ssd.card": _json(card.model_dump(mode="json"))} if card else {})
+
+
+def _digest_of_code() -> str:
+    """Digest of ssd/, whose code became the graph."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "ssd").rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _json(value) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -12,8 +12,7 @@ from pydantic import ConfigDict, JsonValue, ValidationError
 from pydantic.dataclasses import dataclass
 
 from pipelines.params import ParamsError
-
-TUNED = Path("artifacts/tune/tuned.yaml")
+from pipelines.settings import TUNED
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True))

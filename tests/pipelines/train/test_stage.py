@@ -82,6 +82,7 @@ class Training:
         while not lines or text not in lines[-1]:
             lines.append(self.process.stdout.readline())
             assert lines[-1], f"ended without {text!r}:\n{''.join(lines)}"
+        return "".join(lines)
 
     def end(self, code=0):
         output = self.process.stdout.read()

@@ -19,6 +19,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pipelines.errors import UserError, without_secrets
 
 ROOT = Path(__file__).resolve().parent.parent  # the project's folder
+PARAMS_FILE = Path("params.yaml")
+PREPARED = Path("artifacts/prepared")  # where the stage `prepare` writes
+TUNED = Path("artifacts/tune/tuned.yaml")  # and the stage `tune`
 OURS = "SSD_"
 FOR_JOBS = "SSD_JOB_"  # SSD_JOB_X=y: in jobs on a cluster X is y
 # Kubernetes gives pods variables for each service; one that is called ssd-head-svc makes SSD_HEAD_SVC_SERVICE_HOST.

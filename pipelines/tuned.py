@@ -12,8 +12,8 @@ from pydantic import ConfigDict, JsonValue, ValidationError
 from pydantic.dataclasses import dataclass
 
 from pipelines.params import ParamsError
+from pipelines.settings import TUNED
 
-TUNED = Path("artifacts/tune/tuned.yaml")
 KEYS = {"sweep", "trial", "score", "reason", "overrides"}
 
 

@@ -17,7 +17,8 @@ ABOVE = {"compare", "relabel", "seeds", "verify"}
 # From the ground up: a room imports rooms below its own floor only, and itself.
 FLOORS = (
     {"errors", "strict_yaml"},
-    {"params", "settings"},
+    {"settings"},
+    {"params"},
     {"store", "tracking", "tuned", "pictures", "coco"},
     {"card", "cluster", "layouts", "recipe"},
     {"command", "training"},

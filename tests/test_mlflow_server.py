@@ -83,26 +83,13 @@ class Watched(Training):
         return max(int(path.stem[5:]) for path in self.checkpoints().paths())
 
 
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("server"))
+@pytest.fixture
+def server(tmp_path):
+    server = Server(tmp_path)
+    server.start()
     yield server
     if server.process is not None:
         server.kill()
-
-
-@pytest.fixture
-def server(machine):
-    """The module's server, running, whatever the test before left."""
-    if machine.process is None:
-        machine.start()
-    return machine
-
-
-def training_of(folder, prepared, server, **changes):
-    """A training with inputs, hence a run, of its own on the server that all tests share."""
-    params = write_params(folder / "params.yaml", {**TINY, **changes})
-    return Watched(folder / "home", prepared, params, server.url)
 
 
 def run_of(server, training):
@@ -137,26 +124,46 @@ def wait_until_logged(server, training, epoch):
         time.sleep(0.05)
 
 
-def test_a_server_killed_in_the_middle_stops_nothing_and_has_all_in_the_end(server, tiny_prepared, tmp_path):
-    training = training_of(tmp_path, tiny_prepared, server, **{"seed": 2, "train.epochs": EPOCHS}).start()
+def test_a_server_killed_twice_stops_nothing_fails_the_stage_in_the_end_and_has_all_when_it_is_back(
+    server, tiny_prepared, tmp_path
+):
+    """Killed in the middle, back, caught up with; then killed for good, so that nothing can be registered.
+
+    The worker stands still wherever a server starts or ends, however fast this machine trains.
+    """
+    params = write_params(tmp_path / "params.yaml", {**TINY, "train.epochs": EPOCHS})
+    training = Watched(tmp_path / "home", tiny_prepared, params, server.url).start()
     wait_until_logged(server, training, 2)
     (worker,) = training.workers()
-    worker.suspend()  # so that training has an end to come back for, however fast this machine is
+    worker.suspend()
     server.kill()
     worker.resume()
-    training.wait_for("does not answer, training goes on")
-    before = training.last_step()
-    training.wait_for_step(before + 6)
-    worker.suspend()  # and however long the server takes
+    output = training.wait_for("does not answer, training goes on")
+    training.wait_for_step(training.last_step() + 6)
+    worker.suspend()
     server.start()
-    assert training.last_step() < EPOCHS * 3
     worker.resume()
-    output = training.end()
+    training.wait_for_step(training.last_step() + 9)  # the first of these three epochs is with the controller
+    worker.suspend()
+    assert training.last_step() < EPOCHS * 3
+    output += training.wait_for("epochs caught up")
     assert "is back: " in output
-    assert "epochs caught up" in output
+    server.kill()
+    worker.resume()
+    output += training.end(code=1)
     assert "was lost" not in output
-    check(server, training, EPOCHS)
+    assert "training is complete and kept in" in output
+    assert "Start the tracker and run the same command again." in output
+    assert "Traceback" not in output
+    assert not (training.out / "model.json").exists()
+    words = [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]  # a zombie has none
+    assert not [w for w in words if str(training.home) in w]
 
+    server.start()
+    output = training.start().end()
+    assert "trained before" in output
+    assert "epoch 1/" not in output
+    check(server, training, EPOCHS)
     client, run = run_of(server, training)
     assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
     assert "curves.png" in {file.path for file in client.list_artifacts(run.info.run_id)}
@@ -171,24 +178,3 @@ def test_a_server_killed_in_the_middle_stops_nothing_and_has_all_in_the_end(serv
         timeout=240,
     )
     assert done.stdout.strip() == "3 answers", done.stderr
-
-
-def test_a_server_gone_for_good_fails_the_stage_and_the_training_is_kept(server, tiny_prepared, tmp_path):
-    training = training_of(tmp_path, tiny_prepared, server, **{"seed": 3, "train.epochs": EPOCHS}).start()
-    wait_until_logged(server, training, 1)
-    (worker,) = training.workers()
-    worker.suspend()  # so that the server is gone before the training's end, however fast this machine is
-    server.kill()
-    worker.resume()
-    output = training.end(code=1)
-    assert "training is complete and kept in" in output
-    assert "Start the tracker and run the same command again." in output
-    assert "Traceback" not in output
-    assert not (training.out / "model.json").exists()
-    words = [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]  # a zombie has none
-    assert not [w for w in words if str(training.home) in w]
-    server.start()
-    output = training.start().end()
-    assert "trained before" in output
-    assert "epoch 1/" not in output
-    check(server, training, EPOCHS)

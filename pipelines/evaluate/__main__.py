@@ -5,12 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipelines.cluster import jobs
 from pipelines.command import command
-from pipelines.evaluate.stage import evaluate
-from pipelines.params import PARAMS_FILE, load_stated
-from pipelines.store.shards import PREPARED
-from pipelines.tuned import TUNED, read_tuned
+from pipelines.settings import PARAMS_FILE, PREPARED, TUNED
 
 
 @command("evaluate", "the same command measures anew; the training is kept")
@@ -23,6 +19,11 @@ def main() -> int | None:
     parser.add_argument("--params", type=Path, default=PARAMS_FILE)
     parser.add_argument("--tuned", type=Path, default=TUNED, help="what tune hands over; may be missing")
     args = parser.parse_args()
+    from pipelines.cluster import jobs  # these take seconds, and --help needs none of them
+    from pipelines.evaluate.stage import evaluate
+    from pipelines.params import load_stated
+    from pipelines.tuned import read_tuned
+
     if jobs.requested():
         inputs = {"--params": args.params, "--prepared": args.prepared, "--model": args.model, "--tuned": args.tuned}
         search = [args.tuned.with_name(name) for name in ("trials.csv", "slices.png")]

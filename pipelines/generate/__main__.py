@@ -7,8 +7,7 @@ import time
 from pathlib import Path
 
 from pipelines.command import command
-from pipelines.generate.stage import generate
-from pipelines.params import PARAMS_FILE, load_stated
+from pipelines.settings import PARAMS_FILE
 
 
 @command("generate", "nothing was replaced; the same command begins anew")
@@ -18,6 +17,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("artifacts/bananas"), help="default: %(default)s")
     parser.add_argument("--params", type=Path, default=PARAMS_FILE, help="default: %(default)s")
     args = parser.parse_args()
+    from pipelines.generate.stage import generate  # these take seconds, and --help needs none of them
+    from pipelines.params import load_stated
+
     params = load_stated(args.params)
     start = time.monotonic()
     generate(args.out, params.generate)

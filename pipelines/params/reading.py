@@ -25,6 +25,7 @@ from pipelines.params.sections import (
     Seed,
     TuneParams,
 )
+from pipelines.settings import PARAMS_FILE
 from pipelines.strict_yaml import parse_yaml
 from ssd.augmentation import AugmentConfig
 from ssd.detection import DetectConfig
@@ -32,8 +33,6 @@ from ssd.losses import SIGMOID_LOSSES, LossConfig
 from ssd.model import ModelConfig, map_sizes
 from ssd.presets import PRESETS
 from ssd.trainer import TrainConfig
-
-PARAMS_FILE = Path("params.yaml")
 
 # pydantic's names for the forms of model.tile, and of a number that may be auto
 TILE, NO_TILE, NUMBER = "TileConfig", "literal['none']", "constrained-float"

@@ -7,12 +7,9 @@ import time
 from pathlib import Path
 
 from pipelines.command import command
-from pipelines.params import PARAMS_FILE, load_stated
-from pipelines.prepare.quarantine import REPORT, describe, warn_of_boxes
-from pipelines.prepare.report.writer import FOLDER
-from pipelines.prepare.stage import prepare
-from pipelines.store.shard_transfer import upload
-from pipelines.store.shards import PREPARED
+from pipelines.settings import PARAMS_FILE, PREPARED
+
+FOLDER = Path("artifacts/prepare")
 
 
 @command("prepare", "nothing looks finished; the same command begins anew")
@@ -24,6 +21,11 @@ def main() -> None:
     parser.add_argument("--report", type=Path, default=FOLDER, help="folder of report.html … (default: %(default)s)")
     parser.add_argument("--params", type=Path, default=PARAMS_FILE, help="parameters (default: %(default)s)")
     args = parser.parse_args()
+    from pipelines.params import load_stated  # these take seconds, and --help needs none of them
+    from pipelines.prepare.quarantine import REPORT, describe, warn_of_boxes
+    from pipelines.prepare.stage import prepare
+    from pipelines.store.shard_transfer import upload
+
     start = time.monotonic()
     params = load_stated(args.params)
     manifest, entries = prepare(args.data, args.out, params.prepare, params.seed, args.report)

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from pipelines.errors import UserError
+from pipelines.settings import PREPARED as PREPARED  # also known from here
 
-PREPARED = Path("artifacts/prepared")  # where the stage `prepare` writes
 MANIFEST = "manifest.json"
 VERSION = 2
 BOXES = ("image_id", "height", "width", "boxes", "labels", "difficult", "iscrowd")  # the columns without image bytes

@@ -5,13 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipelines.cluster import jobs
 from pipelines.command import command
-from pipelines.params import PARAMS_FILE, load_draft
-from pipelines.settings import set_defaults
-from pipelines.store.shards import PREPARED
-from pipelines.train.stage import train
-from pipelines.tuned import TUNED, read_tuned
+from pipelines.settings import PARAMS_FILE, PREPARED, TUNED, set_defaults
 
 
 @command("train", "the same command without --fresh goes on from the last checkpoint")
@@ -24,6 +19,11 @@ def main() -> int | None:
     parser.add_argument("--tuned", type=Path, default=TUNED, help="what tune hands over; may be missing")
     parser.add_argument("--fresh", action="store_true", help="delete the checkpoints of these inputs, and train anew")
     args = parser.parse_args()
+    from pipelines.cluster import jobs  # these take seconds, and --help needs none of them
+    from pipelines.params import load_draft
+    from pipelines.train.stage import train
+    from pipelines.tuned import read_tuned
+
     if jobs.requested():
         inputs = {"--params": args.params, "--prepared": args.prepared, "--tuned": args.tuned}
         return jobs.run("train", inputs, args.out, options=["--fresh"] * args.fresh)

@@ -162,6 +162,22 @@ def test_a_disk_that_can_only_be_read(tmp_path, on_disk):
     assert (done.returncode, done.stderr) == (1, says)
 
 
+def test_the_help_of_a_stage_takes_no_seconds():
+    """It imports neither PyTorch nor Ray nor MLflow."""
+    script = """
+import contextlib, runpy, sys
+for stage in sys.argv[1:]:
+    sys.argv = [stage, "--help"]
+    with contextlib.suppress(SystemExit):
+        runpy.run_module(f"pipelines.{stage}", run_name="__main__")
+print("imported:", *sorted({"torch", "torchvision", "ray", "mlflow", "pyarrow", "matplotlib"} & set(sys.modules)))
+"""
+    stages = ("generate", "prepare", "train", "evaluate")
+    done = subprocess.run([sys.executable, "-c", script, *stages], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.count("--params") >= len(stages), done.stderr
+    assert done.stdout.splitlines()[-1] == "imported:"
+
+
 def test_every_command_ends_so():
     mains = [*ROOT.glob("pipelines/*/__main__.py"), ROOT / "pipelines/predict.py", ROOT / "pipelines/ui.py"]
     for path in mains:

@@ -25,8 +25,9 @@ CLASSIFIERS = {
 
 @pytest.mark.parametrize(("preset", "classifier"), CLASSIFIERS.items())
 def test_a_classifiers_weights_fill_the_whole_body(preset, classifier):
-    state = classifier(weights=None).state_dict()
-    state = {name: torch.full_like(value, 0.25) for name, value in state.items() if not name.startswith("classifier")}
+    with torch.device("meta"):  # its hundred million random numbers are not needed
+        shapes = classifier(weights=None).state_dict()
+    state = {n: torch.full_like(v, 0.25, device="cpu") for n, v in shapes.items() if not n.startswith("classifier")}
     model = SSD(PRESETS[preset].model, 3)
     loaded = load_weights(model, state)
     body = model.backbone.body.state_dict()
@@ -118,10 +119,11 @@ def test_our_own_model_with_other_classes(tmp_path):
 
 
 def test_weights_of_another_network_are_refused():
-    classifier = vgg16(weights=None).state_dict()
+    with torch.device("meta"):  # by their names and shapes
+        classifier = vgg16(weights=None).state_dict()
+        theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=4).state_dict()
     with pytest.raises(ValueError, match=r"none of its .* tensors fits the backbone resnet34_multi"):
         load_weights(SSD(PRESETS["resnet34_multi"].model, 2), classifier)
-    theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=4).state_dict()
     for other in (PRESETS["tiny"].model, replace(PRESETS["ssd300_vgg16_bn"].model, width=0.125)):
         with pytest.raises(ValueError, match="torchvision's SSD has a VGG16 without batch norm"):
             load_weights(SSD(other, 2), theirs)

@@ -26,7 +26,6 @@ from pipelines.prepare.report.suspicions import FEW_BOXES, find_suspicious, leak
 from pipelines.store.shards import Manifest
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
-FOLDER = Path("artifacts/prepare")
 PAGE, DUPLICATES, STATISTICS = "report.html", "duplicates.csv", "statistics.json"
 CLASSES = 40  # in the table
 MAPPED = 8  # classes with a heat map of their own

@@ -19,12 +19,17 @@ class StoppedError(Exception):
     pass
 
 
-def run(job, restored=None, stop_after=None):
-    """Train; returns what was reported. Stops like a killed process after `stop_after` reports."""
+def run(job, restored=None, stop_after=None, keep=None):
+    """Train; returns what was reported. Stops like a killed process after `stop_after` reports.
+
+    `keep` is a folder for the states, each in a file that is called as the number of reports until then.
+    """
     reports = []
 
     def report(metrics, state):
         reports.append((metrics, state))
+        if keep:
+            save(state, keep / f"{len(reports)}.pt")
         if len(reports) == stop_after:
             raise StoppedError
 
@@ -38,8 +43,14 @@ def job(tiny_params, tiny_prepared, tmp_path):
     return Job(tiny_params, tiny_prepared, tmp_path / "cache")
 
 
-def test_reports_every_epoch_with_metrics_and_a_state(job):
-    reports = run(job)
+@pytest.fixture(scope="module")
+def reports(tiny_prepared, tmp_path_factory):
+    """What a training of three epochs reports, from photographs that nobody has decoded yet."""
+    folder = tmp_path_factory.mktemp("reports")
+    return run(Job(load_params(write_params(folder / "params.yaml", TINY)), tiny_prepared, folder / "cache"))
+
+
+def test_reports_every_epoch_with_metrics_and_a_state(reports):
     assert [m["epoch"] for m, _ in reports] == [1, 2, 3]
     last, state = reports[-1]
     assert {"train/loss", "train/class_error", "train/bbox_mae", "val/map50", "val/map", "val/ap50/bar"} <= set(last)
@@ -98,22 +109,24 @@ TILED = {"model.image_size": [64, 64], "model.tile": {"size": [64, 64], "overlap
 
 
 @pytest.mark.parametrize(
-    ("stop_after", "more"),
-    [(1, {}), (2, {}), (3, {}), (7, {}), (2, RARE_FROM_ORIGINALS), (2, TILED), (4, TILED | RARE_FROM_ORIGINALS)],
+    ("stops", "more"),
+    [((1, 2, 3, 6), {}), ((2,), RARE_FROM_ORIGINALS), ((2,), TILED), ((4,), TILED | RARE_FROM_ORIGINALS)],
 )
-def test_stopped_anywhere_it_ends_as_if_it_had_not_been(tiny_prepared, tmp_path, stop_after, more):
+def test_stopped_anywhere_it_ends_as_if_it_had_not_been(tiny_prepared, tmp_path, stops, more):
+    """Each stop leaves what a killed process leaves: the file of the last state that was reported."""
     changes = {**TINY, "train.checkpoint_steps": 1, "augment.photometric": 0.5, "train.epochs": 2, **more}
     params = load_params(write_params(tmp_path / "p.yaml", changes))
     job = Job(params, tiny_prepared, tmp_path / "cache", resamples=20)
-    calm = run(job)[-1][1]
+    steps = 2 * 3
+    calm = run(job, keep=tmp_path)[-1][1]
     assert len(calm["resampled"][calm["best"]["epoch"]]) == 20
-    save(run(job, stop_after=stop_after)[-1][1], tmp_path / "state.pt")
-    torch.rand(100)  # the global generator has moved on meanwhile
-    resumed = run(job, load(tmp_path / "state.pt"))
-    assert len(resumed) == 2 * 3 - stop_after if stop_after < 6 else not resumed
-    final = resumed[-1][1] if resumed else load(tmp_path / "state.pt")
-    same(final, calm)
-    assert final["resampled"] == calm["resampled"]
+    for stop in stops:
+        torch.rand(100)  # the global generator has moved on meanwhile
+        resumed = run(job, load(tmp_path / f"{stop}.pt"))
+        assert len(resumed) == steps - stop
+        final = resumed[-1][1] if resumed else load(tmp_path / f"{stop}.pt")
+        same(final, calm)
+        assert final["resampled"] == calm["resampled"]
 
 
 def with_train(job, **changes):
@@ -153,8 +166,8 @@ def test_a_budget_of_time_fixes_the_epochs_once(job, monkeypatch):
     same(run(job)[-1][1], resumed[1])
 
 
-def test_a_budget_that_all_epochs_fit_into_changes_no_bit(job):
-    same(run(with_train(job, budget_minutes=1000.0))[-1][1], run(job)[-1][1])
+def test_a_budget_that_all_epochs_fit_into_changes_no_bit(job, reports):
+    same(run(with_train(job, budget_minutes=1000.0))[-1][1], reports[-1][1])
 
 
 def test_without_a_validation_split_the_last_epoch_is_the_best(tiny_params, tmp_path):

@@ -64,7 +64,11 @@ def _free_port():
 
 
 def _train_with(workers, job, folder, start, stop):
-    multiprocessing.spawn(_train, (workers, _free_port(), job, folder, start, stop), workers)
+    arguments = (workers, _free_port(), job, folder, start, stop)
+    multiprocessing.start_processes(_train, arguments, workers, start_method="forkserver")
+
+
+multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])  # imported once, not by each process
 
 
 @pytest.fixture

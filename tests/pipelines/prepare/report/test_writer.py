@@ -132,17 +132,16 @@ def test_samples_show_each_class_and_tell_difficult_and_ignored_apart(tmp_path):
     assert {kind[1] for kind in kinds if len(kind) > 1} == {"difficult", "crowd"}
 
 
-@pytest.mark.parametrize(
-    "name", ["<script>alert(1)</script>", "$\\frac", "$5 & $6", "_x", "猫 🐈", "a\"b'c", "%s{{ 7*7 }}"]
-)
-def test_a_class_may_be_called_anything(tmp_path, name):
+NAMES = ("<script>alert(1)</script>", "$\\frac", "$5 & $6", "_x", "猫 🐈", "a\"b'c", "%s{{ 7*7 }}")
 
-    write_voc(tmp_path / "data", good(6) | {"odd": voc_xml((escape(name), 2, 3, 11, 8))})
-    text, statistics, _ = made(tmp_path)
-    assert name in statistics["splits"]["train"]["classes"]
+
+def test_a_class_may_be_called_anything(tmp_path):
+    odd = {f"odd{number}": voc_xml((escape(name), 2, 3, 11, 8)) for number, name in enumerate(NAMES)}
+    write_voc(tmp_path / "data", good(6) | odd)
+    text, statistics, _ = made(tmp_path, val_share=0.0, test_share=0.0)
+    assert set(NAMES) <= set(statistics["splits"]["train"]["classes"])
     assert "<script>" not in text
-    titles_ = [a["title"] for a in Page(text).of("th") if "title" in a]
-    assert name in titles_
+    assert set(NAMES) <= {a["title"] for a in Page(text).of("th") if "title" in a}
 
 
 def test_files_may_be_called_anything(tmp_path):

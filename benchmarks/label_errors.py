@@ -153,6 +153,7 @@ def to_records(rows: list[dict], split: str) -> Iterator[Record]:
                 np.array(row["labels"], np.int64),
                 np.array(row["difficult"], bool),
                 np.array(row["iscrowd"], bool),
+                *[np.zeros(len(row["labels"]), bool)] * 2,  # none is marked truncated or occluded
                 1,
                 np.zeros(0),
             )

@@ -52,6 +52,7 @@ def _ssd512(**model) -> Preset:
     return Preset(ModelConfig(image_size=(512, 512), anchors=anchors, **model))
 
 
+VOTING = DetectConfig(nms="voting")
 _PIXELS_MINUS_MEAN = {"mean": (123.0, 117.0, 104.0), "std": (1.0, 1.0, 1.0)}
 
 
@@ -98,7 +99,8 @@ PRESETS: dict[str, Preset] = {
             neck="fpn",
             neck_channels=96,
             anchors=AnchorConfig(scale_min=0.08, scale_max=0.8, square=True),
-        )
+        ),
+        detect=VOTING,
     ),
     # not from a textbook: the backbone that shows how one is added; anchors by eq. 4 of the SSD paper
     "ssd320_mobilenet_v3": Preset(
@@ -117,6 +119,7 @@ PRESETS: dict[str, Preset] = {
             anchors=AnchorConfig(scale_min=0.08, scale_max=0.8, square=True),
             mean=(127.0, 127.0, 127.0),
             std=(128.0, 128.0, 128.0),
-        )
+        ),
+        detect=VOTING,
     ),
 }

@@ -87,6 +87,7 @@ def read_card(path: Path, sha256: str) -> tuple[Card | None, str]:
 def describe(source: Source, card: Card | None) -> dict[str, str]:
     """What the exported file says of itself; lists and mappings as JSON."""
     detector = source.detector
+    thresholds = detector.calibration.invert(detector.thresholds)  # of the scores that the graph gives
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     described = {
         "ssd.model": source.called,
@@ -94,7 +95,8 @@ def describe(source: Source, card: Card | None) -> dict[str, str]:
         "ssd.project_version": project["version"],
         "ssd.code_sha256": _digest_of_code(),
         "ssd.class_names": _json(detector.class_names),
-        "ssd.thresholds": _json([round(float(score), 6) for score in detector.thresholds]),
+        "ssd.thresholds": _json([round(float(score), 6) for score in thresholds]),
+        "ssd.calibration": _json(list(detector.calibration)),
         "ssd.detect": _json(asdict(detector.detect)),
         "ssd.task": detector.model.config.task,
         "ssd.backbone": detector.model.config.backbone,

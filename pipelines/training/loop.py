@@ -25,7 +25,7 @@ from ssd.checkpoint import load, model_state
 from ssd.detection import detect
 from ssd.metrics import Found, Truths, evaluate, flatten_found, flatten_truths
 from ssd.model import SSD
-from ssd.prediction import average_mirrored
+from ssd.prediction import average_mirrored, mirrored_anchors
 from ssd.score_thresholds import best_threshold, best_thresholds
 from ssd.tasks import truths
 from ssd.trainer import Trainer
@@ -148,7 +148,8 @@ class Run:
             scores = model.scores(logits)
             if self.params.detect.flip:
                 logits, mirrored = self.trainer.forward(images.flip(-1), model)
-                scores, offsets = average_mirrored(model, (scores, offsets), (model.scores(logits), mirrored))
+                plain, turned = (scores, offsets), (model.scores(logits), mirrored)
+                scores, offsets = average_mirrored(model.coder, mirrored_anchors(model), plain, turned)
             of_each = detect(scores, offsets, model.coder, self.params.detect)
             for index, detections in zip(chunk, of_each):
                 yield index, tuple(column.cpu().numpy() for column in detections)

@@ -50,7 +50,7 @@ def reports(tiny_prepared, tmp_path_factory):
     return run(Job(load_params(write_params(folder / "params.yaml", TINY)), tiny_prepared, folder / "cache"))
 
 
-def test_reports_every_epoch_with_metrics_and_a_state(reports):
+def test_reports_every_epoch_with_metrics_and_a_state(reports, tiny_prepared):
     assert [m["epoch"] for m, _ in reports] == [1, 2, 3]
     last, state = reports[-1]
     assert {"train/loss", "train/class_error", "train/bbox_mae", "val/map50", "val/map", "val/ap50/bar"} <= set(last)
@@ -71,7 +71,7 @@ def test_reports_every_epoch_with_metrics_and_a_state(reports):
     assert state["best"]["model"]["thresholds"] == score_thresholds(best, ["bar", "slot"])
     calibration = [best[f"val/calibration/{name}"] for name in ("scale", "shift")]
     assert state["best"]["model"]["calibration"] == calibration
-    measured = measure_split(state["best"]["model"], job.prepared, "val")  # as `evaluate` does
+    measured = measure_split(state["best"]["model"], tiny_prepared, "val")  # as `evaluate` does
     assert measured["map"] == pytest.approx(best["val/map"], abs=1e-6)
 
 

@@ -12,14 +12,13 @@ from pathlib import Path
 from pipelines.command import command
 from pipelines.errors import writing
 from pipelines.export.model import ExportError, Source, describe, find_model, read_card
-from pipelines.export.torch_file import write_torch_export, write_torchscript
+from pipelines.export.torch_file import write_torchscript
 from pipelines.params import PARAMS_FILE, RegistryParams, load_stated
 from pipelines.tracking.registry import sha256
 
 FILES = {
     "onnx": "artifacts/export/model.onnx",
     "torchscript": "artifacts/export/model.torchscript.pt",
-    "torch_export": "artifacts/export/model.pt2",
 }
 PACKAGES = ("onnx", "onnxscript")
 EXAMPLES = """examples:
@@ -48,13 +47,13 @@ def export(source: Source, kind: str, card_file: Path, out: Path) -> str:
             raise ExportError(f"ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)}, or make setup")
         write = import_module("pipelines.export.onnx_file").write_onnx
     else:
-        write = {"torchscript": write_torchscript, "torch_export": write_torch_export}[kind]
+        write = write_torchscript
     card, doubt = read_card(card_file, source.sha256)
     if doubt:
         print(f"  {doubt}")
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.with_name(f".{os.getpid()}.{Path(FILES[kind]).name}")  # torch.export wants the ending .pt2
+        partial = out.with_name(f".{os.getpid()}.partial")
         try:
             write(source.detector, describe(source, card), partial)
             os.replace(partial, out)

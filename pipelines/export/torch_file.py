@@ -24,14 +24,6 @@ def capture(module: EndToEnd) -> ExportedProgram:
         return torch.export.export(module, (images,), dynamic_shapes=(sizes,))
 
 
-def write_torch_export(detector: Detector, description: dict[str, str], path: Path) -> None:
-    """Write for `torch.export.load(path).module()`; torchvision must be imported there, for its NMS."""
-    program = capture(EndToEnd(detector.model, detector.detect).eval())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a tensor's storage is shared
-        torch.export.save(program, path, extra_files={DESCRIPTION: json.dumps(description)})
-
-
 def write_torchscript(detector: Detector, description: dict[str, str], path: Path) -> None:
     """Write for `torch.jit.load(path)`; torchvision must be loaded there, for its NMS."""
     module = EndToEnd(detector.model, detector.detect).eval()

@@ -19,6 +19,7 @@ from pipelines.store.shard_transfer import local_copy, upload
 from pipelines.store.shards import Manifest, read_boxes, read_manifest, split_of
 from pipelines.tracking import registry, runs
 from ssd.checkpoint import load
+from ssd.score_thresholds import stored_thresholds
 
 PAGE = "suspects.html"
 MODEL_JSON = "model.json"  # what the stage `train` writes beside its weights
@@ -77,7 +78,7 @@ def look_through(
     for split in splits:
         print(f"{split}: {manifest.splits[split].images} images", flush=True)
         table = detect_split(prepared, manifest, split, state, params.detect, params.evaluate.batch_size)
-        answers = Answers(table.to_pylist(), list(state["class_names"]), "detection")
+        answers = Answers(table.to_pylist(), list(state["class_names"]), "detection", stored_thresholds(state))
         found[split] = renamed(answers, classes)
         truths[split] = sorted(read_boxes(prepared, manifest, split), key=lambda row: row["image_id"])
     return find_suspects(truths, found, classes, trained)

@@ -101,9 +101,12 @@ def test_parity_of_other_ways_to_detect(trained, tmp_path, overrides):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"ssd512_vgg16", "ssd512_vgg16_bn", "ssd300_vgg16_bn"}))
+@pytest.mark.parametrize("preset", ["fast", "ssd300_vgg16", "ssd320_efficientnet_lite0", "ssd320_mobilenet_v3"])
 def test_parity_of_presets(preset, tmp_path):
-    """Untrained, their parameters moved at random: else scores tie, and which of them NMS takes first is open."""
+    """Untrained, their parameters moved at random: else scores tie, and which of them NMS takes first is open.
+
+    Those of the others tie all the same, at 1 or all but at 0.
+    """
     torch.manual_seed(0)
     model = SSD(PRESETS[preset].model, 3).eval()
     with torch.no_grad():

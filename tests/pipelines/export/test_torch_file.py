@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from pipelines.export.torch_file import DESCRIPTION, write_torch_export, write_torchscript
+from pipelines.export.torch_file import DESCRIPTION, write_torchscript
 from ssd.prediction import Detector
 from tests.pipelines.export.conftest import SIZES, assert_same, photographs
 
@@ -27,13 +27,4 @@ def test_torchscript(trained, tmp_path, overrides):
     write_torchscript(detector, {"ssd.model": "x"}, tmp_path / "model.pt")
     inside = {DESCRIPTION: ""}
     check(detector, torch.jit.load(tmp_path / "model.pt", _extra_files=inside))
-    assert json.loads(inside[DESCRIPTION]) == {"ssd.model": "x"}
-
-
-@pytest.mark.slow
-def test_torch_export(trained, tmp_path):
-    detector = Detector(trained)
-    write_torch_export(detector, {"ssd.model": "x"}, tmp_path / "model.pt2")
-    inside = {DESCRIPTION: ""}
-    check(detector, torch.export.load(tmp_path / "model.pt2", extra_files=inside).module())
     assert json.loads(inside[DESCRIPTION]) == {"ssd.model": "x"}

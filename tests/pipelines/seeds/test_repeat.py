@@ -17,7 +17,7 @@ from pipelines.seeds.repeat import SeedsError, configure
 from pipelines.store.shards import read_manifest
 from pipelines.tracking import runs
 from pipelines.training.initial_weights import InitialWeights
-from tests.conftest import TINY, put_empty_store, write_params
+from tests.conftest import TINY, long_test, put_empty_store, write_params
 
 ROOT = Path(__file__).parents[3]
 
@@ -69,6 +69,8 @@ def outputs():
 
 
 @pytest.mark.slow
+@long_test
+@pytest.mark.timeout(1800)
 def test_killed_between_two_seeds_it_ends_as_a_calm_one(tiny_prepared, tmp_path, own_home, monkeypatch, capfd):
     params = write_params(tmp_path / "params.yaml", {**TINY, "train.epochs": 6})
     options = ["--n", "2", "--prepared", str(tiny_prepared), "--params", str(params)]

@@ -232,11 +232,12 @@ def test_numbers_that_do_not_follow_from_the_predictions(project, tmp_path):
     """Tags, metrics, files and dvc.lock changed alike: only the detections know better."""
     file = run_file(project, "metrics.json")
     tall = json.loads(file.read_text())
-    tall["calibration"]["ece"] += 0.01
+    tall["calibration"]["network"]["ece"] += 0.01
     shutil.copy(project.home / "mlflow.db", tmp_path / "mlflow.db")
     with sqlite3.connect(tmp_path / "mlflow.db") as store:
-        new = (tall["calibration"]["ece"],)
-        assert store.execute("UPDATE latest_metrics SET value = ? WHERE key = 'test/calibration/ece'", new).rowcount
+        new = (tall["calibration"]["network"]["ece"],)
+        key = "test/calibration/network/ece"
+        assert store.execute(f"UPDATE latest_metrics SET value = ? WHERE key = '{key}'", new).rowcount
     text = json.dumps(tall, indent=2).encode()
     with (
         changed(file, lambda _: text),
@@ -246,7 +247,7 @@ def test_numbers_that_do_not_follow_from_the_predictions(project, tmp_path):
     by_name = {link.name: link for link in links}
     assert by_name["metrics"].state == "holds", str(by_name["metrics"])
     assert by_name["predictions"].state == "broken"
-    assert "calibration.ece" in by_name["predictions"].expected
+    assert "calibration.network.ece" in by_name["predictions"].expected
 
 
 def test_what_cannot_be_checked_is_no_fault(project, tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import Element, ParseError
@@ -135,21 +136,43 @@ def _read_image_sets(listing: Listing, files: Files, main: str) -> Iterator[tupl
         yield PurePosixPath(file).stem, list(ids)
 
 
-def read_annotation(folder: Path, photo: Photo) -> Annotation:
+def read_annotation(folder: Path, photo: Photo, first: int | None = None) -> Annotation:
     """Parse the XML of a photograph.
 
     1-based inclusive pixels become 0-based ones here and nowhere else: [xmin - 1, ymin - 1, xmax, ymax], so that
-    xmin == xmax is a box one pixel wide. What tools wrote that count from 0 (`_counted_from_0`) stays as it is.
+    xmin == xmax is a box one pixel wide. What tools wrote that count from 0 (`first_pixel`) stays as it is.
+
+    Args:
+        first: the number of the first pixel, where that is known; else `first_pixel` tells.
 
     Raises:
         Rejected: the XML cannot be read, is hostile (entities, a DTD, endless), or is no VOC annotation.
     """
-    file = photo.annotation
+    with _rejecting(photo.annotation):
+        return _parse(photo.annotation, _read_root(folder, photo.annotation), first)
+
+
+def first_pixel(folder: Path, photo: Photo) -> int:
+    """The number of the first pixel in the XML of a photograph: 1, or 0 where CVAT or Label Studio wrote it.
+
+    Raises:
+        Rejected: the XML cannot be read.
+    """
+    with _rejecting(photo.annotation):
+        return 0 if _counted_from_0(_read_root(folder, photo.annotation)) else 1
+
+
+def _read_root(folder: Path, file: str) -> Element:
+    if os.path.getsize(folder / file) > MAX_XML_BYTES:
+        raise Rejected(file, f"an XML of more than {MAX_XML_BYTES >> 20} MiB")
+    return fromstring((folder / file).read_bytes(), forbid_dtd=True)
+
+
+@contextmanager
+def _rejecting(file: str) -> Iterator[None]:
+    """What is wrong with an XML, as `Rejected`."""
     try:
-        if os.path.getsize(folder / file) > MAX_XML_BYTES:
-            raise Rejected(file, f"an XML of more than {MAX_XML_BYTES >> 20} MiB")
-        root = fromstring((folder / file).read_bytes(), forbid_dtd=True)
-        return _parse(file, root)
+        yield
     except OSError as error:
         raise Rejected(file, f"cannot be read: {error.strerror}") from None
     except DefusedXmlException as error:
@@ -158,7 +181,7 @@ def read_annotation(folder: Path, photo: Photo) -> Annotation:
         raise Rejected(file, f"not a VOC annotation: {error}") from None
 
 
-def _parse(file: str, root: Element) -> Annotation:
+def _parse(file: str, root: Element, first: int | None) -> Annotation:
     if root.tag != "annotation":
         raise ValueError(f"its root is <{root.tag}>, <annotation> is due")
     objects = root.findall("object")
@@ -169,8 +192,9 @@ def _parse(file: str, root: Element) -> Annotation:
     if "" in names:
         raise ValueError(f"object {names.index('') + 1} has no name")
     difficult = [_read_difficult(item, number) for number, item in enumerate(objects, 1)]
-    tool = _counted_from_0(root, objects)
-    first = 0 if tool else 1
+    tool = _counted_from_0(root) if first is None else ""
+    if first is None:
+        first = 0 if tool else 1
     return Annotation(
         file,
         names,
@@ -184,14 +208,14 @@ def _parse(file: str, root: Element) -> Annotation:
     )
 
 
-def _counted_from_0(root: Element, objects: list[Element]) -> str:
+def _counted_from_0(root: Element) -> str:
     """The tool that wrote this XML, if it is one whose VOC has the coordinates of its canvas; else "".
 
     CVAT leaves `Unknown` in <source> and writes all sides with a point, `8.0`.
     """
     if root.findtext("owner/name") == "Label Studio":
         return "Label Studio"
-    sides = [item.findtext(f"bndbox/{side}") or "" for item in objects for side in SIDES]
+    sides = [item.findtext(f"bndbox/{side}") or "" for item in root.findall("object") for side in SIDES]
     unknown = {root.findtext("source/annotation"), root.findtext("source/image")} == {"Unknown"}
     return "CVAT" if unknown and sides and all("." in side for side in sides) else ""
 

@@ -43,13 +43,15 @@ def _read_xml(folder: Path, xml: Sequence[str], note: Exported) -> dict[str, Ann
     for path in xml:
         by_stem.setdefault(_plain(PurePosixPath(path).stem), []).append(path)
     found = {}
-    for file in note.photographs:
+    for file, photograph in note.photographs.items():
         stem = PurePosixPath(file).with_suffix("")
         same = [path for path in by_stem.get(_plain(stem.name), ()) if _ends_with(path, stem)]
         if len({(folder / path).read_bytes() for path in same}) > 1:
             raise RelabelError(f"{folder}: {same[0]} and {same[1]} differ; leave the corrected one")
         if same:
-            found[file] = _read(folder, Photo(file, file, same[0]))
+            # a tool that read our XML gives the same numbers back, however it counts by itself
+            first = photograph.first_pixel if note.format == "voc" else None
+            found[file] = _read(folder, Photo(file, file, same[0]), first)
     return found
 
 
@@ -83,8 +85,8 @@ def _plain(name: str) -> str:
     return LABEL_STUDIO.sub("", name)
 
 
-def _read(folder: Path, photo: Photo) -> Annotation:
+def _read(folder: Path, photo: Photo, first: int | None) -> Annotation:
     try:
-        return voc.read_annotation(folder, photo)
+        return voc.read_annotation(folder, photo, first)
     except Rejected as rejected:
         raise RelabelError(f"{folder}/{rejected.file}: {rejected.reason}") from None

@@ -50,7 +50,9 @@ def _patched_voc(data: Path, changes: Sequence[Change], classes: Sequence[str]) 
     for change in changes:
         file = change.photo.annotation
         try:
-            contents[file] = patch_voc.patch((data / file).read_bytes(), change.edits, are_whole(change.before))
+            contents[file] = patch_voc.patch(
+                (data / file).read_bytes(), change.edits, are_whole(change.before), change.photograph.first_pixel
+            )
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
     return contents

@@ -9,12 +9,12 @@ from xml.sax.saxutils import escape
 
 from pipelines.errors import writing
 from pipelines.layouts.listing import Annotation, Listing, Photo
-from pipelines.layouts.voc import SIDES
+from pipelines.layouts.voc import SIDES, first_pixel
 from pipelines.params import PrepareParams
 from pipelines.prepare.stage import list_photos
 from pipelines.relabel.corrections import are_whole, as_written
 from pipelines.relabel.exported import Exported, Photograph, digest_of, labels_of, write_note
-from pipelines.relabel.patch_voc import ONE_BASED
+from pipelines.relabel.patch_voc import voc_sides
 from pipelines.relabel.suspects import SUSPECTS, RelabelError, Suspect, read_suspects, write_suspects
 from pipelines.store.shards import read_boxes, read_manifest
 
@@ -54,7 +54,11 @@ def export(
     classes = list(manifest.classes)
     photographs = {
         names[image_id]: Photograph(
-            image_id=image_id, height=sizes[image_id][0], width=sizes[image_id][1], labels=digest_of(labels[image_id])
+            image_id=image_id,
+            height=sizes[image_id][0],
+            width=sizes[image_id][1],
+            labels=digest_of(labels[image_id]),
+            first_pixel=first_pixel(data, listing.photos[image_id]) if listing.layout == "voc" else 1,
         )
         for image_id in wanted
     }
@@ -106,7 +110,7 @@ def to_xml(file: str, photograph: Photograph, labels: Annotation) -> str:
     """The labels of a photograph as VOC XML, without its crowds."""
     objects, whole = "", are_whole(labels)
     for name, box, difficult, crowd in zip(labels.names, labels.boxes, labels.difficult, labels.iscrowd):
-        sides = zip(SIDES, as_written(box.astype(float) + ONE_BASED, whole))
+        sides = zip(SIDES, voc_sides(box.astype(float), whole))
         box_text = "".join(f"\n\t\t\t<{side}>{value}</{side}>" for side, value in sides)
         head = f"\n\t\t<name>{escape(name)}</name>\n\t\t<pose>Unspecified</pose>\n\t\t<truncated>0</truncated>"
         head += f"\n\t\t<difficult>{int(difficult)}</difficult>"

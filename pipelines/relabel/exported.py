@@ -23,6 +23,7 @@ class Photograph(BaseModel):
     Attributes:
         image_id: in the data. height, width: as prepared, in pixels.
         labels: digest of the labels that the data had of it.
+        first_pixel: its number in the XML of VOC data and of a VOC set: 1, or 0 in what CVAT or Label Studio wrote.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -31,6 +32,7 @@ class Photograph(BaseModel):
     height: int
     width: int
     labels: str
+    first_pixel: int = 1
 
 
 class Exported(BaseModel):

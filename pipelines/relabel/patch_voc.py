@@ -15,7 +15,6 @@ from pipelines.relabel.corrections import Edit, as_written
 
 START_TAG = re.compile(rb"""<[^\s/>]+(?:\s+[^\s=]+\s*=\s*(?:"[^"]*"|'[^']*'))*\s*/?>""")
 ENCODING = re.compile(rb"""^<\?xml[^>]*encoding\s*=\s*["']([\w.-]+)["']""")
-ONE_BASED = (1, 1, 0, 0)  # from 0-based pixels with open ends to VOC's, counted from 1 with both ends inside
 
 
 @dataclass
@@ -60,13 +59,13 @@ class _Places:
             self.objects[-1].texts.setdefault(path.removeprefix("object/"), (text, end))
 
 
-def patch(content: bytes, edits: Sequence[Edit], whole: bool) -> bytes:
+def patch(content: bytes, edits: Sequence[Edit], whole: bool, first: int = 1) -> bytes:
     """The XML after the edits; its other bytes, its indentation too, are as they were.
 
     Args:
         content: of a file that `pipelines.layouts.voc` reads.
         edits: by the objects' numbers in the file.
-        whole: write whole pixels.
+        whole: write whole pixels. first: the number of the first pixel; with 0, sides have a point as CVAT's have.
 
     Raises:
         ValueError: it is in an encoding that does not extend ASCII, or cannot hold a name.
@@ -80,23 +79,23 @@ def patch(content: bytes, edits: Sequence[Edit], whole: bool) -> bytes:
     for edit in edits:
         if edit.index is None:
             at = places.objects[-1].end if places.objects else len(content[: places.root_end].rstrip())
-            changes.append((at, at, _new_object(places, edit, whole).encode(encoding)))
+            changes.append((at, at, _new_object(places, edit, whole, first).encode(encoding)))
         elif edit.removed:
             one = places.objects[edit.index]
             changes.append((len(content[: one.start].rstrip()), one.end, b""))
         else:
-            changes += _replacements(places.objects[edit.index], edit, whole, encoding)
+            changes += _replacements(places.objects[edit.index], edit, whole, first, encoding)
     for start, end, new in sorted(changes, key=lambda change: change[:2], reverse=True):
         content = content[:start] + new + content[end:]
     return content
 
 
-def _replacements(one: _Object, edit: Edit, whole: bool, encoding: str) -> list[tuple[int, int, bytes]]:
+def _replacements(one: _Object, edit: Edit, whole: bool, first: int, encoding: str) -> list[tuple[int, int, bytes]]:
     texts: dict[str, str] = {}
     if edit.name is not None:
         texts["name"] = escape(edit.name)
     if edit.box is not None:
-        texts |= {f"bndbox/{side}": str(value) for side, value in zip(SIDES, _voc_sides(edit.box, whole))}
+        texts |= {f"bndbox/{side}": str(value) for side, value in zip(SIDES, voc_sides(edit.box, whole, first))}
     changes = []
     if edit.difficult is not None:
         texts["difficult"] = str(int(edit.difficult))
@@ -106,11 +105,13 @@ def _replacements(one: _Object, edit: Edit, whole: bool, encoding: str) -> list[
     return changes + [(*one.texts[tag], text.encode(encoding)) for tag, text in texts.items()]
 
 
-def _voc_sides(box: np.ndarray, whole: bool) -> list[float]:
-    return as_written(box + ONE_BASED, whole)
+def voc_sides(box: np.ndarray, whole: bool, first: int = 1) -> list[float]:
+    """A box in VOC's numbers, both ends inside where pixels are counted from 1."""
+    sides = as_written(box + np.array([first, first, 0, 0]), whole)
+    return sides if first else [float(side) for side in sides]
 
 
-def _new_object(places: _Places, edit: Edit, whole: bool) -> str:
+def _new_object(places: _Places, edit: Edit, whole: bool, first: int) -> str:
     """The element of a new object, indented like those that are there."""
     content = places.content
     start = places.objects[0].start if places.objects else places.first_child or places.root_end
@@ -119,6 +120,6 @@ def _new_object(places: _Places, edit: Edit, whole: bool) -> str:
     inner, innermost = (lead + unit * depth if newline else "" for depth in (1, 2))
     parts = {"name": escape(edit.name), "pose": "Unspecified", "truncated": 0, "difficult": int(bool(edit.difficult))}
     children = "".join(f"{inner}<{tag}>{value}</{tag}>" for tag, value in parts.items())
-    sides = zip(SIDES, _voc_sides(edit.box, whole))
+    sides = zip(SIDES, voc_sides(edit.box, whole, first))
     box = "".join(f"{innermost}<{side}>{value}</{side}>" for side, value in sides)
     return f"{lead}<object>{children}{inner}<bndbox>{box}{inner}</bndbox>{lead}</object>"

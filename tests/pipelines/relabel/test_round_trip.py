@@ -281,6 +281,39 @@ def test_what_tools_leave_behind_is_found(tmp_path):
     assert "1 renamed" in project.take_back(tool, dry_run=True)
 
 
+def as_cvat_writes(text):
+    """The numbers of an XML as they are, in the manner of CVAT, which counts from 0 by itself."""
+    text = re.sub(r"<(xmin|ymin|xmax|ymax)>(\d+)<", r"<\1>\2.0<", text)
+    source = "<source><database>Unknown</database><annotation>Unknown</annotation><image>Unknown</image></source>"
+    return text.replace("<size>", f"{source}<size>")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_tool_that_counts_from_0_moves_nothing(tmp_path, layout):
+    project = Project(tmp_path, layout)
+    project.export()
+    before = project.contents()
+    edit_xml(project.out / "Annotations/a.xml", as_cvat_writes)
+    assert "nothing to change, 2 photographs as they were" in project.take_back()
+    assert project.contents() == before
+
+
+def test_data_that_are_counted_from_0_are_corrected_as_they_count(tmp_path):
+    project = Project(tmp_path, "voc")
+    (file,) = project.data.rglob("a.xml")
+    edit_xml(file, as_cvat_writes)
+    assert project.labels("a") == [("cat", 3, 4, 12, 9), ("dog", 16, 11, 25, 18)]
+    project.export()
+    assert "nothing to change" in project.take_back()
+    new = "".join(f"<{side}>{value}.0</{side}>" for side, value in zip(voc.SIDES, (1, 1, 9, 3)))
+    new = f"<object><name>dog</name><bndbox>{new}</bndbox></object></annotation>"
+    corrected = project.out / "Annotations/a.xml"
+    edit_xml(corrected, lambda text: text.replace("<xmin>16.0<", "<xmin>12.0<").replace("</annotation>", new))
+    assert "1 added, 1 moved" in project.take_back()
+    assert project.labels("a") == [("cat", 3, 4, 12, 9), ("dog", 12, 11, 25, 18), ("dog", 1, 1, 9, 3)]
+    assert "<xmin>12.0<" in file.read_text()
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [

@@ -83,7 +83,7 @@ class EndToEnd(nn.Module):
             self.register_buffer("mirrored", mirrored_anchors(model), persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Detect in images uint8 [B, H, W, 3], RGB; the fields of `Exported`, as torch.export saves plain tuples."""
+        """Detect in images uint8 [B, H, W, 3], RGB; the fields of `Exported` as a plain tuple, as exporters want it."""
         batch = self.resize(images.permute(0, 3, 1, 2), *self.model.config.image_size)
         scores, offsets = self._look(batch)
         boxes = self.model.coder.decode(offsets.float()).clamp(0, 1)

@@ -14,6 +14,11 @@ from pipelines.store.shards import MANIFEST
 
 CODE = ("ssd", "pipelines")
 CODE_FILES = ("*.py", "*.j2")
+# Tools that are never sent as a job.
+AT_HOME = tuple(
+    f"pipelines/{tool}"
+    for tool in ("compare.py", "export/", "fetch/", "promote.py", "relabel/", "seeds/", "ui.py", "verify/")
+)
 FACTS = ("data.dvc", "dvc.yaml")  # the data's hash, and which code decides a stage's result
 SMALL = 1 << 20  # bytes of a file in an input's folder that may travel with the code; larger ones go by STORAGE_URI
 NEEDED = 64 << 20  # bytes of a file that a stage cannot do without; Ray takes 500 MiB in all
@@ -84,7 +89,9 @@ def pack(root: Path, inputs: Iterable[Path], target: Path) -> Path:
     for part in CODE:
         for pattern in CODE_FILES:
             for file in (root / part).rglob(pattern):
-                _copy(file, target / file.relative_to(root))
+                name = file.relative_to(root)
+                if not name.as_posix().startswith(AT_HOME):
+                    _copy(file, target / name)
     for name in FACTS:
         if (root / name).is_file():
             _copy(root / name, target / name)

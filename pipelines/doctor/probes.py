@@ -73,9 +73,7 @@ def gpu_problem() -> str:
         return ""
     try:
         return "" if torch.ones(2, device="cuda").sum().item() == 2 else "one and one are not two"
-    except (
-        RuntimeError
-    ) as problem:  # a driver that is too old, an architecture that PyTorch was not built for, no memory
+    except RuntimeError as problem:  # an old driver, an architecture that PyTorch was not built for, no memory
         return first_line(problem)
 
 

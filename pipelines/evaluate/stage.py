@@ -111,7 +111,7 @@ def measure_split(
     rows = sorted(read_boxes(prepared, manifest, split, VISIBILITY), key=lambda row: row["image_id"])
     truths = [truth_of_task(row, task) for row in rows]
     looks = look_at(prepared, manifest, split)
-    return measure(found, truths, manifest.classes, list(thresholds), looks, calibration), truths
+    return measure(found, truths, manifest.classes, thresholds, looks, calibration), truths
 
 
 def _put_beside(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tomllib
 from dataclasses import asdict
@@ -15,7 +14,7 @@ from pydantic import ValidationError
 from pipelines.card import Card
 from pipelines.errors import UserError, first_line, without_secrets
 from pipelines.settings import ROOT
-from pipelines.tracking import registry, runs
+from pipelines.tracking import provenance, registry, runs
 from ssd.checkpoint import load
 from ssd.prediction import Detector
 
@@ -93,7 +92,7 @@ def describe(source: Source, card: Card | None) -> dict[str, str]:
         "ssd.model": source.called,
         "ssd.weights_sha256": source.sha256,
         "ssd.project_version": project["version"],
-        "ssd.code_sha256": _digest_of_code(),
+        "ssd.code_sha256": provenance.code_digest("evaluate"),
         "ssd.class_names": _json(detector.class_names),
         "ssd.thresholds": _json([round(float(score), 6) for score in thresholds]),
         "ssd.calibration": _json(list(detector.calibration)),
@@ -103,14 +102,6 @@ def describe(source: Source, card: Card | None) -> dict[str, str]:
         "ssd.image_size": _json(list(detector.model.config.image_size)),
     }
     return described | ({"ssd.card": _json(card.model_dump(mode="json"))} if card else {})
-
-
-def _digest_of_code() -> str:
-    """Digest of ssd/, whose code became the graph."""
-    digest = hashlib.sha256()
-    for path in sorted((ROOT / "ssd").rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _json(value) -> str:

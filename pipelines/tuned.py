@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import yaml
 from pydantic import ConfigDict, JsonValue, ValidationError
 from pydantic.dataclasses import dataclass
 
+from pipelines.files import write_whole
 from pipelines.params import ParamsError
 from pipelines.settings import TUNED
 
@@ -44,9 +44,7 @@ def write_tuned(tuned: Tuned, path: Path) -> None:
     content = {"sweep": tuned.sweep, "trial": tuned.trial, "score": tuned.score, "reason": tuned.reason}
     content["overrides"] = tuned.overrides
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, yaml.safe_dump(content, sort_keys=False))
 
 
 def read_tuned(path: Path) -> Tuned:

@@ -17,7 +17,7 @@ ABOVE = {"compare", "relabel", "seeds", "verify"}
 # From the ground up: a room imports rooms below its own floor only, and itself.
 FLOORS = (
     {"errors", "strict_yaml"},
-    {"settings"},
+    {"files", "settings"},
     {"params"},
     {"store", "tracking", "tuned", "pictures", "coco"},
     {"card", "cluster", "layouts", "recipe"},
@@ -33,6 +33,7 @@ CARRIERS = (
     "pipelines/cluster/",
     "pipelines/command.py",
     "pipelines/errors.py",
+    "pipelines/files.py",
     "pipelines/preflight/",
     "pipelines/settings.py",
     "pipelines/store/checkpoints.py",

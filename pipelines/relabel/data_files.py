@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -10,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipelines.errors import writing
 from pipelines.layouts import coco_json, voc, yolo
 from pipelines.layouts.listing import Annotation, Listing, Photo, Rejected
 from pipelines.relabel import patch_coco, patch_lines, patch_voc
@@ -163,18 +161,3 @@ def expected(change: Change) -> Annotation:
     flags = (np.array([flag[i] for i in kept], bool) for flag in (difficult, crowd))
     corners = np.array([boxes[i] for i in kept], np.float32).reshape(-1, 4)
     return Annotation("", tuple(names[i] for i in kept), corners, *flags)
-
-
-def write_whole(file: Path, content: bytes) -> None:
-    """Replace a file at once. A link into DVC's cache becomes a file, and what is in the cache stays as it is."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    with writing(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(partial, "wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)

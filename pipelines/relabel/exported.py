@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.errors import writing
+from pipelines.files import write_whole
 from pipelines.layouts.listing import Annotation, Listing, Rejected
 from pipelines.prepare.stage import read_annotation
 from pipelines.relabel.suspects import RelabelError
@@ -47,11 +48,8 @@ class Exported(BaseModel):
 
 def write_note(folder: Path, note: Exported) -> None:
     """Write the note, whole or not at all."""
-    file = folder / NOTE
-    partial = file.with_name(f".{NOTE}.partial")
-    with writing(file):
-        partial.write_text(note.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        partial.replace(file)
+    with writing(folder / NOTE):
+        write_whole(folder / NOTE, note.model_dump_json(indent=1) + "\n")
 
 
 def read_note(folder: Path) -> Exported:

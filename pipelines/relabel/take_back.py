@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from pipelines.errors import writing
+from pipelines.files import write_whole
 from pipelines.layouts.listing import Annotation
 from pipelines.params import PrepareParams
 from pipelines.prepare.stage import list_photos
 from pipelines.relabel.corrected import read_corrected
 from pipelines.relabel.corrections import UNMOVED, Edit, compare, describe
-from pipelines.relabel.data_files import Change, patched, write_whole
+from pipelines.relabel.data_files import Change, patched
 from pipelines.relabel.exported import Exported, Photograph, digest_of, labels_of, read_note, write_note
 from pipelines.relabel.suspects import RelabelError
 
@@ -49,7 +51,9 @@ def take_back(folder: Path, exported: Path, data: Path, params: PrepareParams, d
     contents = patched(data, listing, changes, params.classes)
     if not dry_run:
         for file, content in contents.items():
-            write_whole(data / file, content)
+            with writing(data / file):
+                (data / file).parent.mkdir(parents=True, exist_ok=True)
+                write_whole(data / file, content)  # a link into DVC's cache becomes a file
         _remember(exported, note, data, changes, params)
     missing = len(note.photographs) - len(corrected)
     said = describe(edit for change in changes for edit in change.edits)

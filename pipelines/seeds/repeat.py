@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from pipelines.cluster.signals import run_lock
 from pipelines.errors import UserError, writing
 from pipelines.evaluate.inference import detect_split
 from pipelines.evaluate.stage import measure_split
+from pipelines.files import write_whole
 from pipelines.params import Params
 from pipelines.recipe.resolve import Recipe
 from pipelines.settings import home
@@ -109,9 +109,7 @@ def repeat(configuration: Configuration, seed: int, parent: str) -> dict[str, An
         result = {"seed": seed, "training": plan.name} | _measure(configuration, plan, state, seed)
         _log(spec, state["history"], result)
         with writing(file):
-            partial = file.with_name(f".{file.name}.partial")
-            partial.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            os.replace(partial, file)
+            write_whole(file, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     return result
 
 

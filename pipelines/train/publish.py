@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag, Metric
 
 from pipelines.errors import first_line, without_secrets, writing
+from pipelines.files import write_whole
 from pipelines.params import Params
 from pipelines.recipe.resolve import Recipe, write_resolved
 from pipelines.settings import home, tracking_uri
@@ -85,9 +85,7 @@ def publish(
             "Start the tracker and run the same command again."
         ) from error
     with writing(out):
-        partial = out / ".model.json.partial"
-        partial.write_text(model.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, out / "model.json")
+        write_whole(out / "model.json", model.model_dump_json(indent=2) + "\n")
     if doubt := diverged or nothing_right(best_epoch):
         print(f"  warning: {doubt}; this version will not become the champion. Lower train.lr, or look at curves.png")
     score = "not validated"

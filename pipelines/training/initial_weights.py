@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipelines.errors import first_line, without_secrets
+from pipelines.files import write_whole
 from pipelines.params import Params, ParamsError
 from pipelines.settings import home
 from pipelines.store.download import DownloadError, download
@@ -143,9 +144,7 @@ def _read_note(note: Path) -> dict[str, str] | None:
 
 
 def _write_note(note: Path, content: dict[str, str]) -> None:
-    partial = note.with_name(f".{note.name}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.rename(note)
+    write_whole(note, json.dumps(content, indent=2) + "\n")
     objects = object_store()
     if objects is not None:
         retry_while_away(lambda: objects.upload(note, f"weights/{note.name}"), print)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pipelines.files import write_whole
 from pipelines.store.checkpoints import checkpoints
 from pipelines.store.s3 import NoSuchObject, ObjectStore, StorageError, retry_while_away
 
@@ -102,12 +102,7 @@ class Sweep:
         trial = self.trials[number - 1] = replace(self.trials[number - 1], **changes)
         file = self._file(trial)
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(".trial.json.partial")
-        with open(partial, "w", encoding="utf-8") as stream:
-            json.dump(asdict(trial), stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, file)
+        write_whole(file, json.dumps(asdict(trial)))
         return trial
 
     def add_epoch(self, number: int, metrics: dict[str, float], resampled: Sequence[float] = ()) -> Trial:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.errors import first_line, writing
+from pipelines.files import write_whole
 from pipelines.pictures.page import render_page, thumbnail
 from pipelines.pictures.palette import colour
 from pipelines.prepare.quarantine import REPORT, Entry
@@ -106,9 +106,7 @@ def _write(folder: Path, page: str, matches: Sequence[Match], statistics: dict[s
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in (texts | {PAGE: page}).items():
-            partial = folder / f".{name}.partial"
-            partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-            os.replace(partial, folder / name)
+            write_whole(folder / name, text.encode(errors="backslashreplace"))
 
 
 def _statistics(

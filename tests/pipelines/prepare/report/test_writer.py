@@ -8,6 +8,7 @@ from xml.sax.saxutils import escape
 import pytest
 from PIL import ExifTags, Image
 
+from pipelines import files
 from pipelines.prepare import stage
 from pipelines.prepare.quarantine import QuarantineError
 from pipelines.prepare.report import writer
@@ -210,7 +211,7 @@ def test_a_kill_leaves_no_page(tmp_path, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writer.os, "replace", killed)
+    monkeypatch.setattr(files.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         made(tmp_path)
     assert [path.name for path in (tmp_path / "prepare").iterdir() if not path.name.startswith(".")] == []

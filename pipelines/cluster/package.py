@@ -44,9 +44,15 @@ FOR_LIBRARIES = (  # what boto3 and MLflow read beside our own settings, and hol
 CREDENTIALS = {
     "MLFLOW_TRACKING_URI": ", and MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to this machine and the nodes"
 }
-# glibc reads these when a process starts: keep what is freed, as `ssd.memory.keep_memory` has it, in all threads alike
-# (Ray Train and Ray Data work in threads). What that gives: benchmarks/README.md. Elsewhere they mean nothing.
-MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
+# Read when a process starts. By glibc: keep what is freed, as `ssd.memory.keep_memory` has it, in all threads alike
+# (Ray Train and Ray Data work in threads). By OpenMP: threads of PyTorch that wait for each other sleep, rather than
+# spin on a CPU that another process needs. What both give: benchmarks/README.md. Elsewhere they mean nothing.
+FOR_PROCESSES = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
+    "OMP_WAIT_POLICY": "passive",
+}
 
 
 class PackageError(UserError):
@@ -72,7 +78,7 @@ def variables() -> dict[str, str]:
                 f"{key}={without_secrets(value)}: all who may see Ray's dashboard would see the password in it; "
                 f"give the address without{CREDENTIALS.get(key, '')}"
             )
-    return MEMORY | chosen | wishes | {"PYTHONUNBUFFERED": "1"}
+    return FOR_PROCESSES | chosen | wishes | {"PYTHONUNBUFFERED": "1"}
 
 
 def path_in_package(path: Path) -> Path:

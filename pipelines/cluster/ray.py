@@ -68,7 +68,7 @@ def ray_cluster(state_api: bool = False) -> Iterator[dict[str, float]]:
     Raises:
         ClusterError: RAY_ADDRESS does not answer.
     """
-    set_defaults(QUIET | package.MEMORY)
+    set_defaults(QUIET | package.FOR_PROCESSES)
     add_to_python_path(ROOT)  # a local cluster's processes inherit it
     import ray
 

@@ -29,7 +29,8 @@ from pipelines.training.initial_weights import InitialWeights, initial_weights, 
 from pipelines.training.order import steps_an_epoch
 from pipelines.training.progress import Progress
 from pipelines.training.tiled import images_an_epoch
-from pipelines.training.workers import Training, TrainingFailed, new_job, run_on_ray
+from pipelines.training.worker import Training, new_job
+from pipelines.training.workers import TrainingFailed, run_on_ray
 from pipelines.tuned import Tuned
 from ssd.weights import Loaded
 

@@ -13,7 +13,7 @@ from pipelines.cluster.signals import in_thread
 from pipelines.params import TuneParams
 from pipelines.training.messages import Log, Step, messages
 from pipelines.training.progress import epoch_line, step_line
-from pipelines.training.workers import Training
+from pipelines.training.worker import Training
 from pipelines.tune.asha import decide
 from pipelines.tune.ledger import Sweep
 from pipelines.tune.trial import FromTrial, run_trial

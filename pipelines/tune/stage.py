@@ -23,7 +23,7 @@ from pipelines.store.shards import Manifest, read_manifest
 from pipelines.tracking import provenance, runs
 from pipelines.training.initial_weights import InitialWeights, initial_weights, try_weights
 from pipelines.training.tiled import images_an_epoch
-from pipelines.training.workers import Training, new_job
+from pipelines.training.worker import Training, new_job
 from pipelines.tune.ledger import Sweep, Trial, forget
 from pipelines.tune.mlflow_runs import SweepRuns, describe, describe_trial
 from pipelines.tune.search import Search, repeat_folders

@@ -14,7 +14,8 @@ from pipelines.store.checkpoints import checkpoints
 from pipelines.training.loop import fit
 from pipelines.training.messages import Epoch, Log, Send, Step
 from pipelines.training.progress import Progress
-from pipelines.training.workers import Training, is_final, on_this_machine, run_on_ray
+from pipelines.training.worker import Training, is_final, on_this_machine
+from pipelines.training.workers import run_on_ray
 
 Report = Callable[[list[dict[str, float]], dict[int, list[float]]], None]
 

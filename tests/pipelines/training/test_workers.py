@@ -4,6 +4,8 @@ import contextlib
 import errno
 import json
 import socket
+import subprocess
+import sys
 from unittest import mock
 
 import pyarrow
@@ -21,10 +23,11 @@ from pipelines.store.shards import read_boxes, read_manifest
 from pipelines.training import workers
 from pipelines.training.loop import Job, Run, fit
 from pipelines.training.messages import messages
-from pipelines.training.workers import CannotTrain, Training, TrainingFailed, is_final, run_on_ray
+from pipelines.training.worker import Training, is_final
+from pipelines.training.workers import CannotTrain, TrainingFailed, run_on_ray
 from ssd.checkpoint import load, save
 from ssd.trainer import NonFiniteLoss
-from tests.conftest import TINY, write_params
+from tests.conftest import ROOT, TINY, write_params
 from tests.pipelines.training.states import same
 
 
@@ -143,10 +146,16 @@ def test_training_ends_well_without_the_queue_of_its_messages(job, tmp_path, mon
         ray.kill(senders[0].queue.actor)
 
     monkeypatch.setattr(workers, "messages", watched)
-    monkeypatch.setattr(workers, "Progress", lambda send: send)  # every step is told
     monkeypatch.setenv("RAY_TRAIN_V2_ENABLED", "1")
     placement = Placement(1, use_gpu=False, cpus=1, loader_workers=0, max_failures=0)
     with ray_cluster():
         run_on_ray(Training(job, tmp_path / "train-1", placement), show)
     assert 1 <= len(received) < 9
     assert checkpoints(tmp_path / "train-1").latest()[0] == 9
+
+
+def test_rays_controller_loads_no_pytorch():
+    """What it unpickles: where workers begin, and the callback. Loading PyTorch takes it seconds, before any worker."""
+    code = "import sys, pipelines.training.workers, pipelines.training.mlflow_callback; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -6,7 +6,7 @@ from pipelines.cluster.ray import Placement
 from pipelines.params import load_params
 from pipelines.store.checkpoints import checkpoints
 from pipelines.training.loop import Job
-from pipelines.training.workers import Training
+from pipelines.training.worker import Training
 from pipelines.tune.trial import _in_this_process
 from tests.conftest import TINY, write_params
 from tests.pipelines.training.states import same

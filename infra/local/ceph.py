@@ -1,7 +1,8 @@
 """A real S3 server on this machine: Ceph's monitor, one store in a file, and its S3 gateway, all inside one folder.
 
-For tests and for trying things, on 127.0.0.1 unless told otherwise, one copy of everything. Debian: `apt-get install --no-install-recommends
-radosgw ceph-mon ceph-osd`. Data outlive a stop and a kill -9; the same folder has the same port and keys again.
+For tests and for trying things, on 127.0.0.1 unless told otherwise, one copy of everything. Debian: `apt-get install
+--no-install-recommends radosgw ceph-mon ceph-osd`. Data outlive a stop and a kill -9; the same folder has the same port
+and keys again.
 """
 
 from __future__ import annotations

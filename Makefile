@@ -17,7 +17,7 @@ $(VENV)/.installed: requirements.lock
 	$(BIN)/uv pip install --python $(BIN)/python --no-cache --compile-bytecode --require-hashes -r requirements.lock
 	@touch $@
 
-.PHONY: help setup doctor repro test test-fast lint lock ui up down job chaos clean
+.PHONY: help setup doctor repro test test-fast lint lock ui up down base job chaos clean
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
@@ -51,6 +51,9 @@ up: setup  ## Build a small real cluster on this machine: Ray with three nodes, 
 
 down: setup  ## Stop that cluster
 	python -m infra.local.cluster down
+
+base:  ## Make the base of infra/Dockerfile from Debian's packages, where no registry of images is reached (root)
+	infra/local/base.sh
 
 STAGE ?= train
 job: setup  ## Run one stage as a job on the cluster at RAY_ADDRESS=http://…: make job STAGE=evaluate

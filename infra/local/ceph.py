@@ -1,7 +1,8 @@
 """A real S3 server on this machine: Ceph's monitor, one store in a file, and its S3 gateway, all inside one folder.
 
-For tests and for trying things, on 127.0.0.1, one copy of everything. Debian: `apt-get install --no-install-recommends
-radosgw ceph-mon ceph-osd`. Data outlive a stop and a kill -9; the same folder has the same port and keys again.
+For tests and for trying things, on 127.0.0.1 unless told otherwise, one copy of everything. Debian: `apt-get install
+--no-install-recommends radosgw ceph-mon ceph-osd`. Data outlive a stop and a kill -9; the same folder has the same port
+and keys again.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ osd fast shutdown notify mon = false
 [client.rgw]
 rgw data = {folder}/rgw
 # without tcp_nodelay a small GET takes 45 ms
-rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1
+rgw frontends = beast endpoint={address}:{port} tcp_nodelay=1
 rgw thread pool size = 32
 rgw run sync thread = false
 rgw enable quota threads = false
@@ -92,8 +93,16 @@ def free_port() -> int:
 class Ceph:
     """Monitor, store and gateway; `start` may be called again after any of them was killed."""
 
-    def __init__(self, folder: Path):
+    def __init__(
+        self,
+        folder: Path,
+        address: str = "127.0.0.1",
+        port: int | None = None,
+        keys: tuple[str, str] | None = None,
+    ):
         self.folder = folder.resolve()
+        self.address, self.port = address, port
+        self.keys = keys or (uuid.uuid4().hex[:16], uuid.uuid4().hex)
         self.run = Path(
             f"/tmp/ceph-{uuid.uuid5(uuid.NAMESPACE_URL, str(self.folder)).hex[:12]}"
         )  # sockets: short names
@@ -174,9 +183,11 @@ class Ceph:
     def _make(self) -> dict[str, str | int]:
         for part in ("mon", "osd", "rgw"):
             (self.folder / part).mkdir(parents=True)
-        facts = {"port": free_port(), "mon_port": free_port()}
+        facts = {"port": self.port or free_port(), "mon_port": free_port()}
         fsid = str(uuid.uuid4())
-        self.config.write_text(CONFIG.format(fsid=fsid, folder=self.folder, run=self.run, **facts))
+        self.config.write_text(
+            CONFIG.format(fsid=fsid, folder=self.folder, run=self.run, address=self.address, **facts)
+        )
         (self.folder / "osd.uuid").write_text(str(uuid.uuid4()))
         keyring = str(self.folder / "keyring")
         own = {"mon.": {"mon": "allow *"}, "client.admin": {"mon": "allow *", "osd": "allow *"}}
@@ -192,7 +203,7 @@ class Ceph:
         address, monmap = f"[v2:127.0.0.1:{facts['mon_port']}]", str(self.folder / "monmap")
         self._do("monmaptool", "--create", "--fsid", fsid, "--addv", "a", address, monmap, configured=False)
         self._do("ceph-mon", "--mkfs", "-i", "a", "--monmap", monmap, "--keyring", keyring)
-        return facts | {"access": uuid.uuid4().hex[:16], "secret": uuid.uuid4().hex}
+        return facts | dict(zip(("access", "secret"), self.keys))
 
     def _command(self, program: str, *words: str, configured: bool = True) -> list[str]:
         return [shutil.which(program, path=PATH), *(["-c", str(self.config)] if configured else []), *words]

@@ -54,6 +54,15 @@ def test_nobody_is_root_or_may_become_it(name, services):
     assert not {"privileged", "cap_add", "devices", "network_mode", "pid"} & set(service)
 
 
+@pytest.mark.parametrize("name", ["head", "mlflow", "worker"])
+def test_our_image_is_read_only_but_for_what_ends_with_the_container(name, services):
+    assert services[name]["read_only"]
+    assert {mount["target"]: mount.get("source") for mount in services[name]["volumes"]} == {
+        "/tmp": None,
+        "/home/ray": None,
+    }
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_limits_and_health(name, services):
     service = services[name]
@@ -62,6 +71,7 @@ def test_limits_and_health(name, services):
     assert kind == "CMD"
     if test[:2] == ["python", "-c"]:
         compile(test[2], name, "exec")
+        assert " " not in test[2]  # podman 4 cuts it there
     assert service["restart"] == "unless-stopped"
 
 
@@ -71,8 +81,9 @@ def test_ports_are_open_on_the_loopback_alone(name, services):
 
 
 def test_data_are_in_named_volumes(services):
-    mounts = {name: service["volumes"] for name, service in services.items() if "volumes" in service}
+    mounts = {name: service["volumes"] for name, service in services.items() if not service.get("read_only")}
     assert set(mounts) == {"postgres", "s3"}
+    assert all(mount["source"] for volumes in mounts.values() for mount in volumes)
     assert {mount["type"] for volumes in mounts.values() for mount in volumes} == {"volume"}
 
 

@@ -5,8 +5,11 @@ Nothing in a request is ever taken for a path or an address: what is no encoded 
 
 from __future__ import annotations
 
+import base64
 import io
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +22,7 @@ from ssd.prediction import Detector, Prediction
 # Pillow knows many more kinds; some start other programs (EPS), and few people ever looked into most of them.
 KINDS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 HOW = f"send the bytes of a photograph ({', '.join(KINDS)}); inside JSON as base64, without `data:…` in front"
+BASE64 = re.compile(rb"[A-Za-z0-9+/\s]+={0,2}\s*")
 PIXELS_AT_ONCE = 50_000_000  # of several photographs that are held decoded together; one larger one goes alone
 
 
@@ -55,9 +59,16 @@ def check_threshold(value: Any) -> float | None:
         return None
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1:
         return float(value)
-    raise InputError(
-        f"score_threshold: a number from 0 to 1 is due, not {repr(value)[:40]}; leave it out for the model's"
-    )
+    raise InputError("score_threshold: a number from 0 to 1 is due; left out, it is the model's own of each class")
+
+
+def from_base64(image: Any) -> Any:
+    """The bytes that base64 text stands for; what is no such text stays as it is, for `check_images` to refuse."""
+    text = image.encode("ascii", "replace") if isinstance(image, str) else image
+    if isinstance(text, bytes) and BASE64.fullmatch(text):  # files of photographs have other bytes, too
+        with suppress(ValueError):
+            return base64.b64decode(text)
+    return image
 
 
 def check_images(images: Sequence[Any], limits: Limits) -> list[bytes]:

@@ -19,7 +19,7 @@ from mlflow.types.schema import Array
 
 from ssd.checkpoint import load
 from ssd.prediction import Detector
-from ssd.serving import InputError, Limits, answers, check_images, check_threshold
+from ssd.serving import InputError, Limits, answers, check_images, check_threshold, from_base64
 
 BATCH_SIZE = 32
 
@@ -61,7 +61,7 @@ class RegisteredDetector(mlflow.pyfunc.PythonModel):
         """Detect.
 
         Args:
-            model_input: a table with a column `image` of encoded images (bytes of JPEG, PNG …; base64 over HTTP).
+            model_input: a table with a column `image` of encoded images (bytes of JPEG, PNG …, or their base64).
             params: `score_threshold`, by default that of each class that validation chose; `batch_size`.
 
         Returns:
@@ -73,7 +73,7 @@ class RegisteredDetector(mlflow.pyfunc.PythonModel):
         params = params or {}
         try:
             threshold = check_threshold(params.get("score_threshold"))
-            images = check_images(list(model_input["image"]), self.limits)
+            images = check_images([from_base64(image) for image in model_input["image"]], self.limits)
             return self._answer(images, threshold, min(max(params.get("batch_size", BATCH_SIZE), 1), BATCH_SIZE))
         except InputError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from None

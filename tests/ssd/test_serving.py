@@ -1,5 +1,6 @@
 """Photographs from strangers, without a server."""
 
+import base64
 import io
 import struct
 import zlib
@@ -14,7 +15,7 @@ from ssd.checkpoint import model_state
 from ssd.images import decode
 from ssd.model import SSD, ModelConfig
 from ssd.prediction import Detector
-from ssd.serving import InputError, Limits, answers, check_images, check_threshold
+from ssd.serving import InputError, Limits, answers, check_images, check_threshold, from_base64
 
 
 def photograph(height=60, width=90, kind="PNG", seed=0):
@@ -88,6 +89,19 @@ def test_a_threshold_is_a_number_from_0_to_1(value):
         check_threshold(value)
     assert check_threshold(None) is None
     assert check_threshold(1) == 1
+
+
+@pytest.mark.parametrize("kind", serving.KINDS)
+def test_base64_is_told_from_photographs(kind):
+    encoded = photograph(kind=kind)
+    assert from_base64(encoded) is encoded
+    assert from_base64(base64.b64encode(encoded)) == encoded
+    assert from_base64(base64.encodebytes(encoded).decode()) == encoded
+
+
+@pytest.mark.parametrize("other", ["/etc/passwd", "http://x/y.jpg", "é", "", b"", None, 3, [b"abcd"], "abc"])
+def test_what_is_no_base64_stays_as_it_is(other):
+    assert from_base64(other) is other
 
 
 def test_one_damaged_photograph_leaves_the_others_their_answers(detector):

@@ -41,7 +41,6 @@ from ssd.presets import PRESETS
 from ssd.serving import answers
 
 ROOT = Path(__file__).parents[1]
-Beside = Callable[[], Awaitable[None]]
 PATIENCE = 240.0  # seconds for Ray, Serve and the model to start
 
 
@@ -61,6 +60,9 @@ class Load:
             f"{len(self.times) / self.seconds:.1f} photographs/s ({len(self.times)}), p50 {p50:.0f} ms, p99 {p99:.0f} "
             f"ms, longest {longest:.0f} ms; {wrong}; {dict(self.models)}"
         )
+
+
+Beside = Callable[[Load], Awaitable[None]]
 
 
 class Service:
@@ -126,18 +128,18 @@ async def put_load(
     seconds: float,
     beside: Callable[[], Awaitable[None]] | None = None,
 ) -> Load:
-    """Have clients ask for some seconds, while `beside` does something to the service."""
+    """Have clients ask for some seconds, and until `beside`, which does something to the service, is done."""
     load, end = Load(), time.perf_counter() + seconds
+    besides = [asyncio.ensure_future(beside(load))] if beside else []
 
     async def client(session: aiohttp.ClientSession, number: int) -> None:
-        while time.perf_counter() < end:
+        while time.perf_counter() < end or not all(one.done() for one in besides):
             number += clients
             await _ask(session, f"{url}/detect", photographs[number % len(photographs)], load)
 
     async with _session(clients) as session:
         start = time.perf_counter()
-        others = [beside()] if beside else []
-        await asyncio.gather(*(client(session, number) for number in range(clients)), *others)
+        await asyncio.gather(*(client(session, number) for number in range(clients)), *besides)
         load.seconds = time.perf_counter() - start
     return load
 
@@ -172,8 +174,9 @@ def photograph(seed: int, height: int = 480, width: int = 640) -> bytes:
     return buffer.getvalue()
 
 
-def random_state(network: str) -> dict[str, Any]:
+def random_state(network: str, seed: int = 0) -> dict[str, Any]:
     """A network of a preset that was never trained, for three classes."""
+    torch.manual_seed(seed)
     return model_state(SSD(PRESETS[network].model, 3), ["a", "b", "c"], {"score_threshold": 0.3})
 
 
@@ -183,7 +186,6 @@ def make_store(home: Path, network: str, versions: int = 2) -> MlflowClient:
     client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
     client.create_registered_model("ssd")
     for seed in range(versions):
-        torch.manual_seed(seed)
         folder = home / "models" / str(seed) / "artifacts"
         folder.mkdir(parents=True)
         save(
@@ -240,8 +242,8 @@ def main() -> int:
             moves: list[str] = []
             besides = {
                 "calm": None,
-                "swap": lambda: swap(client, args.seconds, 8, moves),
-                "kill": lambda: kill_one(running, args.seconds / 4),
+                "swap": lambda _: swap(client, args.seconds, 8, moves),
+                "kill": lambda _: kill_one(running, args.seconds / 4),
             }
             for name, beside in besides.items():
                 before = running.memory()

@@ -13,7 +13,7 @@ from ray import serve
 from ray.serve import Application, metrics
 
 from pipelines.params import PARAMS_FILE, RegistryParams, load_stated
-from pipelines.serving.following import Follower, detect
+from pipelines.serving.following import Follower, detect, find
 from pipelines.serving.requests import BODY, LIMITS, Asked, TooLarge, read
 from pipelines.tracking import registry, runs
 from ssd.serving import InputError
@@ -71,8 +71,7 @@ class Detection:
         The query `score_threshold` is for the first form; without it each class counts from the model's own score.
         """
         try:
-            asked = await read(request)
-            return await self._answer(asked)
+            return await self._answer(await read(request))
         except InputError as error:
             return self._refuse(400, str(error))
         except TooLarge:
@@ -110,8 +109,14 @@ class Detection:
 
 
 def app(args: Arguments) -> Application:
-    """The application, for `serve run` and for Serve's configuration files."""
+    """The application, for `serve run` and for Serve's configuration files.
+
+    Raises:
+        ServingError: there is no such version; better said here, once, than by every replica.
+    """
     name = (load_stated().registry if PARAMS_FILE.exists() else RegistryParams()).name
+    address = args.model or f"models:/{name}@{registry.CHAMPION}"
+    find(address, runs.connect())
     options = {"num_cpus": args.cpus, "num_gpus": args.gpus}
     deployment = Detection.options(num_replicas=args.replicas, ray_actor_options=options)
-    return deployment.bind(args.model or f"models:/{name}@{registry.CHAMPION}", args.poll)
+    return deployment.bind(address, args.poll)

@@ -57,13 +57,9 @@ class Follower:
         self.address, self.problem = address, ""
         self._client, self._device = client, device
         try:
-            self.current = self._load(self._find())
-        except (MlflowException, ValueError, registry.RegistryError) as error:
-            where = without_secrets(client.tracking_uri)
-            raise ServingError(
-                f"{address} at {where} cannot be served: {first_line(error)}; `python -m pipelines.promote` lists the "
-                "versions, model=models:/NAME/NUMBER serves one of them"
-            ) from None
+            self.current = self._load(find(address, client))
+        except (ValueError, registry.RegistryError) as error:
+            raise _unusable(address, client, error) from None
 
     def look(self) -> bool:
         """Ask the registry once, and load what the alias points to if that is another version; whether it was.
@@ -72,7 +68,7 @@ class Follower:
         damaged, must not end a service that works.
         """
         try:
-            version = self._find()
+            version = find(self.address, self._client)
             if _address(version) == self.current.model:
                 self.problem = ""
                 return False
@@ -90,15 +86,31 @@ class Follower:
         while not stop.wait(seconds):
             self.look()
 
-    def _find(self) -> ModelVersion:
-        version = registry.version_at(self.address, self._client)
-        if version is None:
-            raise ValueError("models:/NAME@ALIAS or models:/NAME/NUMBER is due")
-        return version
-
     def _load(self, version: ModelVersion) -> Served:
         detector = Detector(registry.load_version(self._client, version), self._device)
         return Served(_address(version), version.tags.get(registry.SHA256, ""), detector)
+
+
+def find(address: str, client: MlflowClient) -> ModelVersion:
+    """The version that an address leads to now.
+
+    Raises:
+        ServingError: there is none.
+    """
+    try:
+        version = registry.version_at(address, client)
+    except MlflowException as error:
+        raise _unusable(address, client, error) from None
+    if version is None:
+        raise _unusable(address, client, ValueError("models:/NAME@ALIAS or models:/NAME/NUMBER is due"))
+    return version
+
+
+def _unusable(address: str, client: MlflowClient, error: Exception) -> ServingError:
+    return ServingError(
+        f"{address} at {without_secrets(client.tracking_uri)} cannot be served: {first_line(error)}; `python -m "
+        "pipelines.promote` lists the versions, model=models:/NAME/NUMBER serves one of them"
+    )
 
 
 def _address(version: ModelVersion) -> str:

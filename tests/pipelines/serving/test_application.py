@@ -7,6 +7,7 @@ import urllib.request
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 
 pytest.importorskip("grpc_reflection", reason="needs Ray Serve's packages: pip install 'ray[serve]'")
 
@@ -14,6 +15,8 @@ from benchmarks.serving import make_store, photograph, put_load, random_state, s
 from pipelines.params import PARAMS_FILE
 from pipelines.serving import app
 from pipelines.serving.application import Arguments
+from pipelines.serving.following import ServingError
+from pipelines.settings import tracking_uri
 from ssd.images import decode
 from ssd.prediction import Detector
 from tests import fuzz_serving
@@ -21,12 +24,18 @@ from tests import fuzz_serving
 NETWORK = "tiny"
 
 
-def test_the_champion_of_params_is_served_by_default(tmp_path, monkeypatch):
+def test_the_champion_of_params_is_served_by_default(tmp_path, monkeypatch, empty_store):
     monkeypatch.chdir(tmp_path)
     assert not PARAMS_FILE.exists()
+    with pytest.raises(ServingError, match=r"models:/ssd@champion at sqlite.* cannot be served: .* lists the versions"):
+        app(Arguments())
+    client = MlflowClient(tracking_uri())
+    client.create_registered_model("ssd")
+    client.create_model_version("ssd", "file:///nowhere")
+    client.set_registered_model_alias("ssd", "champion", "1")
     assert app(Arguments())._bound_deployment.init_args == ("models:/ssd@champion", 5.0)
-    bound = app(Arguments(model="models:/x/3", replicas="2", cpus="0.5", poll="1"))._bound_deployment
-    assert bound.init_args == ("models:/x/3", 1.0)
+    bound = app(Arguments(model="models:/ssd/1", replicas="2", cpus="0.5", poll="1"))._bound_deployment
+    assert bound.init_args == ("models:/ssd/1", 1.0)
     assert bound.num_replicas == 2
     assert bound.ray_actor_options["num_cpus"] == 0.5
 

@@ -97,7 +97,8 @@ def service(home: Path, log: Path, **arguments: object) -> Iterator[Service]:
     config = log.with_suffix(".yaml")
     config.write_text(yaml.safe_dump({"http_options": {"port": port}, "applications": [application]}))
     words = [sys.executable, "-m", "ray.serve.scripts", "run", str(config)]
-    variables = os.environ | {"SSD_HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    variables = os.environ | {"SSD_HOME": str(home), "RAY_ADDRESS": "local"}
+    variables |= {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
     with log.open("wb") as out, subprocess.Popen(words, cwd=ROOT, env=variables, stdout=out, stderr=out) as process:
         try:
             end = time.monotonic() + PATIENCE

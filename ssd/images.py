@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +39,7 @@ class Preview(NamedTuple):
     orientation: int
 
 
-def decode(encoded: bytes, size: tuple[int, int] | None = None) -> Tensor:
+def decode(encoded: bytes, size: tuple[int, int] | None = None, kinds: Sequence[str] | None = None) -> Tensor:
     """Decode any image that Pillow reads into RGB, turned upright.
 
     Grey, palette, CMYK and 16-bit images are converted (16 bit by its upper 8); alpha is laid over black. An EXIF
@@ -48,6 +49,7 @@ def decode(encoded: bytes, size: tuple[int, int] | None = None) -> Tensor:
         encoded: the file's bytes.
         size: (height, width) that the annotation of the image claims. If only the stored pixels, not turned, have
             this size, then the annotation is of them, and they stay as they are.
+        kinds: the only ones that are read, by Pillow's names, where not all are.
 
     Returns:
         uint8 [3, H, W].
@@ -55,7 +57,7 @@ def decode(encoded: bytes, size: tuple[int, int] | None = None) -> Tensor:
     Raises:
         ValueError: not an image, truncated, or too large to be decoded safely.
     """
-    return torch.from_numpy(_read(encoded, size).pixels).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(_read(encoded, size, kinds=kinds).pixels).permute(2, 0, 1).contiguous()
 
 
 def preview(encoded: bytes, size: tuple[int, int] | None = None, least: int = 32) -> Preview:
@@ -70,10 +72,12 @@ def preview(encoded: bytes, size: tuple[int, int] | None = None, least: int = 32
     return _read(encoded, size, least)
 
 
-def _read(encoded: bytes, claimed: tuple[int, int] | None, least: int = 0) -> Preview:
+def _read(
+    encoded: bytes, claimed: tuple[int, int] | None, least: int = 0, kinds: Sequence[str] | None = None
+) -> Preview:
     """All pixels of an image; of JPEGs fewer, but `least` of each side, if that is not 0."""
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with Image.open(io.BytesIO(encoded), formats=kinds) as image:
             size = image.height, image.width
             if image.width * image.height > LARGEST:
                 raise ValueError(f"{image.width}×{image.height} pixels, more than {LARGEST} (decompression bomb?)")

@@ -11,7 +11,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("generate", "prepare", "tune", "train", "evaluate")
-TOOLS = ("fetch", "anchors", "doctor", "export", "predict", "promote", "ui")
+TOOLS = ("fetch", "anchors", "doctor", "export", "predict", "promote", "serving", "ui")
 # They measure as the stage `evaluate` does, or train as `train` does.
 ABOVE = {"compare", "relabel", "seeds", "verify"}
 # From the ground up: a room imports rooms below its own floor only, and itself.

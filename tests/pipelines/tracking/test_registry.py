@@ -1,19 +1,23 @@
 """The registry, on a real MLflow store in a temporary folder."""
 
+import base64
 import io
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+import mlflow
 import numpy as np
+import psutil
 import pytest
 import torch
 from mlflow import MlflowClient
-from PIL import Image
+from PIL import ExifTags, Image
 
 from pipelines.errors import without_secrets
 from pipelines.tracking.registry import (
@@ -26,9 +30,12 @@ from pipelines.tracking.registry import (
     register,
     sha256,
 )
-from ssd.checkpoint import model_state, save
+from pipelines.ui import wait_until_up
+from ssd.checkpoint import load, model_state, save
+from ssd.images import decode
 from ssd.model import SSD, ModelConfig
 from ssd.prediction import Detector
+from tests import fuzz_serving
 
 HEIGHT, WIDTH = 90, 140
 
@@ -177,9 +184,6 @@ def test_the_model_works_without_this_repository_and_without_pickle(store, regis
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
     assert "/code/ssd/" in said["ssd"]
-    from ssd.checkpoint import load
-    from ssd.images import decode
-
     expected = Detector(load(weights)).predict([decode(encoded_image(1))], 0.2)[0]
     assert len(expected.scores) > 3  # an untrained model is unsure, at 0.2 it still finds something
     assert len(said["answer"]) == 3
@@ -188,6 +192,49 @@ def test_the_model_works_without_this_repository_and_without_pickle(store, regis
         np.testing.assert_allclose(answer["boxes"], expected.boxes, atol=1e-3)
         assert np.max(answer["boxes"], axis=0)[2] > HEIGHT  # pixels of the image as it was, which is wider than high
         assert set(answer["labels"]) <= {"apple", "pear"}
+
+
+@pytest.mark.slow
+def test_mlflow_serves_it_as_it_is(store, registered, tmp_path):
+    """The command of docs/serving.md, its example, a photograph with EXIF as `predict` sees it, and bad requests."""
+    client, (_, _, weights) = store[0], registered
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = ["mlflow", "models", "serve", "-m", "models:/ssd@candidate", "--env-manager", "local", "--port", str(port)]
+    paths = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    variables = os.environ | {"MLFLOW_TRACKING_URI": client.tracking_uri, "PATH": paths}
+    url = f"http://127.0.0.1:{port}/invocations"
+    log = (tmp_path / "log").open("wb")
+    with log, subprocess.Popen(words, cwd=tmp_path, env=variables, stdout=log, stderr=log) as server:
+        try:
+            wait_until_up(server, port)
+            example = "models:/ssd@candidate/serving_input_example.json"
+            mlflow.set_tracking_uri(client.tracking_uri)
+            sent = Path(mlflow.artifacts.download_artifacts(example, dst_path=str(tmp_path))).read_bytes()
+            assert fuzz_serving.post(url, fuzz_serving.Sent("example", sent))[0] == 200
+
+            turned = Image.Exif()
+            turned[ExifTags.Base.Orientation] = 6
+            Image.open(io.BytesIO(encoded_image(1))).save(buffer := io.BytesIO(), "JPEG", exif=turned)
+            form = {"dataframe_records": [{"image": base64.b64encode(buffer.getvalue()).decode()}]}
+            form["params"] = {"score_threshold": 0.2}
+            status, answer = fuzz_serving.post(url, fuzz_serving.Sent("turned", json.dumps(form).encode()))
+            (found,) = json.loads(answer)["predictions"]
+            (expected,) = Detector(load(weights)).predict_likely([decode(buffer.getvalue())], 0.2)
+            assert status == 200
+            assert len(expected.scores) > 3
+            np.testing.assert_allclose(found["scores"], expected.scores, atol=1e-5)
+            np.testing.assert_allclose(found["boxes"], expected.boxes, atol=1e-3)
+
+            before = sum(fuzz_serving.memory(server.pid).values())
+            report = fuzz_serving.fuzz(url, 200)
+            assert report.wrong == []
+            assert report.statuses[400] > 100
+            assert sum(fuzz_serving.memory(server.pid).values()) < before + 200
+        finally:
+            for process in psutil.Process(server.pid).children(recursive=True):
+                process.terminate()
+            server.terminate()
 
 
 def test_passwords_are_blotted_out():

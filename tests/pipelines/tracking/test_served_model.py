@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from mlflow.exceptions import MlflowException
 from PIL import ExifTags, Image
 
 from pipelines.tracking.served_model import RegisteredDetector
@@ -39,9 +40,24 @@ def test_boxes_are_in_pixels_of_the_upright_view(served):
     assert max(box[2] for box in turned["boxes"]) > 60
 
 
-def test_a_broken_image_is_named_by_its_row(served):
-    with pytest.raises(ValueError, match="row 1: the image cannot be decoded"):
-        served.predict(None, pd.DataFrame({"image": [photograph(), b"none"]}))
+@pytest.mark.parametrize(
+    ("images", "params", "problem"),
+    [
+        ([photograph(), b"none"], {}, "image 1: no photograph of a known kind"),
+        ([photograph()] * 2 + [photograph()[:-3000]], {"batch_size": 1}, "image 2: cannot be decoded"),
+        ([photograph()] * 65, {}, "65 images, where 1 to 64 are due"),
+        ([photograph()], {"score_threshold": 2.0}, "score_threshold: a number from 0 to 1 is due"),
+    ],
+)
+def test_a_bad_request_is_refused_with_what_is_wrong(served, images, params, problem):
+    with pytest.raises(MlflowException, match=problem) as caught:
+        served.predict(None, pd.DataFrame({"image": images}), params)
+    assert caught.value.get_http_status_code() == 400
+
+
+def test_a_hostile_batch_size_is_none(served):
+    table = pd.DataFrame({"image": [photograph()] * 2})
+    assert served.predict(None, table, {"batch_size": -(10**9)}) == served.predict(None, table, {"batch_size": 10**18})
 
 
 def test_each_class_has_its_own_threshold_by_default(served):

@@ -17,7 +17,20 @@ CODE_FILES = ("*.py", "*.j2")
 # Tools that are never sent as a job.
 AT_HOME = tuple(
     f"pipelines/{tool}"
-    for tool in ("compare.py", "export/", "fetch/", "promote.py", "relabel/", "seeds/", "ui.py", "verify/")
+    for tool in (
+        "arguments.py",
+        "compare.py",
+        "export/",
+        "fetch/",
+        "label_files.py",
+        "predict.py",
+        "promote.py",
+        "relabel/",
+        "score/",
+        "seeds/",
+        "ui.py",
+        "verify/",
+    )
 )
 FACTS = ("data.dvc", "dvc.yaml")  # the data's hash, and which code decides a stage's result
 SMALL = 1 << 20  # bytes of a file in an input's folder that may travel with the code; larger ones go by STORAGE_URI

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from pipelines.predict import PredictError, drawn_names, find_images, load_model, main
+from pipelines.arguments import ArgumentsError, find_images
+from pipelines.predict import drawn_names, load_model, main
 from ssd.checkpoint import load, model_state, save
 from ssd.model import SSD, ModelConfig
 
@@ -35,7 +36,7 @@ def test_files_folders_and_globs_each_image_once(photos):
     assert [str(p) for p in find_images(["photos/**/*.jpg"])] == ["photos/below/a.jpg", "photos/broken.jpg"]
     (photos / "empty").mkdir()
     for nothing in ("missing.jpg", "*.gif", "empty"):
-        with pytest.raises(PredictError, match="no such file, or a folder without images"):
+        with pytest.raises(ArgumentsError, match="no such file, or a folder without images"):
             find_images([nothing])
 
 
@@ -205,5 +206,5 @@ def test_a_threshold_beyond_1_is_refused(photos, capsys):
 def test_an_empty_registry_says_what_to_do(photos, monkeypatch):
     monkeypatch.setenv("SSD_HOME", str(photos / "home"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(PredictError, match=r"models:/fruit@champion and models:/fruit@candidate .*run `dvc repro`"):
+    with pytest.raises(ArgumentsError, match=r"models:/fruit@champion and models:/fruit@candidate .*run `dvc repro`"):
         load_model(None, "fruit")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from pipelines.arguments import ArgumentsError, add_model_arguments, find_images, find_model, registered_name
@@ -24,6 +27,7 @@ BATCH = 16
 EXAMPLES = """examples:
   python -m pipelines.predict photo.jpg
   python -m pipelines.predict 'holiday/*.jpg' scans/ --score 0.7 --out found
+  python -m pipelines.predict scans/ --crops pieces
   python -m pipelines.predict photo.jpg --model models:/ssd/3
   python -m pipelines.predict photo.jpg --model artifacts/train/model.pt
 
@@ -45,7 +49,7 @@ def load_model(model: str | None, name: str) -> tuple[Detector, str]:
 
 
 def predict(
-    detector: Detector, paths: Sequence[Path], score: float | None, out: Path
+    detector: Detector, paths: Sequence[Path], score: float | None, out: Path, crops: Path | None = None
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Detect, draw, and write below `out`.
 
@@ -53,7 +57,7 @@ def predict(
         detector: see `load_model`.
         paths: of the images.
         score: the lowest that counts; None: the model's own of each class.
-        out: a folder.
+        out: a folder. crops: another one, for what was found, cut out of the images; see `cut_out`.
 
     Returns:
         a row for each image that could be read: file, drawn, height, width, objects; and what was wrong with others.
@@ -69,7 +73,10 @@ def predict(
             except (OSError, ValueError) as error:
                 failures.append(f"{path}: {getattr(error, 'strerror', None) or error}")
         for (path, image), found in zip(readable, detector.predict_likely([i for _, i in readable], score)):
-            rows.append(_write(detector, path, image, found, out / names[path]))
+            row = _write(detector, path, image, found, out / names[path])
+            if crops is not None:
+                cut_out(image, row["objects"], crops, Path(names[path]).stem)
+            rows.append(row)
     return rows, failures
 
 
@@ -102,6 +109,25 @@ def _write(detector: Detector, path: Path, image: Tensor, found: Prediction, dra
     return {"file": str(path), "drawn": drawn.name, "height": height, "width": width, "objects": objects}
 
 
+def cut_out(image: Tensor, objects: Sequence[dict[str, Any]], folder: Path, stem: str) -> None:
+    """Write each object as FOLDER/class/stem-1.jpg, stem-2.jpg …, and note the path as its `crop`.
+
+    The whole pixels that a box touches are cut out; an object of which none lies in the image gets no file.
+    """
+    height, width = image.shape[-2:]
+    for number, found in enumerate(objects, 1):
+        left, top = (max(math.floor(side), 0) for side in found["box"][:2])
+        right, bottom = (min(math.ceil(side), limit) for side, limit in zip(found["box"][2:], (width, height)))
+        if left >= right or top >= bottom:
+            continue
+        file = folder / (re.sub(r"[^\w .-]", "_", found["class"]).strip(". ") or "_") / f"{stem}-{number}.jpg"
+        with writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            cut = image[:, top:bottom, left:right].permute(1, 2, 0).numpy()
+            Image.fromarray(cut).save(file, "JPEG", quality=95)
+        found["crop"] = str(file)
+
+
 @command("predict", "what was drawn stays; the same command begins anew")
 def main(words: Sequence[str] | None = None) -> int:
     """Read the command line and predict; 1 if any image could not be read."""
@@ -114,10 +140,11 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders (searched below) and globs")
     add_model_arguments(parser)
     parser.add_argument("--out", type=Path, default=Path("artifacts/predict"), help="default: artifacts/predict")
+    parser.add_argument("--crops", type=Path, help="a folder for what was found, cut out of the images, by class")
     args = parser.parse_args(words)
     paths = find_images(args.images)
     detector, called = load_model(args.model, registered_name(args.model))
-    rows, failures = predict(detector, paths, args.score, args.out)
+    rows, failures = predict(detector, paths, args.score, args.out, args.crops)
     scores = detector.thresholds if args.score is None else [args.score] * len(detector.class_names)
     thresholds = dict(zip(detector.class_names, scores))
     report = {"model": called, "thresholds": thresholds, "images": rows}

@@ -19,6 +19,7 @@ from torch import Tensor
 from pipelines.arguments import ArgumentsError, add_model_arguments, find_images, find_model, registered_name
 from pipelines.command import command
 from pipelines.errors import writing
+from pipelines.onnx_detector import OnnxDetector
 from pipelines.pictures.boxes import draw
 from ssd.images import decode
 from ssd.prediction import Detector, Prediction
@@ -30,17 +31,20 @@ EXAMPLES = """examples:
   python -m pipelines.predict scans/ --crops pieces
   python -m pipelines.predict photo.jpg --model models:/ssd/3
   python -m pipelines.predict photo.jpg --model artifacts/train/model.pt
+  python -m pipelines.predict photo.jpg --model artifacts/export/model.onnx
 
 writes OUT/<image>.jpg with the boxes drawn and OUT/predictions.json; boxes are [xmin, ymin, xmax, ymax] in pixels of
 the image, from 0. The registry is the one at MLFLOW_TRACKING_URI, by default the one under runs/."""
 
 
-def load_model(model: str | None, name: str) -> tuple[Detector, str]:
-    """The detector on the GPU where there is one, and what it is called; see `pipelines.arguments.find_model`.
+def load_model(model: str | None, name: str) -> tuple[Detector | OnnxDetector, str]:
+    """The detector, on the GPU where there is one, and what it is called; see `pipelines.arguments.find_model`.
 
     Raises:
         ArgumentsError: it is not there, or is not a model of this project.
     """
+    if model and model.endswith(".onnx"):
+        return OnnxDetector(Path(model)), model
     found = find_model(model, name)
     try:
         return Detector(found.state, "cuda" if torch.cuda.is_available() else "cpu"), found.address
@@ -49,7 +53,7 @@ def load_model(model: str | None, name: str) -> tuple[Detector, str]:
 
 
 def predict(
-    detector: Detector, paths: Sequence[Path], score: float | None, out: Path, crops: Path | None = None
+    detector: Detector | OnnxDetector, paths: Sequence[Path], score: float | None, out: Path, crops: Path | None = None
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Detect, draw, and write below `out`.
 
@@ -95,7 +99,9 @@ def drawn_names(paths: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
-def _write(detector: Detector, path: Path, image: Tensor, found: Prediction, drawn: Path) -> dict[str, Any]:
+def _write(
+    detector: Detector | OnnxDetector, path: Path, image: Tensor, found: Prediction, drawn: Path
+) -> dict[str, Any]:
     names = detector.names(found.labels)
     with writing(drawn):
         draw(image, found, names, drawn)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ssd.boxes import Coder
-from ssd.calibration import stored_calibration
+from ssd.calibration import Calibration, stored_calibration
 from ssd.checkpoint import build_model
 from ssd.detection import DetectConfig, Detections, detect
 from ssd.images import resize
@@ -77,9 +77,7 @@ class Detector:
             thresholds = [score_threshold] * len(self.class_names)
             lowest = float(self.calibration.invert(score_threshold))
             found = self.predict_prepared(pixels, sizes, min(lowest, self.detect.score_threshold))
-        found = [one._replace(scores=self.calibration.apply(one.scores).astype(np.float32)) for one in found]
-        likely = [is_likely(one.scores, one.labels, thresholds) for one in found]
-        return [Prediction(*(column[mine] for column in one)) for one, mine in zip(found, likely)]
+        return [keep_likely(one, self.calibration, thresholds) for one in found]
 
     def predict(self, images: Sequence[Tensor], score_threshold: float | None = None) -> list[Prediction]:
         """Detect in one batch of images; in tiles, and over the whole image, where the model has them.
@@ -151,6 +149,13 @@ class Detector:
     def names(self, labels: np.ndarray) -> list[str]:
         """Class names [N] of labels [N] in 1..C."""
         return [self.class_names[label - 1] for label in labels]
+
+
+def keep_likely(found: Prediction, calibration: Calibration, thresholds: Sequence[float]) -> Prediction:
+    """What was found in an image, with calibrated scores, from the threshold of each label on."""
+    calibrated = found._replace(scores=calibration.apply(found.scores).astype(np.float32))
+    likely = is_likely(calibrated.scores, calibrated.labels, thresholds)
+    return Prediction(*(column[likely] for column in calibrated))
 
 
 def prepare(image: Tensor, config: ModelConfig) -> Tensor:

@@ -22,7 +22,7 @@ FLOORS = (
     {"store", "tracking", "tuned", "pictures", "coco"},
     {"card", "cluster", "layouts", "recipe"},
     {"arguments", "command", "label_files", "training"},
-    {"preflight"},
+    {"onnx_detector", "preflight"},
     {*STAGES, *TOOLS},
     ABOVE,
 )

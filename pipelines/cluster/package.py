@@ -23,6 +23,7 @@ AT_HOME = tuple(
         "export/",
         "fetch/",
         "label_files.py",
+        "onnx_detector.py",
         "predict.py",
         "promote.py",
         "relabel/",

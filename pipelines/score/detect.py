@@ -7,7 +7,7 @@ whichever parts are missing and however many actors there are.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,12 +55,17 @@ def detect_parts(
     """
     # Ray prints an error where an actor gets an object by reference and may restart; ours outlives all actors.
     set_defaults({"RAY_BACKEND_LOG_LEVEL": "fatal"})
-    import ray.cloudpickle
-
-    ray.cloudpickle.register_pickle_by_value(score)  # this tool's code does not travel with a package
+    send_code_along()
     with ray_cluster() as resources:
         tables = _answers(source, parts, size, state, lowest, place_actors(resources))
-        yield from _whole_parts(tables, size, len(source.listing))
+        yield from whole_parts(tables, size, len(source.listing))
+
+
+def send_code_along() -> None:
+    """Have Ray send this tool's functions themselves: its files are in no package, see `pipelines.cluster.package`."""
+    import ray.cloudpickle
+
+    ray.cloudpickle.register_pickle_by_value(score)
 
 
 def _answers(
@@ -96,7 +101,8 @@ def _block(listing: pa.Table, part: int, size: int) -> pa.Table:
     return rows.append_column("part", pa.array([part] * len(rows), pa.int64()))
 
 
-def _whole_parts(tables: Iterator[pa.Table], size: int, total: int) -> Iterator[tuple[int, pa.Table]]:
+def whole_parts(tables: Iterable[pa.Table], size: int, total: int) -> Iterator[tuple[int, pa.Table]]:
+    """Parts of `size` photographs of `total`, as soon as all their batches have come, in whichever order."""
     waiting: dict[int, list[tuple[int, pa.Table]]] = {}
     for table in tables:
         for part, start in sorted(set(zip(table["part"].to_pylist(), table["start"].to_pylist()))):
@@ -162,13 +168,18 @@ class DetectPhotographs:
 
     def __call__(self, rows: dict[str, np.ndarray]) -> pa.Table:
         """Detect in a batch."""
-        facts = json.loads(str(rows["facts"][0]))
-        seen = [fact for fact in facts if fact["error"] is None]
-        pixels = torch.tensor(np.asarray(rows["pixels"][0]))  # a copy: Ray's array is read-only
-        sizes = [(fact["height"], fact["width"]) for fact in seen]
-        for fact, found in zip(seen, self.detector.predict_likely_prepared(pixels, sizes, self.lowest)):
-            fact |= {name: getattr(found, name).tolist() for name in ("boxes", "labels", "scores")}
-            fact["classes"] = self.detector.names(found.labels)
-        places = RESULTS.append(pa.field("part", pa.int64())).append(pa.field("start", pa.int64()))
-        same = {"part": int(rows["part"][0]), "start": int(rows["start"][0])}
-        return pa.Table.from_pylist([fact | same for fact in facts], schema=places)
+        return detect_batch(self.detector, rows, self.lowest)
+
+
+def detect_batch(detector: Detector, rows: dict[str, np.ndarray], lowest: float | None) -> pa.Table:
+    """Rows of RESULTS for a row of `read_part`, with the `part` and `start` of their batch."""
+    facts = json.loads(str(rows["facts"][0]))
+    seen = [fact for fact in facts if fact["error"] is None]
+    pixels = torch.tensor(np.asarray(rows["pixels"][0]))  # a copy: Ray's array is read-only
+    sizes = [(fact["height"], fact["width"]) for fact in seen]
+    for fact, found in zip(seen, detector.predict_likely_prepared(pixels, sizes, lowest)):
+        fact |= {name: getattr(found, name).tolist() for name in ("boxes", "labels", "scores")}
+        fact["classes"] = detector.names(found.labels)
+    places = RESULTS.append(pa.field("part", pa.int64())).append(pa.field("start", pa.int64()))
+    same = {"part": int(rows["part"][0]), "start": int(rows["start"][0])}
+    return pa.Table.from_pylist([fact | same for fact in facts], schema=places)

@@ -90,10 +90,11 @@ def _list_local(source: str, out: Path) -> list[_File]:
         except ArgumentsError as error:
             raise SourceError(str(error)) from None
         start = Path(os.path.commonpath([p.parent for p in found]))
+    around = start.resolve().is_relative_to(ours)  # refused later, by what it finds there
     files = []
     for path in found:
         absolute = path.resolve()
-        if _of_use(path.name) and not absolute.is_relative_to(ours):
+        if _of_use(path.name) and (around or not absolute.is_relative_to(ours)):
             name, state = path.relative_to(start).as_posix(), path.stat()
             if name.encode("utf-8", "ignore").decode() != name:
                 raise SourceError(f"{str(path)!a}: its name is not UTF-8; rename it")

@@ -118,22 +118,25 @@ def test_what_is_gone_or_changed_since_it_was_listed_costs_that_photograph_alone
 def test_folders_objects_and_parquet_in_s3(tmp_path, s3):
     from pipelines.store.s3 import object_store
 
-    objects = object_store()
+    objects, out = object_store(), tmp_path / "out"
     draw(tmp_path / "photos", 4)
     for path in (tmp_path / "photos").rglob("*.*"):
         objects.upload(path, f"photos/{path.relative_to(tmp_path / 'photos')}")
     pq.write_table(pa.table({"image": [b"0", b"1"]}), tmp_path / "p.parquet")
     objects.upload(tmp_path / "p.parquet", "packed/p.parquet")
-    here, there = list_source(str(tmp_path / "photos"), tmp_path), list_source(f"{objects.uri}/photos/", tmp_path)
+    here, there = (
+        list_source(str(tmp_path / "photos"), out),
+        list_source(f"{objects.uri}/photos/", out),
+    )
     assert files(there) == files(here)
     assert contents(there) == contents(here)
-    assert files(list_source(f"{objects.uri}/photos/*.jpg", tmp_path)) == ["000.jpg", "below/002.jpg"]
-    assert files(list_source(f"{objects.uri}/photos/001.png", tmp_path)) == ["001.png"]
-    assert contents(list_source(f"{objects.uri}/packed", tmp_path)) == [b"0", b"1"]
+    assert files(list_source(f"{objects.uri}/photos/*.jpg", out)) == ["000.jpg", "below/002.jpg"]
+    assert files(list_source(f"{objects.uri}/photos/001.png", out)) == ["001.png"]
+    assert contents(list_source(f"{objects.uri}/packed", out)) == [b"0", b"1"]
     states = there.listing["state"].to_pylist()
     (tmp_path / "photos/000.jpg").write_bytes(b"x" * (tmp_path / "photos/000.jpg").stat().st_size)
     objects.upload(tmp_path / "photos/000.jpg", "photos/000.jpg")
-    again = list_source(f"{objects.uri}/photos", tmp_path).listing["state"].to_pylist()
+    again = list_source(f"{objects.uri}/photos", out).listing["state"].to_pylist()
     assert [one == other for one, other in zip(states, again)] == [False, True, True, True]
     with pytest.raises(SourceError, match="no photographs there"):
-        list_source(f"{objects.uri}/nothing", tmp_path)
+        list_source(f"{objects.uri}/nothing", out)

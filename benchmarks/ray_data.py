@@ -17,7 +17,8 @@ import torch
 
 from benchmarks.paired import Figure, Settings, timed
 from benchmarks.shards import default_params, prepare_there, raw_data
-from pipelines.evaluate.inference import _actors, _run
+from pipelines.cluster.ray import place_actors
+from pipelines.evaluate.inference import _run
 from pipelines.store.shards import read_manifest
 from ssd.checkpoint import model_state
 from ssd.detection import DetectConfig
@@ -64,7 +65,7 @@ def speed(settings: Settings) -> Figure:
         more = splits[-1].images - splits[0].images
         ratios, rates = [], []
         with ray_cluster() as resources, redirect_stdout(io.StringIO()):
-            actors = _actors(resources)
+            actors = place_actors(resources)
             torch.set_num_threads(actors["threads"])
 
             def evaluate(split: Any) -> None:

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import glob
 import json
+import math
+import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from mlflow.exceptions import MlflowException
+from PIL import Image
 from torch import Tensor
 
+from pipelines.arguments import ArgumentsError, add_model_arguments, find_images, find_model, registered_name
 from pipelines.command import command
-from pipelines.errors import UserError, first_line, without_secrets, writing
-from pipelines.layouts.listing import is_image
-from pipelines.params import PARAMS_FILE, RegistryParams, load_stated
+from pipelines.errors import writing
+from pipelines.onnx_detector import OnnxDetector
 from pipelines.pictures.boxes import draw
-from pipelines.tracking import registry, runs
-from ssd.checkpoint import load
 from ssd.images import decode
 from ssd.prediction import Detector, Prediction
 
@@ -29,68 +28,32 @@ BATCH = 16
 EXAMPLES = """examples:
   python -m pipelines.predict photo.jpg
   python -m pipelines.predict 'holiday/*.jpg' scans/ --score 0.7 --out found
+  python -m pipelines.predict scans/ --crops pieces
   python -m pipelines.predict photo.jpg --model models:/ssd/3
   python -m pipelines.predict photo.jpg --model artifacts/train/model.pt
+  python -m pipelines.predict photo.jpg --model artifacts/export/model.onnx
 
 writes OUT/<image>.jpg with the boxes drawn and OUT/predictions.json; boxes are [xmin, ymin, xmax, ymax] in pixels of
 the image, from 0. The registry is the one at MLFLOW_TRACKING_URI, by default the one under runs/."""
 
 
-class PredictError(UserError):
-    """There is nothing to predict with or on; the message says what to do."""
-
-
-def find_images(patterns: Iterable[str]) -> list[Path]:
-    """Files, the images in folders (and below), and what globs match; each once, in the order given.
+def load_model(model: str | None, name: str) -> tuple[Detector | OnnxDetector, str]:
+    """The detector, on the GPU where there is one, and what it is called; see `pipelines.arguments.find_model`.
 
     Raises:
-        PredictError: a pattern leads to nothing.
+        ArgumentsError: it is not there, or is not a model of this project.
     """
-    found: list[Path] = []
-    for pattern in patterns:
-        path = Path(pattern)
-        if path.is_dir():
-            matches = sorted(p for p in path.rglob("*") if p.is_file() and is_image(p.name) and p.name[0] != ".")
-        else:  # pipes and devices are passed over: reading one may never end
-            names = [pattern] if path.exists() else sorted(glob.glob(pattern, recursive=True))
-            matches = [Path(name) for name in names if Path(name).is_file()]
-        if not matches:
-            raise PredictError(f"{pattern}: no such file, or a folder without images")
-        found += matches
-    return list(dict.fromkeys(found))
-
-
-def load_model(model: str | None, name: str) -> tuple[Detector, str]:
-    """The detector and what it is called.
-
-    Args:
-        model: a weights file, or a `models:/…` address; None: the registry's champion, or else its candidate.
-        name: of the registered model, where `model` is None.
-
-    Raises:
-        PredictError: it is not there, or is not a model of this project.
-    """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if model and not model.startswith("models:/"):
-        try:
-            return Detector(load(model), device), model
-        except FileNotFoundError:
-            raise PredictError(f"{model}: no such file; the registry's models are models:/NAME/VERSION") from None
-        except ValueError as error:
-            raise PredictError(f"{model}: {str(error).removeprefix(f'{model}: ')}") from None
-    client = runs.connect()
-    tried = [model] if model else [f"models:/{name}@{alias}" for alias in (registry.CHAMPION, registry.CANDIDATE)]
-    for uri in tried:
-        try:
-            return Detector(registry.load_weights(uri, client), device), uri
-        except (MlflowException, ValueError) as error:
-            reason = first_line(error)
-    where = without_secrets(client.tracking_uri)
-    raise PredictError(f"{' and '.join(tried)} cannot be read at {where}: {reason}; run `dvc repro`, or give --model")
+    if model and model.endswith(".onnx"):
+        return OnnxDetector(Path(model)), model
+    found = find_model(model, name)
+    try:
+        return Detector(found.state, "cuda" if torch.cuda.is_available() else "cpu"), found.address
+    except ValueError as error:
+        raise ArgumentsError(f"{found.address}: {error}") from None
 
 
 def predict(
-    detector: Detector, paths: Sequence[Path], score: float | None, out: Path
+    detector: Detector | OnnxDetector, paths: Sequence[Path], score: float | None, out: Path, crops: Path | None = None
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Detect, draw, and write below `out`.
 
@@ -98,7 +61,7 @@ def predict(
         detector: see `load_model`.
         paths: of the images.
         score: the lowest that counts; None: the model's own of each class.
-        out: a folder.
+        out: a folder. crops: another one, for what was found, cut out of the images; see `cut_out`.
 
     Returns:
         a row for each image that could be read: file, drawn, height, width, objects; and what was wrong with others.
@@ -114,7 +77,10 @@ def predict(
             except (OSError, ValueError) as error:
                 failures.append(f"{path}: {getattr(error, 'strerror', None) or error}")
         for (path, image), found in zip(readable, detector.predict_likely([i for _, i in readable], score)):
-            rows.append(_write(detector, path, image, found, out / names[path]))
+            row = _write(detector, path, image, found, out / names[path])
+            if crops is not None:
+                cut_out(image, row["objects"], crops, Path(names[path]).stem)
+            rows.append(row)
     return rows, failures
 
 
@@ -133,7 +99,9 @@ def drawn_names(paths: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
-def _write(detector: Detector, path: Path, image: Tensor, found: Prediction, drawn: Path) -> dict[str, Any]:
+def _write(
+    detector: Detector | OnnxDetector, path: Path, image: Tensor, found: Prediction, drawn: Path
+) -> dict[str, Any]:
     names = detector.names(found.labels)
     with writing(drawn):
         draw(image, found, names, drawn)
@@ -147,11 +115,23 @@ def _write(detector: Detector, path: Path, image: Tensor, found: Prediction, dra
     return {"file": str(path), "drawn": drawn.name, "height": height, "width": width, "objects": objects}
 
 
-def _threshold(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
+def cut_out(image: Tensor, objects: Sequence[dict[str, Any]], folder: Path, stem: str) -> None:
+    """Write each object as FOLDER/class/stem-1.jpg, stem-2.jpg …, and note the path as its `crop`.
+
+    The whole pixels that a box touches are cut out; an object of which none lies in the image gets no file.
+    """
+    height, width = image.shape[-2:]
+    for number, found in enumerate(objects, 1):
+        left, top = (max(math.floor(side), 0) for side in found["box"][:2])
+        right, bottom = (min(math.ceil(side), limit) for side, limit in zip(found["box"][2:], (width, height)))
+        if left >= right or top >= bottom:
+            continue
+        file = folder / (re.sub(r"[^\w .-]", "_", found["class"]).strip(". ") or "_") / f"{stem}-{number}.jpg"
+        with writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            cut = image[:, top:bottom, left:right].permute(1, 2, 0).numpy()
+            Image.fromarray(cut).save(file, "JPEG", quality=95)
+        found["crop"] = str(file)
 
 
 @command("predict", "what was drawn stays; the same command begins anew")
@@ -164,19 +144,13 @@ def main(words: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders (searched below) and globs")
-    parser.add_argument("--model", help="weights file, models:/NAME/VERSION or models:/NAME@ALIAS (default: champion)")
-    parser.add_argument(
-        "--score",
-        "--threshold",
-        type=_threshold,
-        help="lowest score drawn (default: the model's own of each class, with the best F1 of its validation split)",
-    )
+    add_model_arguments(parser)
     parser.add_argument("--out", type=Path, default=Path("artifacts/predict"), help="default: artifacts/predict")
+    parser.add_argument("--crops", type=Path, help="a folder for what was found, cut out of the images, by class")
     args = parser.parse_args(words)
     paths = find_images(args.images)
-    registry_params = RegistryParams() if args.model or not PARAMS_FILE.exists() else load_stated().registry
-    detector, called = load_model(args.model, registry_params.name)
-    rows, failures = predict(detector, paths, args.score, args.out)
+    detector, called = load_model(args.model, registered_name(args.model))
+    rows, failures = predict(detector, paths, args.score, args.out, args.crops)
     scores = detector.thresholds if args.score is None else [args.score] * len(detector.class_names)
     thresholds = dict(zip(detector.class_names, scores))
     report = {"model": called, "thresholds": thresholds, "images": rows}

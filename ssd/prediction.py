@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ssd.boxes import Coder
-from ssd.calibration import stored_calibration
+from ssd.calibration import Calibration, stored_calibration
 from ssd.checkpoint import build_model
 from ssd.detection import DetectConfig, Detections, detect
 from ssd.images import resize
-from ssd.model import SSD, map_sizes
+from ssd.model import SSD, ModelConfig, map_sizes
 from ssd.score_thresholds import is_likely, stored_thresholds
 from ssd.tiles import cut_tile, grid, merge
 
@@ -65,17 +65,20 @@ class Detector:
 
     def predict_likely(self, images: Sequence[Tensor], score_threshold: float | None = None) -> list[Prediction]:
         """What `predict` finds, with calibrated scores, from `thresholds` or one threshold for all classes on."""
+        return self.predict_likely_prepared(*self._prepare(images), score_threshold)
+
+    def predict_likely_prepared(
+        self, pixels: Tensor, sizes: Sequence[tuple[int, int]], score_threshold: float | None = None
+    ) -> list[Prediction]:
+        """As `predict_likely`, for what `predict_prepared` takes."""
         if score_threshold is None:
-            thresholds, found = self.thresholds, self.predict(images)
+            thresholds, found = self.thresholds, self.predict_prepared(pixels, sizes)
         else:
             thresholds = [score_threshold] * len(self.class_names)
             lowest = float(self.calibration.invert(score_threshold))
-            found = self.predict(images, min(lowest, self.detect.score_threshold))
-        found = [one._replace(scores=self.calibration.apply(one.scores).astype(np.float32)) for one in found]
-        likely = [is_likely(one.scores, one.labels, thresholds) for one in found]
-        return [Prediction(*(column[mine] for column in one)) for one, mine in zip(found, likely)]
+            found = self.predict_prepared(pixels, sizes, min(lowest, self.detect.score_threshold))
+        return [keep_likely(one, self.calibration, thresholds) for one in found]
 
-    @torch.inference_mode()
     def predict(self, images: Sequence[Tensor], score_threshold: float | None = None) -> list[Prediction]:
         """Detect in one batch of images; in tiles, and over the whole image, where the model has them.
 
@@ -85,12 +88,37 @@ class Detector:
             images: uint8 [3, H, W] each, as `ssd.images.decode` returns them; their sizes may differ.
             score_threshold: in place of that in `detect`.
         """
-        if not images:
+        return self.predict_prepared(*self._prepare(images), score_threshold)
+
+    def _prepare(self, images: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
+        prepared = [prepare(image, self.model.config) for image in images]
+        return torch.cat(prepared) if prepared else torch.empty(0), [image.shape[-2:] for image in images]
+
+    def predict_prepared(
+        self, pixels: Tensor, sizes: Sequence[tuple[int, int]], score_threshold: float | None = None
+    ) -> list[Prediction]:
+        """As `predict`, for images that went through `prepare` somewhere else.
+
+        Args:
+            pixels: uint8 [T, 3, H, W], what `prepare` returned for the images, one after the other.
+            sizes: (height, width) of the images as they were before.
+            score_threshold: in place of that in `detect`.
+        """
+        if not sizes:
             return []
-        if self.model.config.tile != "none":
-            return self._predict_in_tiles(images, score_threshold)
-        batch = torch.stack([resize(image, self.model.config.image_size) for image in images])
-        return self.predict_batch(batch, [image.shape[-2:] for image in images], score_threshold)
+        if self.model.config.tile == "none":
+            return self.predict_batch(pixels, sizes, score_threshold)
+        tile = self.model.config.tile
+        tiles = [grid(size, tile) for size in sizes]
+        found: list[Prediction] = []
+        for some in pixels.split(TILES_AT_ONCE):
+            found += self.predict_batch(some, [tile.size] * len(some), score_threshold)
+        counts = [len(of_image) for of_image in tiles]
+        groups = (found[end - count : end] for end, count in zip(np.cumsum(counts), counts))
+        return [
+            merge_predictions(of_image, group, size, self.detect)
+            for of_image, group, size in zip(tiles, groups, sizes, strict=True)
+        ]
 
     @torch.inference_mode()
     def predict_batch(
@@ -114,26 +142,6 @@ class Detector:
         found = detect(scores, offsets, self.model.coder, config)
         return [_to_pixels(one, *size) for one, size in zip(found, sizes, strict=True)]
 
-    def _predict_in_tiles(self, images: Sequence[Tensor], score_threshold: float | None) -> list[Prediction]:
-        tile = self.model.config.tile
-        tiles = [grid(image.shape[-2:], tile) for image in images]
-        parts = [(image, one) for image, of_image in zip(images, tiles) for one in of_image]
-        found: list[Prediction] = []
-        for start in range(0, len(parts), TILES_AT_ONCE):
-            batch = [self.cut(*part) for part in parts[start : start + TILES_AT_ONCE]]
-            found += self.predict_batch(torch.stack(batch), [tile.size] * len(batch), score_threshold)
-        counts = [len(of_image) for of_image in tiles]
-        groups = (found[end - count : end] for end, count in zip(np.cumsum(counts), counts))
-        return [
-            merge_predictions(of_image, group, image.shape[-2:], self.detect)
-            for image, of_image, group in zip(images, tiles, groups)
-        ]
-
-    def cut(self, image: Tensor, tile: Tensor) -> Tensor:
-        """A tile int [4] of an image uint8 [3, H, W] as the network takes it."""
-        config = self.model.config
-        return resize(cut_tile(image, tile, config.mean), config.image_size)
-
     def forward(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and offsets of a batch uint8 [B, 3, H, W] of the network's size, on its device."""
         return self.model(batch.contiguous(memory_format=torch.channels_last))
@@ -141,6 +149,21 @@ class Detector:
     def names(self, labels: np.ndarray) -> list[str]:
         """Class names [N] of labels [N] in 1..C."""
         return [self.class_names[label - 1] for label in labels]
+
+
+def keep_likely(found: Prediction, calibration: Calibration, thresholds: Sequence[float]) -> Prediction:
+    """What was found in an image, with calibrated scores, from the threshold of each label on."""
+    calibrated = found._replace(scores=calibration.apply(found.scores).astype(np.float32))
+    likely = is_likely(calibrated.scores, calibrated.labels, thresholds)
+    return Prediction(*(column[likely] for column in calibrated))
+
+
+def prepare(image: Tensor, config: ModelConfig) -> Tensor:
+    """An image uint8 [3, H, W] as the network takes it: uint8 [T, 3, h, w], T the number of its tiles, 1 without."""
+    if config.tile == "none":
+        return resize(image, config.image_size)[None]
+    tiles = grid(image.shape[-2:], config.tile)
+    return torch.stack([resize(cut_tile(image, one, config.mean), config.image_size) for one in tiles])
 
 
 def merge_predictions(

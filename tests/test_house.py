@@ -11,7 +11,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("generate", "prepare", "tune", "train", "evaluate")
-TOOLS = ("fetch", "anchors", "doctor", "export", "predict", "promote", "serving", "ui")
+TOOLS = ("fetch", "anchors", "doctor", "export", "predict", "promote", "score", "serving", "ui")
 # They measure as the stage `evaluate` does, or train as `train` does.
 ABOVE = {"compare", "relabel", "seeds", "verify"}
 # From the ground up: a room imports rooms below its own floor only, and itself.
@@ -21,8 +21,8 @@ FLOORS = (
     {"params"},
     {"store", "tracking", "tuned", "pictures", "coco"},
     {"card", "cluster", "layouts", "recipe"},
-    {"command", "training"},
-    {"preflight"},
+    {"arguments", "command", "label_files", "training"},
+    {"onnx_detector", "preflight"},
     {*STAGES, *TOOLS},
     ABOVE,
 )

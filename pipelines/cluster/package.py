@@ -15,7 +15,10 @@ from pipelines.store.shards import MANIFEST
 CODE = ("ssd", "pipelines")
 CODE_FILES = ("*.py", "*.j2")
 # Tools that are never sent as a job.
-TOOLS = "compare.py export/ fetch/ predict.py promote.py relabel/ seeds/ serving/ ui.py verify/"
+TOOLS = (
+    "arguments.py compare.py export/ fetch/ label_files.py onnx_detector.py predict.py promote.py relabel/ score/ seeds/ "
+    "serving/ ui.py verify/"
+)
 AT_HOME = tuple(f"pipelines/{tool}" for tool in TOOLS.split())
 FACTS = ("data.dvc", "dvc.yaml")  # the data's hash, and which code decides a stage's result
 SMALL = 1 << 20  # bytes of a file in an input's folder that may travel with the code; larger ones go by STORAGE_URI

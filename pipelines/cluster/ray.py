@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -152,6 +153,27 @@ def place_workers(resources: dict[str, float], trials: int = 0) -> Placement:
         )
     loaders = (min(8, cpus) if use_gpu else 0) if chosen.loader_workers is None else chosen.loader_workers
     return Placement(count, use_gpu, cpus, loaders, chosen.max_failures, least)
+
+
+def place_actors(resources: dict[str, float]) -> dict[str, Any]:
+    """How many detectors side by side, and what each gets: SSD_ACTORS, by default one a GPU, or one for four CPUs."""
+    cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+    chosen = settings()
+    use_gpu = gpus > 0 and chosen.use_gpu is not False
+    most = gpus if use_gpu else cpus
+    count = min(chosen.actors or (gpus if use_gpu else max(cpus // 4, 1)), most)
+    return {"count": count, "gpu": int(use_gpu), "threads": max(cpus // count, 1)}
+
+
+def quiet_ray_data() -> Any:
+    """Ray Data's settings for this process, without progress bars and log lines of its own."""
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    return context
 
 
 def trials_have_workers() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -14,8 +13,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipelines.cluster.ray import ClusterError, ray_cluster
-from pipelines.settings import set_defaults, settings
+from pipelines.cluster.ray import ClusterError, place_actors, quiet_ray_data, ray_cluster
+from pipelines.settings import set_defaults
 from pipelines.store.s3 import object_store
 from pipelines.store.shard_transfer import object_prefix
 from pipelines.store.shards import Manifest, split_of, verify
@@ -156,22 +155,12 @@ def detect_split(
         filesystem, start = objects.filesystem()
         paths = [f"{start}/{object_prefix(manifest.digest)}/{name}" for name in names]
     with ray_cluster() as resources:
-        actors = _actors(resources)
+        actors = place_actors(resources)
         tables = _run(paths, filesystem, state, config, batch_size, actors, wanted.images)
     table = pa.concat_tables(tables).sort_by("image_id").combine_chunks()
     if len(table) != wanted.images:
         raise ClusterError(f"{split}: {len(table)} of {wanted.images} images came back; run the stage again")
     return table.replace_schema_metadata({"device": "cuda" if actors["gpu"] else "cpu"})
-
-
-def _actors(resources: dict[str, float]) -> dict[str, Any]:
-    """How many actors, and what each gets. SSD_ACTORS by default: one a GPU, or one for every four CPUs."""
-    cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-    chosen = settings()
-    use_gpu = gpus > 0 and chosen.use_gpu is not False
-    most = gpus if use_gpu else cpus
-    count = min(chosen.actors or (gpus if use_gpu else max(cpus // 4, 1)), most)
-    return {"count": count, "gpu": int(use_gpu), "threads": max(cpus // count, 1)}
 
 
 def _run(
@@ -180,10 +169,7 @@ def _run(
     import ray
     import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    context = quiet_ray_data()
     context.target_max_block_size = 16 << 20  # bytes that are decoded before the detector gets them
     context.execution_options.preserve_order = True  # of the blocks, so that batches are made up alike each time
     blocks = max(

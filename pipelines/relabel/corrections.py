@@ -100,13 +100,3 @@ def describe(edits: Iterable[Edit]) -> str:
     words = {"added": "added", "removed": "removed", "moved": "moved", "renamed": "renamed"}
     words["marked"] = "marked as difficult or not"
     return ", ".join(f"{counts[word]} {said}" for word, said in words.items() if counts[word]) or "nothing"
-
-
-def as_written(box: np.ndarray, whole: bool) -> list[float]:
-    """Sides as numbers for a file: whole pixels, if the other boxes of the photograph are, else hundredths."""
-    return [int(side) if float(side).is_integer() else float(side) for side in np.round(box, 0 if whole else 2)]
-
-
-def are_whole(annotation: Annotation) -> bool:
-    """Whether all boxes lie on whole pixels."""
-    return bool((annotation.boxes == np.round(annotation.boxes)).all())

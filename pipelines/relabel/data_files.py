@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipelines.label_files import are_whole
 from pipelines.layouts import coco_json, voc, yolo
 from pipelines.layouts.listing import Annotation, Listing, Photo, Rejected
 from pipelines.relabel import patch_coco, patch_lines, patch_voc
-from pipelines.relabel.corrections import Edit, are_whole, compare
+from pipelines.relabel.corrections import Edit, compare
 from pipelines.relabel.exported import Photograph
 from pipelines.relabel.suspects import RelabelError
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from xml.sax.saxutils import escape
 
 from pipelines.errors import writing
+from pipelines.label_files import are_whole, coco_annotation, coco_categories, voc_xml
 from pipelines.layouts.listing import Annotation, Listing, Photo
-from pipelines.layouts.voc import SIDES, first_pixel
+from pipelines.layouts.voc import first_pixel
 from pipelines.params import PrepareParams
 from pipelines.prepare.stage import list_photos
-from pipelines.relabel.corrections import are_whole, as_written
 from pipelines.relabel.exported import Exported, Photograph, digest_of, labels_of, write_note
-from pipelines.relabel.patch_voc import voc_sides
 from pipelines.relabel.suspects import SUSPECTS, RelabelError, Suspect, read_suspects, write_suspects
 from pipelines.store.shards import read_boxes, read_manifest
 
@@ -98,26 +96,13 @@ def _write_voc(folder: Path, note: Exported, labels: dict[str, Annotation], data
         if listing.layout == "voc":
             target.write_bytes((data / listing.photos[photograph.image_id].annotation).read_bytes())
         else:
-            target.write_text(to_xml(file, photograph, labels[photograph.image_id]), encoding="utf-8")
+            sides = photograph.height, photograph.width
+            target.write_text(voc_xml(file, *sides, labels[photograph.image_id]), encoding="utf-8")
     main = folder / "ImageSets" / "Main"
     main.mkdir(parents=True)
     (main / "default.txt").write_text("".join(f"{stem}\n" for stem in stems), encoding="utf-8")
     header = "# label:color_rgb:parts:actions\n"
     (folder / "labelmap.txt").write_text(header + "".join(f"{name}:::\n" for name in note.classes), encoding="utf-8")
-
-
-def to_xml(file: str, photograph: Photograph, labels: Annotation) -> str:
-    """The labels of a photograph as VOC XML, without its crowds."""
-    objects, whole = "", are_whole(labels)
-    for name, box, difficult, crowd in zip(labels.names, labels.boxes, labels.difficult, labels.iscrowd):
-        sides = zip(SIDES, voc_sides(box.astype(float), whole))
-        box_text = "".join(f"\n\t\t\t<{side}>{value}</{side}>" for side, value in sides)
-        head = f"\n\t\t<name>{escape(name)}</name>\n\t\t<pose>Unspecified</pose>\n\t\t<truncated>0</truncated>"
-        head += f"\n\t\t<difficult>{int(difficult)}</difficult>"
-        objects += "" if crowd else f"\n\t<object>{head}\n\t\t<bndbox>{box_text}\n\t\t</bndbox>\n\t</object>"
-    size = f"<width>{photograph.width}</width>\n\t\t<height>{photograph.height}</height>\n\t\t<depth>3</depth>"
-    name = escape(PurePosixPath(file).name)
-    return f"<annotation>\n\t<filename>{name}</filename>\n\t<size>\n\t\t{size}\n\t</size>{objects}\n</annotation>\n"
 
 
 def _write_coco(folder: Path, note: Exported, labels: dict[str, Annotation], data: Path, listing: Listing) -> None:
@@ -128,21 +113,9 @@ def _write_coco(folder: Path, note: Exported, labels: dict[str, Annotation], dat
         images.append({"id": number, "file_name": file, "height": photograph.height, "width": photograph.width})
         whole = are_whole(one)
         for name, box, crowd in zip(one.names, one.boxes, one.iscrowd):
-            x, y, right, bottom = as_written(box.astype(float), whole)
-            width, height = round(right - x, 2), round(bottom - y, 2)
-            marks.append(
-                {
-                    "id": len(marks) + 1,
-                    "image_id": number,
-                    "category_id": note.classes.index(name) + 1,
-                    "bbox": [x, y, width, height],
-                    "area": round(width * height, 4),
-                    "segmentation": [],
-                    "iscrowd": int(crowd),
-                }
-            )
-    categories = [{"id": number, "name": name, "supercategory": ""} for number, name in enumerate(note.classes, 1)]
+            category = note.classes.index(name) + 1
+            marks.append(coco_annotation(len(marks) + 1, number, category, box, whole, crowd))
     target = folder / COCO_FILE
     target.parent.mkdir(parents=True)
-    document = {"images": images, "annotations": marks, "categories": categories}
+    document = {"images": images, "annotations": marks, "categories": coco_categories(note.classes)}
     target.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from pipelines.label_files import as_written
 from pipelines.layouts.coco_json import Document, Id
 from pipelines.layouts.json_blocks import elements
-from pipelines.relabel.corrections import Edit, as_written
+from pipelines.relabel.corrections import Edit
 
 ARRAY = re.compile(rb'"annotations"\s*:\s*\[')
 

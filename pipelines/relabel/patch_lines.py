@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from pipelines.label_files import as_written
 from pipelines.layouts.yolo import Reading
-from pipelines.relabel.corrections import Edit, as_written
+from pipelines.relabel.corrections import Edit
 
 DIGITS = 6  # behind the point, as tools write shares of the sides
 

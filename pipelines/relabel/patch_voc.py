@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from xml.parsers import expat
 from xml.sax.saxutils import escape
 
-import numpy as np
-
+from pipelines.label_files import voc_sides
 from pipelines.layouts.voc import SIDES
-from pipelines.relabel.corrections import Edit, as_written
+from pipelines.relabel.corrections import Edit
 
 START_TAG = re.compile(rb"""<[^\s/>]+(?:\s+[^\s=]+\s*=\s*(?:"[^"]*"|'[^']*'))*\s*/?>""")
 ENCODING = re.compile(rb"""^<\?xml[^>]*encoding\s*=\s*["']([\w.-]+)["']""")
@@ -103,12 +102,6 @@ def _replacements(one: _Object, edit: Edit, whole: bool, first: int, encoding: s
             at = one.texts["name"][1] + len("</name>")
             changes.append((at, at, f"<difficult>{texts.pop('difficult')}</difficult>".encode()))
     return changes + [(*one.texts[tag], text.encode(encoding)) for tag, text in texts.items()]
-
-
-def voc_sides(box: np.ndarray, whole: bool, first: int = 1) -> list[float]:
-    """A box in VOC's numbers, both ends inside where pixels are counted from 1."""
-    sides = as_written(box + np.array([first, first, 0, 0]), whole)
-    return sides if first else [float(side) for side in sides]
 
 
 def _new_object(places: _Places, edit: Edit, whole: bool, first: int) -> str:

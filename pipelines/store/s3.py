@@ -136,12 +136,16 @@ class ObjectStore:
 
     def list_sizes(self, folder: str = "") -> dict[str, int]:
         """Bytes of all objects below `folder`, by their names."""
+        return {name: size for name, (size, _) in self.list_states(folder).items()}
+
+    def list_states(self, folder: str = "") -> dict[str, tuple[int, str]]:
+        """Bytes and ETag of all objects below `folder`, by their names; the ETag changes with the content."""
         found = {}
         cut = len(self.key(""))
         with self._translate_errors(folder):
             pages = self.client.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self.bucket, Prefix=self.key(f"{folder}/" if folder else "")):
-                found |= {item["Key"][cut:]: item["Size"] for item in page.get("Contents", [])}
+                found |= {i["Key"][cut:]: (i["Size"], i["ETag"].strip('"')) for i in page.get("Contents", [])}
         return found
 
     def upload(self, path: Path, name: str) -> bool:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from pipelines.predict import PredictError, drawn_names, find_images, load_model, main
+from pipelines.arguments import ArgumentsError, find_images
+from pipelines.predict import cut_out, drawn_names, load_model, main
 from ssd.checkpoint import load, model_state, save
 from ssd.model import SSD, ModelConfig
 
@@ -35,7 +36,7 @@ def test_files_folders_and_globs_each_image_once(photos):
     assert [str(p) for p in find_images(["photos/**/*.jpg"])] == ["photos/below/a.jpg", "photos/broken.jpg"]
     (photos / "empty").mkdir()
     for nothing in ("missing.jpg", "*.gif", "empty"):
-        with pytest.raises(PredictError, match="no such file, or a folder without images"):
+        with pytest.raises(ArgumentsError, match="no such file, or a folder without images"):
             find_images([nothing])
 
 
@@ -88,6 +89,34 @@ def test_a_photograph_is_seen_upright(photos):
     assert max(o["box"][3] for o in row["objects"]) > HEIGHT  # in pixels of the upright view, which is higher
     with Image.open(photos / "out" / row["drawn"]) as drawn:
         assert drawn.size == (HEIGHT, WIDTH)
+
+
+def test_what_is_found_is_cut_out_by_class(photos):
+    state = load("model.pt")
+    save(state | {"class_names": ["x", "../y: z"], "thresholds": [0.3, 0.3]}, "own.pt")
+    Image.new("RGB", (WIDTH, HEIGHT), "red").save(photos / "photos/below/a.png")  # the name of another one
+    with pytest.raises(SystemExit):
+        main(["photos", "--model", "own.pt", "--out", "out", "--crops", "pieces"])
+    rows = json.loads((photos / "out/predictions.json").read_text())["images"]
+    objects = [(row, found) for row in rows for found in row["objects"]]
+    files = [str(path.relative_to(photos)) for path in (photos / "pieces").rglob("*.jpg")]
+    assert sorted(files) == sorted(found["crop"] for _, found in objects)
+    assert {Path(file).parent.name for file in files} == {"x", "_y_ z"}
+    for row, found in objects:
+        left, top, right, bottom = found["box"]
+        with Image.open(found["crop"]) as crop:
+            assert abs(crop.width - (right - left)) < 2
+            assert abs(crop.height - (bottom - top)) < 2
+            red, _, blue = crop.getpixel((crop.width // 2, crop.height // 2))
+            assert (blue if row["file"].endswith("a.jpg") else red) > 250
+
+
+def test_a_box_outside_of_the_image_has_no_crop(tmp_path):
+    objects = [{"class": "x", "box": box} for box in ([-3.0, -2.0, 4.2, 5.0], [95.0, 2.0, 99.0, 9.0])]
+    cut_out(torch.zeros(3, HEIGHT, WIDTH, dtype=torch.uint8), objects, tmp_path, "a")
+    with Image.open(tmp_path / "x/a-1.jpg") as crop:
+        assert crop.size == (5, 5)
+    assert "crop" not in objects[1]
 
 
 def test_all_well_is_zero(photos):
@@ -205,5 +234,5 @@ def test_a_threshold_beyond_1_is_refused(photos, capsys):
 def test_an_empty_registry_says_what_to_do(photos, monkeypatch):
     monkeypatch.setenv("SSD_HOME", str(photos / "home"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(PredictError, match=r"models:/fruit@champion and models:/fruit@candidate .*run `dvc repro`"):
+    with pytest.raises(ArgumentsError, match=r"models:/fruit@champion and models:/fruit@candidate .*run `dvc repro`"):
         load_model(None, "fruit")

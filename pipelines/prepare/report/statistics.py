@@ -156,6 +156,8 @@ def _describe(truth: Truth, classes: list[str]) -> dict[str, Any]:
         "size_share": quantiles(shares),
         "aspect_ratio": quantiles(aspects),
         "share_out_of_reach": {f"{side}": _share(out_of_reach(truth, side)) for side in INPUTS},
+        "image_size": quantiles(np.sqrt(truth.sizes.astype(float).prod(1))),
+        "image_aspect_ratio": quantiles(truth.sizes[:, 1] / np.maximum(truth.sizes[:, 0], 1)),
         "image_sizes": [
             {"width": width, "height": height, "images": count}
             for (height, width), count in sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:20]

@@ -21,7 +21,7 @@ from pipelines.prepare.report import charts
 from pipelines.prepare.report.duplicates import Match, find_duplicates, leaks, name_pairs
 from pipelines.prepare.report.finding import Finding
 from pipelines.prepare.report.samples import choose_samples, draw_pictures
-from pipelines.prepare.report.statistics import INPUTS, Truth, describe, read_truth
+from pipelines.prepare.report.statistics import INPUTS, Truth, describe, quantiles, read_truth
 from pipelines.prepare.report.suspicions import FEW_BOXES, find_suspicious, leak_lines, margin_of
 from pipelines.store.shards import Manifest
 
@@ -112,9 +112,14 @@ def _write(folder: Path, page: str, matches: Sequence[Match], statistics: dict[s
 def _statistics(
     prepared: Prepared, truths: dict[str, Truth], matches: Sequence[Match], findings: Sequence[Finding]
 ) -> dict[str, Any]:
+    splits, start = describe(truths, prepared.manifest.classes), 0
+    for split, truth in truths.items():
+        thumbnails = prepared.thumbnails[start : start + len(truth.ids)]
+        splits[split]["brightness"] = quantiles(thumbnails.mean((1, 2)))
+        start += len(truth.ids)
     return {
         "digest": prepared.manifest.digest,
-        "splits": describe(truths, prepared.manifest.classes),
+        "splits": splits,
         "quarantined": prepared.manifest.quarantined,
         "turned_by_exif": prepared.turned,
         "duplicates": {"pairs": len(matches), "leaks": leaks(matches)},

@@ -1,0 +1,72 @@
+"""Detect in any number of photographs, to go on after a kill: `python -m pipelines.score SOURCE OUT`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines.arguments import add_model_arguments, find_model, registered_name
+from pipelines.command import command
+from pipelines.score.manifest import FORMATS
+from pipelines.score.run import score
+
+PART = 256
+EXAMPLES = """examples:
+  python -m pipelines.score photos/ scored
+  python -m pipelines.score 's3://bucket/2026/*.jpg' scored --model models:/ssd/3
+  python -m pipelines.score artifacts/prepared/test scored --score 0.3 --format voc
+
+writes OUT/parts/*.parquet, a row for each photograph, OUT/errors.csv and OUT/report.html. The same command goes on
+where it was interrupted, and ends with the same bytes."""
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
+    return int(text)
+
+
+@command("score", "finished parts are kept; the same command goes on with the others")
+def main(words: Sequence[str] | None = None) -> None:
+    """Read the command line and score."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.score",
+        description="Detect objects in any number of photographs; go on where a killed run stopped.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", metavar="SOURCE", help="folder (searched below), glob, Parquet, or these at s3://…")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder of results: a new one, or one to go on with")
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        action="append",
+        default=[],
+        help="write OUT/FORMAT as well, photographs with labels for labelling tools; may be given several times",
+    )
+    parser.add_argument("--fresh", action="store_true", help="forget what an earlier run wrote to OUT")
+    parser.add_argument("--part", type=_count, default=PART, help="photographs in a part (default: %(default)s)")
+    parser.add_argument(
+        "--statistics",
+        type=Path,
+        default=Path("artifacts/prepare/statistics.json"),
+        help="what the training photographs are like (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--evaluated",
+        type=Path,
+        default=Path("artifacts/evaluate"),
+        help="folder of card.json and predictions.parquet, to compare scores with (default: %(default)s)",
+    )
+    args = parser.parse_args(words)
+    model = find_model(args.model, registered_name(args.model))
+    forms = list(dict.fromkeys(args.format))
+    print(
+        score(args.source, args.out, model, args.score, args.part, forms, args.fresh, args.statistics, args.evaluated)
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Score a source: list it, detect in the parts that are missing, and write what follows from all parts."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from pipelines.arguments import ArgumentsError, NamedModel
+from pipelines.errors import writing
+from pipelines.score import drift
+from pipelines.score.manifest import (
+    ERRORS,
+    LOCK,
+    PAGE,
+    PARTS,
+    Manifest,
+    ManifestError,
+    begin,
+    digest_of,
+    missing_parts,
+)
+from pipelines.score.results import Counts, write_errors, write_part
+from pipelines.score.source import Source, list_source
+from ssd.prediction import Detector
+
+LINES = 30  # seconds between lines of progress, where nobody watches a bar
+
+
+def score(
+    source: str,
+    out: Path,
+    model: NamedModel,
+    lowest: float | None,
+    part: int,
+    forms: list[str],
+    fresh: bool,
+    statistics: Path,
+    evaluated: Path,
+) -> str:
+    """Score a source, or go on with it; the closing line is returned.
+
+    Args:
+        source: folder, glob, Parquet or s3://… . out: folder of results.
+        lowest: score that counts; None: the model's own of each class.
+        part: photographs in a part.
+        forms: of `pipelines.score.manifest.FORMATS`.
+        fresh: forget earlier results.
+        statistics, evaluated: see `pipelines.score.drift.compare`.
+
+    Raises:
+        ManifestError: the folder has results of something else, or another process works in it.
+        SourceError, ArgumentsError: there is nothing to score, or nothing to do it with.
+    """
+    try:
+        detector = Detector(model.state)
+    except ValueError as error:
+        raise ArgumentsError(f"{model.address}: {error}") from None
+    if not model.sha256:
+        raise ArgumentsError(f"{model.address}: name a version by its number, so that the same one goes on")
+    found = list_source(source, out)
+    manifest = Manifest(
+        source=source,
+        listing=digest_of(found.listing),
+        photographs=len(found.listing),
+        model=model.version,
+        weights=model.sha256,
+        classes=detector.class_names,
+        thresholds=[float(value) for value in detector.thresholds],
+        score=lowest,
+        part=part,
+    )
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / LOCK, timeout=0):
+            begin(out, manifest, found.listing, fresh)
+            _detect(out, manifest, found, model)
+            return _conclude(out, manifest, found, forms, statistics, evaluated)
+    except Timeout:
+        raise ManifestError(f"{out}: another process is scoring into it") from None
+
+
+def _detect(out: Path, manifest: Manifest, source: Source, model: NamedModel) -> None:
+    """Detect in the missing parts, and show how it goes."""
+    missing = missing_parts(out, manifest)
+    sizes = {part: min(manifest.part, manifest.photographs - part * manifest.part) for part in missing}
+    done = manifest.photographs - sum(sizes.values())
+    goes_on = f", {done} of them scored before" if done else ""
+    print(f"{manifest.source}: {manifest.photographs} photographs{goes_on}; {manifest.model}", flush=True)
+    if not missing:
+        return
+    from pipelines.score.detect import detect_parts
+
+    watched = sys.stderr.isatty()
+    started = shown = time.monotonic()
+    before = done
+    with tqdm(total=manifest.photographs, initial=done, unit="image", disable=not watched) as bar:
+        for part, table in detect_parts(source, missing, manifest.part, model.state, manifest.score):
+            write_part(out, part, table, manifest)
+            done += sizes[part]
+            bar.update(sizes[part])
+            now = time.monotonic()
+            if not watched and (now - shown > LINES or done == manifest.photographs):
+                shown = now
+                speed = (done - before) / max(now - started, 1e-9)
+                print(f"  {progress(done, manifest.photographs, speed)}", flush=True)
+    if left := missing_parts(out, manifest):
+        raise ManifestError(f"{out}: {len(left)} parts did not come back; run the same command again")
+
+
+def progress(done: int, total: int, speed: float) -> str:
+    """How far it is, at so many photographs a second."""
+    seconds = round((total - done) / speed)
+    left = f", {seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d} left" if done < total else ""
+    return f"{done}/{total} photographs, {speed:.1f} images/s{left}"
+
+
+def _conclude(
+    out: Path, manifest: Manifest, source: Source, forms: list[str], statistics: Path, evaluated: Path
+) -> str:
+    """Write errors.csv, the report and the formats; the closing line."""
+    counts = write_errors(out, manifest)
+    compared = drift.compare(out, manifest, statistics, evaluated)
+    drift.write_drift(out, manifest, counts, compared)
+    for line in drift.describe(compared):
+        print(f"  unlike the training: {line}")
+    written = []
+    if forms:
+        from pipelines.score.formats import write_format
+
+        written = [write_format(out, form, source, manifest) for form in forms]
+    return closing_line(out, manifest, counts, written)
+
+
+def closing_line(out: Path, manifest: Manifest, counts: Counts, written: list[Path]) -> str:
+    """What was made, the number that matters, and what to do next."""
+    files = "1 file" if counts.errors == 1 else f"{counts.errors} files"
+    bad = f", {files} could not be read ({out / ERRORS})" if counts.errors else ""
+    labels = " and ".join(map(str, written))
+    after = f"open {labels} in a labelling tool" if written else "add --format coco, voc or yolo to get labels of it"
+    said = f"{counts.objects} objects in {counts.photographs} photographs by {manifest.model}{bad}"
+    return f"{out / PARTS}: {said}; look at {out / PAGE}, then {after}"

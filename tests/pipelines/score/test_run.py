@@ -1,0 +1,138 @@
+"""The command: killed more than once it ends with the bytes of a calm run, and it finds what predict finds."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.arguments import find_model
+from pipelines.score.__main__ import main
+from pipelines.score.run import progress
+from pipelines.settings import ROOT
+from ssd.checkpoint import load
+from ssd.images import decode
+from ssd.prediction import Detector
+from tests.pipelines.score.conftest import begun, draw, results_of
+
+PART = 4
+
+
+def start(folder, out, weights):
+    words = [sys.executable, "-m", "pipelines.score", "photos", str(out), "--model", str(weights), "--part", str(PART)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([*words, "--format", "coco", "--format", "voc"], cwd=folder, env=environment, **pipes)
+
+
+def content(folder):
+    """Every file's bytes by its path."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.mark.slow
+def test_killed_twice_it_ends_with_the_bytes_of_a_calm_run(tmp_path, weights):
+    draw(tmp_path / "photos", 60)
+    (tmp_path / "photos/broken.jpg").write_bytes(b"no image")
+    calm = start(tmp_path, tmp_path / "calm", weights)
+    said, _ = calm.communicate(timeout=300)
+    assert calm.returncode == 0, said
+    for parts in (2, 5):  # whenever it dies: it may also be done before
+        process = start(tmp_path, tmp_path / "killed", weights)
+        while process.poll() is None and len(list(tmp_path.glob("killed/parts/part-*"))) < parts:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    again = start(tmp_path, tmp_path / "killed", weights)
+    said, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, said
+    first, *_, last = said.splitlines()
+    assert first.startswith("photos: 61 photographs, ")
+    assert " of them scored before; " in first
+    assert ", 1 file could not be read (" in last
+    assert "; look at " in last
+    assert content(tmp_path / "killed") == content(tmp_path / "calm")
+    rows = [row for file in sorted(tmp_path.glob("calm/parts/*")) for row in pq.read_table(file).to_pylist()]
+    assert [row["file"] for row in rows if row["error"]] == ["broken.jpg"]
+    assert len({row["file"] for row in rows}) == len(rows) == 61
+    compare_with_predict(tmp_path / "photos", rows, Detector(load(weights)))
+
+
+def compare_with_predict(photos, rows, detector):
+    """Boxes and scores are those of the detector on the same photographs, but for rounding."""
+    seen = [row for row in rows if row["error"] is None]
+    images = [decode((photos / row["file"]).read_bytes()) for row in seen]
+    found = [one for image in images for one in detector.predict_likely([image])]
+    assert sum(len(one.labels) for one in found) > len(found)
+    for row, image, one in zip(seen, images, found, strict=True):
+        assert (row["height"], row["width"]) == image.shape[-2:]
+        assert row["labels"] == one.labels.tolist()
+        np.testing.assert_allclose(row["scores"], one.scores, atol=1e-5)
+        np.testing.assert_allclose(np.array(row["boxes"]).reshape(-1, 4), one.boxes, atol=1e-3)
+
+
+def scored(tmp_path, weights, monkeypatch, count=4):
+    """Results that are complete, of a detector that was never asked."""
+    monkeypatch.chdir(tmp_path)
+    draw(tmp_path / "photos", count)
+    detector, model = Detector(load(weights)), find_model(str(weights), "ssd")
+    rows = [results_of(f"{n}", 50, 60, [[1.0, 2.0, 3.0, 4.0]] * n) for n in range(count)]
+    rows[1]["error"] = "cannot be decoded"
+    facts = {"weights": model.sha256, "thresholds": detector.thresholds, "model": str(weights)}
+    begun("photos", tmp_path / "out", rows, PART, **facts)
+    return ["photos", "out", "--model", str(weights), "--part", str(PART)]
+
+
+def test_what_is_complete_needs_no_detector(tmp_path, weights, monkeypatch, capsys):
+    words = scored(tmp_path, weights, monkeypatch)
+    main([*words, "--format", "yolo"])
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"photos: 4 photographs, 4 of them scored before; {weights}"
+    assert said[-1] == (
+        f"out/parts: 5 objects in 3 photographs by {weights}, 1 file could not be read (out/errors.csv); "
+        "look at out/report.html, then open out/yolo in a labelling tool"
+    )
+    assert list(csv.reader((tmp_path / "out/errors.csv").open())) == [["file", "reason"], ["1", "cannot be decoded"]]
+    drift = json.loads((tmp_path / "out/drift.json").read_text())
+    assert drift["measures"]["boxes_an_image"]["here"]["0.50"] == 2
+    assert drift["notes"][0].startswith("artifacts/prepare/statistics.json is not there")
+    assert (tmp_path / "out/report.html").stat().st_size < 50_000
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--score", "0.5"], r"^score: out: begun with --score of each class, and now it is 0.5; add --fresh"),
+        (["--model", "missing.pt"], r"^score: missing.pt: no such file"),
+    ],
+)
+def test_errors_are_a_line(tmp_path, weights, monkeypatch, words, says):
+    with pytest.raises(SystemExit, match=says):
+        main(scored(tmp_path, weights, monkeypatch) + words)
+
+
+def test_two_processes_never_score_into_one_folder(tmp_path, weights, monkeypatch):
+    from filelock import FileLock
+
+    words = scored(tmp_path, weights, monkeypatch)
+    with FileLock(tmp_path / "out/.lock"), pytest.raises(SystemExit, match="out: another process is scoring into it"):
+        main(words)
+
+
+def test_a_damaged_part_is_named(tmp_path, weights, monkeypatch):
+    words = scored(tmp_path, weights, monkeypatch)
+    (tmp_path / "out/parts/part-00000.parquet").write_bytes(b"half")
+    with pytest.raises(SystemExit, match=r"parts/part-00000.parquet: damaged; remove it"):
+        main(words)
+
+
+def test_progress_says_what_is_left():
+    assert progress(500, 8000, 2.0) == "500/8000 photographs, 2.0 images/s, 1:02:30 left"
+    assert progress(8, 8, 4.0) == "8/8 photographs, 4.0 images/s"

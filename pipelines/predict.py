@@ -9,28 +9,23 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from mlflow.exceptions import MlflowException
-from torch import Tensor
-
-from pipelines.command import command
+from pipelines.command import CommandParser, command, file_or_name, file_pattern
 from pipelines.errors import UserError, first_line, without_secrets, writing
-from pipelines.layouts.listing import is_image
-from pipelines.params import PARAMS_FILE, RegistryParams, load_stated
-from pipelines.pictures.boxes import draw
-from pipelines.tracking import registry, runs
-from ssd.checkpoint import load
-from ssd.images import decode
-from ssd.prediction import Detector, Prediction
+from pipelines.settings import PARAMS_FILE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ssd.prediction import Detector, Prediction
 
 BATCH = 16
 EXAMPLES = """examples:
-  python -m pipelines.predict photo.jpg
-  python -m pipelines.predict 'holiday/*.jpg' scans/ --score 0.7 --out found
-  python -m pipelines.predict photo.jpg --model models:/ssd/3
-  python -m pipelines.predict photo.jpg --model artifacts/train/model.pt
+  ssd predict photo.jpg
+  ssd predict 'holiday/*.jpg' scans/ --score 0.7 --out found
+  ssd predict photo.jpg --model models:/ssd/3
+  ssd predict photo.jpg --model artifacts/train/model.pt
 
 writes OUT/<image>.jpg with the boxes drawn and OUT/predictions.json; boxes are [xmin, ymin, xmax, ymax] in pixels of
 the image, from 0. The registry is the one at MLFLOW_TRACKING_URI, by default the one under runs/."""
@@ -46,6 +41,8 @@ def find_images(patterns: Iterable[str]) -> list[Path]:
     Raises:
         PredictError: a pattern leads to nothing.
     """
+    from pipelines.layouts.listing import is_image
+
     found: list[Path] = []
     for pattern in patterns:
         path = Path(pattern)
@@ -70,6 +67,13 @@ def load_model(model: str | None, name: str) -> tuple[Detector, str]:
     Raises:
         PredictError: it is not there, or is not a model of this project.
     """
+    import torch
+    from mlflow.exceptions import MlflowException
+
+    from pipelines.tracking import registry, runs
+    from ssd.checkpoint import load
+    from ssd.prediction import Detector
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if model and not model.startswith("models:/"):
         try:
@@ -103,6 +107,8 @@ def predict(
     Returns:
         a row for each image that could be read: file, drawn, height, width, objects; and what was wrong with others.
     """
+    from ssd.images import decode
+
     out.mkdir(parents=True, exist_ok=True)
     names = drawn_names(paths)
     rows, failures = [], []
@@ -134,6 +140,8 @@ def drawn_names(paths: Sequence[Path]) -> dict[Path, str]:
 
 
 def _write(detector: Detector, path: Path, image: Tensor, found: Prediction, drawn: Path) -> dict[str, Any]:
+    from pipelines.pictures.boxes import draw
+
     names = detector.names(found.labels)
     with writing(drawn):
         draw(image, found, names, drawn)
@@ -154,17 +162,21 @@ def _threshold(text: str) -> float:
     return value
 
 
-@command("predict", "what was drawn stays; the same command begins anew")
-def main(words: Sequence[str] | None = None) -> int:
-    """Read the command line and predict; 1 if any image could not be read."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.predict",
+def parser() -> CommandParser:
+    """The command line."""
+    parser = CommandParser(
+        prog="ssd predict",
         description="Detect objects in images and draw them.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders (searched below) and globs")
-    parser.add_argument("--model", help="weights file, models:/NAME/VERSION or models:/NAME@ALIAS (default: champion)")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", type=file_pattern, help="files, folders (searched below) and globs"
+    )
+    parser.add_argument(
+        "--model",
+        type=file_or_name,
+        help="weights file, models:/NAME/VERSION or models:/NAME@ALIAS (default: champion)",
+    )
     parser.add_argument(
         "--score",
         "--threshold",
@@ -172,8 +184,16 @@ def main(words: Sequence[str] | None = None) -> int:
         help="lowest score drawn (default: the model's own of each class, with the best F1 of its validation split)",
     )
     parser.add_argument("--out", type=Path, default=Path("artifacts/predict"), help="default: artifacts/predict")
-    args = parser.parse_args(words)
+    return parser
+
+
+@command("predict", "what was drawn stays; the same command begins anew")
+def main(words: Sequence[str] | None = None) -> int:
+    """Read the command line and predict; 1 if any image could not be read."""
+    args = parser().parse_args(words)
     paths = find_images(args.images)
+    from pipelines.params import RegistryParams, load_stated  # these take seconds, and --help needs none of them
+
     registry_params = RegistryParams() if args.model or not PARAMS_FILE.exists() else load_stated().registry
     detector, called = load_model(args.model, registry_params.name)
     rows, failures = predict(detector, paths, args.score, args.out)

@@ -11,7 +11,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("generate", "prepare", "tune", "train", "evaluate")
-TOOLS = ("fetch", "anchors", "doctor", "export", "predict", "promote", "ui")
+TOOLS = ("fetch", "anchors", "completion", "doctor", "export", "predict", "promote", "repro", "ui")
 # They measure as the stage `evaluate` does, or train as `train` does.
 ABOVE = {"compare", "relabel", "seeds", "verify"}
 # From the ground up: a room imports rooms below its own floor only, and itself.
@@ -22,7 +22,7 @@ FLOORS = (
     {"store", "tracking", "tuned", "pictures", "coco"},
     {"card", "cluster", "layouts", "recipe"},
     {"command", "training"},
-    {"preflight"},
+    {"__main__", "preflight"},
     {*STAGES, *TOOLS},
     ABOVE,
 )

@@ -16,7 +16,7 @@ TOOLS = ("fetch", "anchors", "completion", "doctor", "export", "predict", "promo
 ABOVE = {"compare", "relabel", "seeds", "verify"}
 # From the ground up: a room imports rooms below its own floor only, and itself.
 FLOORS = (
-    {"errors", "strict_yaml"},
+    {"errors", "live", "strict_yaml"},
     {"files", "settings"},
     {"params"},
     {"store", "tracking", "tuned", "pictures", "coco"},
@@ -34,6 +34,7 @@ CARRIERS = (
     "pipelines/command.py",
     "pipelines/errors.py",
     "pipelines/files.py",
+    "pipelines/live.py",
     "pipelines/preflight/",
     "pipelines/settings.py",
     "pipelines/store/checkpoints.py",

@@ -20,6 +20,7 @@ FILES = {
     "onnx": "artifacts/export/model.onnx",
     "torchscript": "artifacts/export/model.torchscript.pt",
 }
+USED = "docs/using-the-model.md shows how it is used"
 PACKAGES = ("onnx", "onnxscript")
 EXAMPLES = """examples:
   ssd export --to onnx
@@ -62,7 +63,7 @@ def export(source: Source, kind: str, card_file: Path, out: Path) -> str:
             os.replace(partial, out)
         finally:
             partial.unlink(missing_ok=True)
-    return f"{out}: {source.called} as {kind}, {out.stat().st_size / 1e6:.1f} MB, SHA-256 {sha256(out)[:12]}"
+    return f"{out}: {source.called} as {kind}, {out.stat().st_size / 1e6:.1f} MB, SHA-256 {sha256(out)[:12]}; {USED}"
 
 
 def parser() -> CommandParser:

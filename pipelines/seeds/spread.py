@@ -34,4 +34,5 @@ def measure(configuration: Configuration, baseline: Path) -> None:
     named = ", ".join(str(seed) for seed in configuration.plans)
     print(f"\nmean ± standard deviation over {len(results)} seeds ({named})\n{table(spreads, manifest)}\n")
     print(compare(baseline, results, spreads, manifest, params.model.task))
-    print(f"{files[0]}: {len(results)} seeds")
+    said = [f"{split} mAP {of['map']}, " for split, of in spreads.items() if "map" in of]
+    print(f"{files[0]}: {''.join(said)}{len(results)} seeds")

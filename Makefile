@@ -17,11 +17,15 @@ $(VENV)/.installed: requirements.lock
 	$(BIN)/uv pip install --python $(BIN)/python --no-cache --compile-bytecode --require-hashes -r requirements.lock
 	@touch $@
 
+# The command `ssd`. A copy, not a package: it runs the code of the clone that one stands in.
+$(BIN)/ssd: infra/ssd.sh $(VENV)/.installed
+	@install -m 755 infra/ssd.sh $@
+
 .PHONY: help setup doctor repro test test-fast lint lock ui up down base job chaos clean
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.installed  ## Make .venv from the hashed requirements.lock (once)
+setup: $(VENV)/.installed $(BIN)/ssd  ## Make .venv from the hashed requirements.lock (once)
 
 doctor: setup  ## Check all that could stop a long run, in seconds
 	python -m pipelines.doctor

@@ -8,13 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlflow.exceptions import MlflowException
-
+from pipelines.command import file_or_name
 from pipelines.errors import UserError, first_line, without_secrets
-from pipelines.layouts.listing import is_image
-from pipelines.params import PARAMS_FILE, RegistryParams, load_stated
-from pipelines.tracking import registry, runs
-from ssd.checkpoint import load
+from pipelines.settings import PARAMS_FILE
 
 
 class ArgumentsError(UserError):
@@ -39,7 +35,11 @@ class NamedModel(NamedTuple):
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add `--model` and `--score`, for `find_model` and for `Detector.predict_likely`."""
-    parser.add_argument("--model", help="weights file, models:/NAME/VERSION or models:/NAME@ALIAS (default: champion)")
+    parser.add_argument(
+        "--model",
+        type=file_or_name,
+        help="weights file, models:/NAME/VERSION or models:/NAME@ALIAS (default: champion)",
+    )
     parser.add_argument(
         "--score",
         "--threshold",
@@ -57,6 +57,8 @@ def _threshold(text: str) -> float:
 
 def registered_name(model: str | None) -> str:
     """The registered model of which the champion is meant: params.yaml's, which is read only where that matters."""
+    from pipelines.params import RegistryParams, load_stated
+
     return (RegistryParams() if model or not PARAMS_FILE.exists() else load_stated().registry).name
 
 
@@ -70,6 +72,11 @@ def find_model(model: str | None, name: str) -> NamedModel:
     Raises:
         ArgumentsError: it is not there, or is no file of weights.
     """
+    from mlflow.exceptions import MlflowException
+
+    from pipelines.tracking import registry, runs
+    from ssd.checkpoint import load
+
     if model and not model.startswith("models:/"):
         try:
             return NamedModel(load(model), model, model, registry.sha256(model))
@@ -99,6 +106,8 @@ def find_images(patterns: Iterable[str]) -> list[Path]:
     Raises:
         ArgumentsError: a pattern leads to nothing.
     """
+    from pipelines.layouts.listing import is_image
+
     found: list[Path] = []
     for pattern in patterns:
         path = Path(pattern)

@@ -1,17 +1,42 @@
-"""What all commands do alike: errors in one line, exit codes, and what ctrl-C and SIGTERM mean."""
+"""What all commands do alike: the command line, errors in one line, exit codes, and what ctrl-C and SIGTERM mean."""
 
 from __future__ import annotations
 
+import argparse
 import functools
 import os
 import select
 import signal
 import sys
 from collections.abc import Callable
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 from pipelines.cluster.signals import Killed, raise_on_signals
 from pipelines.errors import UserError, explain
+
+# Where the user stands, from the folder of this process, which is the project's: see `pipelines.__main__`.
+standing: ContextVar[Path] = ContextVar("standing", default=Path())
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser that keeps the lines of its texts, and of which each `type=Path` counts from where the user stands."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter} | options)
+        self.register("type", Path, lambda text: standing.get() / text)
+
+
+def file_pattern(text: str) -> str:
+    """A pattern of files that counts from where the user stands, as `glob` takes it."""
+    return str(standing.get() / text)
+
+
+def file_or_name(text: str) -> str:
+    """The path of a file where the user stands, if one is called so; else the text as it is, as `models:/ssd/3`."""
+    path = standing.get() / text
+    return str(path) if path.exists() else text
 
 
 def command(name: str, after_interrupt: str) -> Callable[[Callable[..., int | None]], Callable[..., None]]:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
-
-from pipelines.command import command
+from pipelines.command import CommandParser, command
 from pipelines.errors import UserError, first_line, without_secrets
-from pipelines.params import PARAMS_FILE, RegistryParams, load_stated
-from pipelines.tracking import champion, gate, runs
+from pipelines.settings import PARAMS_FILE
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 EXAMPLES = """examples:
-  python -m pipelines.promote                                         list the versions and what the gate said of them
-  python -m pipelines.promote 7 --force --reason "the client's wish"  make version 7 the champion
-  python -m pipelines.promote --back --reason "misses small cells"    the champion before is the champion again
+  ssd promote                                         list the versions and what the gate said of them
+  ssd promote 7 --force --reason "the client's wish"  make version 7 the champion
+  ssd promote --back --reason "misses small cells"    the champion before is the champion again
 
-The gate promotes by itself what `python -m pipelines.evaluate` measures: registry.gate in params.yaml. Who moved the
+The gate promotes by itself what `ssd evaluate` measures: registry.gate in params.yaml. Who moved the
 alias by hand, when and why is in the version's tags. A champion that was taken back is not promoted again but by
 --force. The registry is the one at MLFLOW_TRACKING_URI, by default the one under runs/."""
 SHOWN = 20  # versions in the list
@@ -30,6 +29,8 @@ class PromoteError(UserError):
 
 def show(client: MlflowClient, name: str) -> str:
     """A line for each version: its number, aliases, AP and the gate's words."""
+    from pipelines.tracking import champion, gate
+
     versions = champion.all_versions(client, name)
     lines = []
     for version in [client.get_model_version(name, found.version) for found in versions[:SHOWN]]:
@@ -43,6 +44,8 @@ def show(client: MlflowClient, name: str) -> str:
 
 def move(client: MlflowClient, name: str, number: str, reason: str) -> str:
     """Promote a version by hand and say what happened."""
+    from pipelines.tracking import champion
+
     version = champion.find_number(client, name, number)
     before = champion.force(client, version, reason)
     if before is None:
@@ -53,22 +56,31 @@ def move(client: MlflowClient, name: str, number: str, reason: str) -> str:
     return f"{name} v{version.version} is the champion in place of v{before.version}; {back}"
 
 
-@command("promote", "the same command begins anew")
-def main(words: Sequence[str] | None = None) -> None:
-    """Read the command line and move the alias."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.promote",
+def parser() -> CommandParser:
+    """The command line."""
+    parser = CommandParser(
+        prog="ssd promote",
         description="Make a version the champion by hand, or go back to the champion before.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("version", nargs="?", metavar="VERSION", help="number of the version that becomes the champion")
     parser.add_argument("--force", action="store_true", help="promote VERSION whatever the gate says; needs --reason")
     parser.add_argument("--back", action="store_true", help="the champion before becomes the champion again")
     parser.add_argument("--reason", metavar="TEXT", help="why, for the version's tags")
     parser.add_argument("--name", help="of the registered model (default: registry.name in params.yaml)")
-    args = parser.parse_args(words)
+    return parser
+
+
+@command("promote", "the same command begins anew")
+def main(words: Sequence[str] | None = None) -> None:
+    """Read the command line and move the alias."""
+    args = parser().parse_args(words)
     check(args.version, args.force, args.back, args.reason)
+    from mlflow.exceptions import MlflowException  # these take seconds, and --help needs none of them
+
+    from pipelines.params import RegistryParams, load_stated
+    from pipelines.tracking import champion, runs
+
     name = args.name or (load_stated().registry if PARAMS_FILE.exists() else RegistryParams()).name
     client = runs.connect()
     try:

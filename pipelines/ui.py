@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import socket
@@ -16,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from pipelines.command import command
+from pipelines.command import CommandParser, command
 from pipelines.errors import UserError, first_line, without_secrets
 from pipelines.settings import environment, home, settings, tracking_uri
 from pipelines.tracking import runs
@@ -114,12 +113,17 @@ def _last_lines(log: IO[bytes]) -> str:
     return ":\n" + "\n".join(log.read().decode(errors="replace").splitlines()[-15:])
 
 
+def parser() -> CommandParser:
+    """The command line."""
+    parser = CommandParser(prog="ssd ui", description=__doc__)
+    parser.add_argument("--port", type=int, help=f"default: {PORT}, or the next free one")
+    return parser
+
+
 @command("ui", "the runs are as they were")
 def main(words: Sequence[str] | None = None) -> None:
     """Read the command line and show the pages."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.ui", description=__doc__)
-    parser.add_argument("--port", type=int, help=f"default: {PORT}, or the next free one")
-    args = parser.parse_args(words)
+    args = parser().parse_args(words)
     signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))  # a closed terminal ends the server too
     uri = tracking_uri()
     if uri.startswith(("http://", "https://")):

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipelines.__main__ import names
 from pipelines.params import load_params
 from pipelines.settings import FOR_JOBS, variables
 from tests.conftest import TINY, write_params
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += [ROOT / "benchmarks/README.md", ROOT / "infra/README.md", ROOT / "infra/SCALING.md"]
 FOLDERS = ("ssd", "pipelines", "tests", "infra", "benchmarks", "docs")
 MADE_BY_USERS = {"infra/.env"}
@@ -107,6 +108,12 @@ def test_outputs_are_those_of_stages_and_tools(page):
     for path in {word for part in code(read(page)) for word in re.findall(r"\bartifacts/[\w./-]*\w", part)}:
         written = path in known or any(out.startswith(f"{path}/") or path.startswith(f"{out}/") for out in known)
         assert written or f'"{path}"' in source, path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_exist(page):
+    named = set(re.findall(r"^(?:.*&& )?ssd ([a-z]+)", "\n".join(code(read(page))), re.MULTILINE))
+    assert named <= set(names())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -11,18 +11,21 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("generate", "prepare", "tune", "train", "evaluate")
-TOOLS = ("fetch", "anchors", "doctor", "export", "predict", "promote", "score", "serving", "ui")
+TOOLS = (
+    "fetch", "anchors", "completion", "doctor", "export", "predict", "promote", "repro", "score", "serving", "ui"
+)  # fmt: skip
 # They measure as the stage `evaluate` does, or train as `train` does.
 ABOVE = {"compare", "relabel", "seeds", "verify"}
 # From the ground up: a room imports rooms below its own floor only, and itself.
 FLOORS = (
-    {"errors", "strict_yaml"},
+    {"errors", "live", "strict_yaml"},
     {"files", "settings"},
     {"params"},
     {"store", "tracking", "tuned", "pictures", "coco"},
     {"card", "cluster", "layouts", "recipe"},
-    {"arguments", "command", "label_files", "training"},
-    {"onnx_detector", "preflight"},
+    {"command", "label_files", "training"},
+    {"__main__", "arguments", "preflight"},
+    {"onnx_detector"},
     {*STAGES, *TOOLS},
     ABOVE,
 )
@@ -34,6 +37,7 @@ CARRIERS = (
     "pipelines/command.py",
     "pipelines/errors.py",
     "pipelines/files.py",
+    "pipelines/live.py",
     "pipelines/preflight/",
     "pipelines/settings.py",
     "pipelines/store/checkpoints.py",

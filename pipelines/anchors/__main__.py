@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipelines.anchors.coverage import SPLIT, design_anchors, gather
-from pipelines.anchors.report import describe, report, summarise
-from pipelines.command import command
-from pipelines.params import PARAMS_FILE, ParamsError, load_draft
-from pipelines.recipe.resolve import resolve
-from pipelines.store.shards import PREPARED, ShardError, read_manifest
+from pipelines.command import CommandParser, command
+from pipelines.settings import PARAMS_FILE, PREPARED
 from pipelines.strict_yaml import parse_yaml
-from ssd.presets import PRESETS
 
 OUT = Path("artifacts/anchors")
 EXAMPLES = """examples:
-  python -m pipelines.anchors
-  python -m pipelines.anchors --preset tiny --set 'model.image_size=[320, 320]'
-  python -m pipelines.anchors --budget 12000
+  ssd anchors
+  ssd anchors --preset tiny --set 'model.image_size=[320, 320]'
+  ssd anchors --budget 12000
 
 writes OUT/coverage.csv, OUT/coverage.png and OUT/anchors.yaml: the proposal as dotted names of params.yaml, {} where
 nothing better was found. Boxes marked difficult and crowds are left out. Sizes are roots of areas, in pixels of the
@@ -35,6 +29,8 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     Raises:
         ParamsError: one has no `=` or no YAML behind it.
     """
+    from pipelines.params import ParamsError
+
     read = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -53,6 +49,9 @@ def preset_overrides(name: str) -> dict[str, Any]:
     Raises:
         ParamsError: there is no such preset.
     """
+    from pipelines.params import ParamsError
+    from ssd.presets import PRESETS
+
     if name not in PRESETS:
         raise ParamsError(f"--preset {name}: there is no such preset; there are {', '.join(sorted(PRESETS))}")
     model = asdict(PRESETS[name].model)
@@ -61,12 +60,12 @@ def preset_overrides(name: str) -> dict[str, Any]:
     return {"model.preset": name, **{f"model.{key}": value for key, value in model.items()}, **anchors}
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.anchors",
+def parser() -> CommandParser:
+    """The command line."""
+    parser = CommandParser(
+        prog="ssd anchors",
         description=__doc__,
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--preset", help="measure this preset's own anchors and input size, not those of params.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value; repeatable")
@@ -80,7 +79,17 @@ def _parser() -> argparse.ArgumentParser:
 @command("anchors", "nothing was written that is not whole; the same command begins anew")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, design, and say what is better."""
-    args = _parser().parse_args(arguments)
+    args = parser().parse_args(arguments)
+    from pipelines.anchors.coverage import (
+        SPLIT,
+        design_anchors,
+        gather,
+    )  # these take seconds, and --help needs none of them
+    from pipelines.anchors.report import describe, report, summarise
+    from pipelines.params import load_draft
+    from pipelines.recipe.resolve import resolve
+    from pipelines.store.shards import ShardError, read_manifest
+
     start = time.monotonic()
     overrides = preset_overrides(args.preset) if args.preset else {}
     overrides |= parse_settings(args.set)

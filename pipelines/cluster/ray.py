@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 
 from pipelines.cluster import package
 from pipelines.errors import UserError, first_line, without_secrets
-from pipelines.settings import ROOT, add_to_python_path, set_defaults, settings
+from pipelines.settings import ROOT, add_to_python_path, environment, set_defaults, settings
 
 # Ray reads these when it is imported or when its processes start; what the user has set stays.
 QUIET = {
@@ -118,12 +119,36 @@ def _init(**options: Any) -> None:
 
     for attempts_left in reversed(range(STARTS)):
         try:
-            ray.init(**options)
+            with _without_rays_first_line():
+                ray.init(**options)
             return
         except Exception as error:
             ray.shutdown()
             if not attempts_left or "timed out during startup" not in str(error):
                 raise
+
+
+@contextmanager
+def _without_rays_first_line() -> Iterator[None]:
+    """Withhold the line in which Ray's C++ part says that it has read RAY_BACKEND_LOG_LEVEL, whatever the level is.
+
+    Ray writes it past Python, before any setting of its log applies. All else on standard error comes out at the end.
+    """
+    if not environment().get("RAY_BACKEND_LOG_LEVEL"):
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        real = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(real, 2)
+            os.close(real)
+            held.seek(0)
+            os.write(
+                2, b"".join(line for line in held if b"from environment variable RAY_BACKEND_LOG_LEVEL" not in line)
+            )
 
 
 def place_workers(resources: dict[str, float], trials: int = 0) -> Placement:

@@ -2,144 +2,39 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.cluster.jobs import requested as submitted
-from pipelines.command import command
-from pipelines.doctor import cluster, gpu, jobs, report, repository, storage, tracking
-from pipelines.params import PARAMS_FILE, Draft, Params, load_draft
-from pipelines.preflight import estimates, machine, packages, parameters
-from pipelines.preflight.findings import Finding, error, guarded, ok, speak_if_wrong
-from pipelines.recipe.resolve import resolve_for
-from pipelines.settings import home, settings
-from pipelines.store.shards import MANIFEST, PREPARED, Manifest, ShardError, read_manifest
+from pipelines.command import CommandParser, command
 
-SECONDS = 30  # that a check of the network may take; Ray's has more
 EXIT = """exit status: 1 where something would stop a run, else 0
 
 ✓ well, ! a run works, but hardly as wanted, ✗ would stop a run. `make repro` begins with --quick --quiet, and
-`python -m pipelines.train` with what of that is about its parameters, data and machine."""
+`ssd train` with what of that is about its parameters, data and machine."""
 
 
-def cheap(root: Path) -> tuple[list[Finding], Params | None, Manifest | None]:
-    """What needs no network; and the parameters and the prepared data, where they can be used.
-
-    Raises:
-        SettingsError: a variable cannot be used; without them nothing can be checked.
-    """
-    home()
-    read: dict[str, Draft] = {}
-    found = guarded("parameters", read_draft, read)
-    draft = read.get("draft")
-    manifest, said = read_prepared(root)
-    chosen: list[Params] = []
-    if draft is not None:
-        found += guarded("parameters", resolve_draft, draft, manifest, chosen)
-    params = chosen[0] if chosen else None
-    found += guarded("packages", packages.check, root)
-    found += guarded("machine", machine.check, params, manifest)
-    found += guarded("DVC", repository.check, root) + said
-    if params is not None and manifest is not None:
-        found += guarded("parameters", parameters.check, params, manifest)
-    found += guarded("MLflow", tracking.check_file)
-    return found, params, manifest
-
-
-def read_draft(into: dict[str, Draft]) -> Iterator[Finding]:
-    """params.yaml by itself; what tune hands over is looked at where it is used."""
-    into["draft"] = load_draft(PARAMS_FILE)
-    yield ok("parameters", f"{PARAMS_FILE}: valid")
-
-
-def resolve_draft(draft: Draft, manifest: Manifest | None, into: list[Params]) -> Iterator[Finding]:
-    """What `auto` becomes; without data the defaults stand in for it, so that the machine can be checked."""
-    if not draft.auto or manifest is None:
-        into.append(draft.base)
-        return
-    recipe = resolve_for(draft, manifest, PREPARED)
-    into.append(recipe.params())
-    for choice in recipe.choices:
-        yield ok("auto", str(choice))
-
-
-def read_prepared(root: Path) -> tuple[Manifest | None, list[Finding]]:
-    """The prepared data that the stages will train on; None where `dvc repro` makes other ones first."""
-    if not (PREPARED / MANIFEST).is_file():
-        return None, [ok("prepared", "no data yet: `dvc repro prepare` makes it, then more can be checked")]
-    try:
-        outdated = repository.prepared_of_another(root)
-        if not outdated:
-            return read_manifest(PREPARED), []
-    except ShardError as problem:
-        return None, [error("prepared", str(problem), "")]
-    except Exception:  # DVC's files cannot be read: `repository.check` names them
-        return None, []
-    return None, [ok("prepared", f"{PREPARED} will be made anew: {outdated}")]
-
-
-def side_by_side(checks: dict[str, Callable[[], Iterable[Finding]]], seconds: float = SECONDS) -> list[Finding]:
-    """The findings of all checks, in their order; one that does not end in time is a finding."""
-    found: dict[str, list[Finding]] = {}
-
-    def run(name: str) -> None:
-        found[name] = guarded(name, checks[name])
-
-    threads = {name: threading.Thread(target=run, args=[name], daemon=True) for name in checks}
-    for thread in threads.values():
-        thread.start()
-    for name, thread in threads.items():
-        thread.join(seconds + (cluster.SECONDS if name == "Ray" else 0))
-        if thread.is_alive():
-            found[name] = [error(name, f"no answer within {seconds:.0f} s", "see the address, or the firewall")]
-    return [finding for name in checks for finding in found[name]]
-
-
-def thorough(root: Path, params: Params | None, manifest: Manifest | None) -> list[Finding]:
-    """What takes longer, side by side."""
-
-    def of_gpu() -> Iterable[Finding]:
-        facts = gpu.gather()
-        workers = max(settings().workers or (len(facts.devices), 1))
-        step = estimates.step_bytes(params, len(manifest.classes), workers) if params and manifest else 0
-        return gpu.examine(facts, settings().use_gpu, params.train.precision if params else "fp32", step)
-
-    checks: dict[str, Callable[[], Iterable[Finding]]] = {
-        "git": lambda: repository.check_further(root),
-        "MLflow": tracking.check,
-        "S3": storage.check,
-        "GPU": of_gpu,
-        "Ray": jobs.check if submitted() else cluster.check,
-    }
-    return side_by_side(checks)
-
-
-def examine(root: Path, quick: bool) -> list[Finding]:
-    """All findings.
-
-    Raises:
-        SettingsError: as of `cheap`.
-    """
-    found, params, manifest = cheap(root)
-    return found if quick else found + thorough(root, params, manifest)
+def parser() -> CommandParser:
+    """The command line."""
+    parser = CommandParser(
+        prog="ssd doctor",
+        description=__doc__,
+        epilog=EXIT,
+    )
+    parser.add_argument("--quick", action="store_true", help="neither the network nor Ray")
+    parser.add_argument("--quiet", action="store_true", help="print only what is wrong, to stderr")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
 
 
 @command("doctor", "nothing was changed")
 def main(words: Sequence[str] | None = None) -> int:
     """Read the command line and check."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.doctor",
-        description=__doc__,
-        epilog=EXIT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--quick", action="store_true", help="neither the network nor Ray")
-    parser.add_argument("--quiet", action="store_true", help="print only what is wrong, to stderr")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    args = parser.parse_args(words)
+    args = parser().parse_args(words)
+    from pipelines.doctor import report  # these take seconds, and --help needs none of them
+    from pipelines.doctor.checks import examine
+    from pipelines.preflight.findings import guarded, speak_if_wrong
+
     findings = guarded("settings", lambda: examine(Path(), args.quick))
     if args.quiet:
         speak_if_wrong(findings)

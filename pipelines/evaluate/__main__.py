@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.command import command
+from pipelines.command import CommandParser, command
 from pipelines.settings import PARAMS_FILE, PREPARED, TUNED
 
 
-@command("evaluate", "the same command measures anew; the training is kept")
-def main() -> int | None:
-    """Read the command line and evaluate."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.evaluate", description=__doc__)
+def parser() -> CommandParser:
+    """The command line."""
+    parser = CommandParser(prog="ssd evaluate", description=__doc__)
     parser.add_argument("--prepared", type=Path, default=PREPARED, help="folder of the shards")
     parser.add_argument("--model", type=Path, default=Path("artifacts/train/model.json"), help="what train registered")
     parser.add_argument("--out", type=Path, default=Path("artifacts/evaluate"), help="folder of metrics.json …")
     parser.add_argument("--params", type=Path, default=PARAMS_FILE)
     parser.add_argument("--tuned", type=Path, default=TUNED, help="what tune hands over; may be missing")
-    args = parser.parse_args()
+    return parser
+
+
+@command("evaluate", "the same command measures anew; the training is kept")
+def main(words: Sequence[str] | None = None) -> int | None:
+    """Read the command line and evaluate."""
+    args = parser().parse_args(words)
     from pipelines.cluster import jobs  # these take seconds, and --help needs none of them
     from pipelines.evaluate.stage import evaluate
     from pipelines.params import load_stated

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pipelines.cluster.ray import ClusterError, place_actors, quiet_ray_data, ray_cluster
+from pipelines.live import LiveLines
 from pipelines.settings import set_defaults
 from pipelines.store.s3 import object_store
 from pipelines.store.shard_transfer import object_prefix
@@ -197,10 +198,13 @@ def _run(
     answers = found.iter_batches(batch_size=None, batch_format="pyarrow")
     if tiled:
         answers = merge_tiles(answers, model.tile, config)
-    for table in answers:
-        tables.append(table.cast(PREDICTIONS))
-        done += len(table)
-        if time.monotonic() - shown > 10 or done == total:
-            shown = time.monotonic()
-            print(f"  {done}/{total} images in {shown - started:.0f} s", flush=True)
+    with LiveLines() as live:
+        for table in answers:
+            tables.append(table.cast(PREDICTIONS))
+            done += len(table)
+            now = time.monotonic()
+            live.update("detect", done, total, f"{done}/{total} images, {done / (now - started):.1f} images/s")
+            if (now - shown > 10 and not live.on) or done == total:
+                shown = now
+                print(f"  {done}/{total} images in {shown - started:.0f} s", flush=True)
     return tables

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipelines.command import command
+from pipelines.command import CommandParser, command, file_or_name
 from pipelines.errors import writing
-from pipelines.export.model import ExportError, Source, describe, find_model, read_card
-from pipelines.export.torch_file import write_torchscript
-from pipelines.params import PARAMS_FILE, RegistryParams, load_stated
-from pipelines.tracking.registry import sha256
+from pipelines.settings import PARAMS_FILE
+
+if TYPE_CHECKING:
+    from pipelines.export.model import Source
 
 FILES = {
     "onnx": "artifacts/export/model.onnx",
     "torchscript": "artifacts/export/model.torchscript.pt",
 }
+USED = "docs/using-the-model.md shows how it is used"
 PACKAGES = ("onnx", "onnxscript")
 EXAMPLES = """examples:
-  python -m pipelines.export --to onnx
-  python -m pipelines.export models:/ssd/3 --to onnx --out ssd.onnx
-  python -m pipelines.export artifacts/train/model.pt --to torchscript
+  ssd export --to onnx
+  ssd export models:/ssd/3 --to onnx --out ssd.onnx
+  ssd export artifacts/train/model.pt --to torchscript
 
 The file takes photographs of any size as uint8 [batch, height, width, 3] and gives boxes in their pixels: resize,
 network and NMS are inside. docs/using-the-model.md has the table of inputs and outputs."""
@@ -36,6 +37,9 @@ def export(source: Source, kind: str, card_file: Path, out: Path) -> str:
     Raises:
         ExportError: the packages for it are missing, or the model cannot be one graph.
     """
+    from pipelines.export.model import ExportError, describe, read_card
+    from pipelines.tracking.registry import sha256
+
     if source.detector.model.config.tile != "none":
         raise ExportError(
             f"{source.called} sees photographs in tiles (model.tile), which are cut and merged outside of the "
@@ -47,7 +51,7 @@ def export(source: Source, kind: str, card_file: Path, out: Path) -> str:
             raise ExportError(f"ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)}, or make setup")
         write = import_module("pipelines.export.onnx_file").write_onnx
     else:
-        write = write_torchscript
+        write = import_module("pipelines.export.torch_file").write_torchscript
     card, doubt = read_card(card_file, source.sha256)
     if doubt:
         print(f"  {doubt}")
@@ -59,20 +63,21 @@ def export(source: Source, kind: str, card_file: Path, out: Path) -> str:
             os.replace(partial, out)
         finally:
             partial.unlink(missing_ok=True)
-    return f"{out}: {source.called} as {kind}, {out.stat().st_size / 1e6:.1f} MB, SHA-256 {sha256(out)[:12]}"
+    return f"{out}: {source.called} as {kind}, {out.stat().st_size / 1e6:.1f} MB, SHA-256 {sha256(out)[:12]}; {USED}"
 
 
-@command("export", "no file was written; the same command begins anew")
-def main(words: Sequence[str] | None = None) -> None:
-    """Read the command line and export."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.export",
+def parser() -> CommandParser:
+    """The command line."""
+    parser = CommandParser(
+        prog="ssd export",
         description="Write a model for runtimes that do without this project.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "model", nargs="?", help="models:/NAME@ALIAS, models:/NAME/VERSION, a version's number or a weights file"
+        "model",
+        nargs="?",
+        type=file_or_name,
+        help="models:/NAME@ALIAS, models:/NAME/VERSION, a version's number or a weights file",
     )
     parser.add_argument("--to", required=True, choices=FILES, help="the file's format")
     parser.add_argument("--out", type=Path, help="default: artifacts/export/model.*")
@@ -82,7 +87,16 @@ def main(words: Sequence[str] | None = None) -> None:
         default=Path("artifacts/evaluate/card.json"),
         help="how the model was measured, for the metadata; default: artifacts/evaluate/card.json, if it is of it",
     )
-    args = parser.parse_args(words)
+    return parser
+
+
+@command("export", "no file was written; the same command begins anew")
+def main(words: Sequence[str] | None = None) -> None:
+    """Read the command line and export."""
+    args = parser().parse_args(words)
+    from pipelines.export.model import find_model  # these take seconds, and --help needs none of them
+    from pipelines.params import RegistryParams, load_stated
+
     registry_params = load_stated().registry if PARAMS_FILE.exists() else RegistryParams()
     source = find_model(args.model, registry_params.name)
     out = args.out or Path(FILES[args.to])

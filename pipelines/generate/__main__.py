@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.command import command
+from pipelines.command import CommandParser, command
 from pipelines.settings import PARAMS_FILE
 
 
-@command("generate", "nothing was replaced; the same command begins anew")
-def main() -> None:
-    """Generate as params.yaml says."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.generate", description=__doc__)
+def parser() -> CommandParser:
+    """The command line."""
+    parser = CommandParser(prog="ssd generate", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("artifacts/bananas"), help="default: %(default)s")
     parser.add_argument("--params", type=Path, default=PARAMS_FILE, help="default: %(default)s")
-    args = parser.parse_args()
+    return parser
+
+
+@command("generate", "nothing was replaced; the same command begins anew")
+def main(words: Sequence[str] | None = None) -> None:
+    """Generate as params.yaml says."""
+    args = parser().parse_args(words)
     from pipelines.generate.stage import generate  # these take seconds, and --help needs none of them
     from pipelines.params import load_stated
 

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.command import command
+from pipelines.command import CommandParser, command
 from pipelines.settings import PARAMS_FILE, PREPARED
 
 FOLDER = Path("artifacts/prepare")
 
 
-@command("prepare", "nothing looks finished; the same command begins anew")
-def main() -> None:
-    """Prepare as params.yaml says."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.prepare", description=__doc__)
+def parser() -> CommandParser:
+    """The command line."""
+    parser = CommandParser(prog="ssd prepare", description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("data"), help="raw data (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=PREPARED, help="folder to write (default: %(default)s)")
     parser.add_argument("--report", type=Path, default=FOLDER, help="folder of report.html … (default: %(default)s)")
     parser.add_argument("--params", type=Path, default=PARAMS_FILE, help="parameters (default: %(default)s)")
-    args = parser.parse_args()
+    return parser
+
+
+@command("prepare", "nothing looks finished; the same command begins anew")
+def main(words: Sequence[str] | None = None) -> None:
+    """Prepare as params.yaml says."""
+    args = parser().parse_args(words)
     from pipelines.params import load_stated  # these take seconds, and --help needs none of them
     from pipelines.prepare.quarantine import REPORT, describe, warn_of_boxes
     from pipelines.prepare.stage import prepare

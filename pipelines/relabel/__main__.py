@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.command import command
-from pipelines.params import PARAMS_FILE, load_stated
-from pipelines.relabel.page import SHOWN
-from pipelines.relabel.suspects import SUSPECTS
-from pipelines.relabel.suspicion import KINDS
-from pipelines.store.shards import PREPARED
-from pipelines.tuned import TUNED, read_tuned
+from pipelines.command import CommandParser, command, file_or_name
+from pipelines.relabel.kinds import KINDS
+from pipelines.settings import PARAMS_FILE, PREPARED, TUNED
 
 OUT = Path("artifacts/relabel")
 MODEL = "artifacts/train/model.pt"
+SHOWN = 60  # pictures, at most
 EXAMPLES = """examples:
-  python -m pipelines.relabel suspects                  what the trained model contradicts, in all splits
-  python -m pipelines.relabel export to_check --top 50  the photographs of the first 50 with their labels, as VOC
-  python -m pipelines.relabel import to_check           the corrected labels into data/; says what changed
+  ssd relabel suspects                  what the trained model contradicts, in all splits
+  ssd relabel export to_check --top 50  the photographs of the first 50 with their labels, as VOC
+  ssd relabel import to_check           the corrected labels into data/; says what changed
 
 docs/label-errors.md has the whole way, with labelImg, CVAT and Label Studio."""
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.relabel",
+def parser() -> CommandParser:
+    """The command line."""
+    parser = CommandParser(
+        prog="ssd relabel",
         description="Find labels that look wrong, hand them to a labelling tool, and take the corrections back.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     tasks = parser.add_subparsers(dest="task", required=True)
     suspects = tasks.add_parser("suspects", help="write suspects.csv and a page with pictures")
     suspects.add_argument(
-        "model", nargs="?", default=MODEL, help="weights or models:/NAME/VERSION (default: %(default)s)"
+        "model",
+        nargs="?",
+        default=MODEL,
+        type=file_or_name,
+        help="weights or models:/NAME/VERSION (default: %(default)s)",
     )
     suspects.add_argument("--splits", nargs="+", default=[], help="default: all")
     suspects.add_argument("--kinds", nargs="+", choices=tuple(KINDS), default=tuple(KINDS), help="default: all")
@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("folder", type=Path, help="a new one")
     export.add_argument("--top", type=int, default=100, help="so many suspects, from the first (default: %(default)s)")
     export.add_argument("--format", choices=("voc", "coco"), default="voc", help="default: %(default)s")
-    export.add_argument("--suspects", type=Path, default=OUT / SUSPECTS, help="default: %(default)s")
+    export.add_argument("--suspects", type=Path, default=OUT / "suspects.csv", help="default: %(default)s")
     take = tasks.add_parser("import", help="patch the annotations in the data with what was corrected")
     take.add_argument("folder", type=Path, help="that was exported and corrected, or what a tool made of it")
     take.add_argument("--exported", type=Path, help="what `export` wrote, if that is another folder")
@@ -62,7 +62,10 @@ def _parser() -> argparse.ArgumentParser:
 @command("relabel", "no file was left half written; the same command begins anew")
 def main(words: Sequence[str] | None = None) -> None:
     """Read the command line and do one of the three."""
-    args = _parser().parse_args(words)
+    args = parser().parse_args(words)
+    from pipelines.params import load_stated  # these take seconds, and --help needs none of them
+    from pipelines.tuned import read_tuned
+
     if args.task == "suspects":
         from pipelines.relabel.search import search
 

@@ -71,7 +71,10 @@ def export(
         write_suspects(folder / SUSPECTS, _with_files(suspects, names))
     write_note(folder, note)
     boxes = sum(len(one.names) for one in labels.values())
-    return f"{folder}: {len(wanted)} photographs with {boxes} boxes of {len(suspects)} suspects, as {form.upper()}"
+    return (
+        f"{folder}: {len(wanted)} photographs with {boxes} boxes of {len(suspects)} suspects, as {form.upper()}; "
+        f"correct them there, then `ssd relabel import {folder}`"
+    )
 
 
 def name_files(photos: Sequence[Photo]) -> dict[str, str]:

@@ -12,20 +12,19 @@ from typing import Any
 from PIL import Image
 
 from pipelines.pictures.page import render_page
+from pipelines.relabel.kinds import KINDS
 from pipelines.relabel.suspects import Suspect, box_of
-from pipelines.relabel.suspicion import KINDS
 from pipelines.store.shards import Manifest, read_boxes, read_images
 from ssd.images import decode
 
 TEMPLATE = Path(__file__).with_name("suspects.html.j2")
-SHOWN = 60  # pictures, at most
 LONGEST = 340  # pixels of a picture's longer side
 AROUND = 0.75  # of the sides of the boxes, on each side of them
 LEAST_SHARE = 0.2  # of the photograph's sides that a picture shows, at least
 GIVEN, SUGGESTED = "#0072b2", "#e69f00"  # told apart by colour-blind people (Okabe & Ito)
 
 
-def render(suspects: Sequence[Suspect], manifest: Manifest, prepared: Path, model: str, count: int = SHOWN) -> str:
+def render(suspects: Sequence[Suspect], manifest: Manifest, prepared: Path, model: str, count: int) -> str:
     """The page of the first `count`; photographs are read from `prepared`, the folder of the manifest."""
     shown = suspects[:count]
     pictures = {}

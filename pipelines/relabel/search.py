@@ -56,7 +56,10 @@ def search(
         write_suspects(out / SUSPECTS, suspects)
         (out / PAGE).write_text(page, encoding="utf-8")
     boxes = sum(manifest.splits[name].boxes for name in names)
-    return f"{out / PAGE}: {len(suspects)} suspicions in {boxes} boxes of {', '.join(names)}; all are in {SUSPECTS}"
+    return (
+        f"{out / PAGE}: {len(suspects)} suspicions in {boxes} boxes of {', '.join(names)}; all are in {SUSPECTS}, "
+        "and `ssd relabel export FOLDER` hands them out"
+    )
 
 
 def look_through(

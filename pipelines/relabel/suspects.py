@@ -26,7 +26,7 @@ class Suspect(NamedTuple):
 
     Attributes:
         image_id, split: of the prepared data.
-        kind: of `pipelines.relabel.suspicion.KINDS`.
+        kind: of `pipelines.relabel.kinds.KINDS`.
         given_label, given_box: what is labelled; the box is "xmin ymin xmax ymax" in pixels from 0.
         suggested_label, suggested_box: what the model finds.
         score: 0 to 1, how suspicious.

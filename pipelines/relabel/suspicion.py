@@ -16,13 +16,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torchvision.ops import box_iou
 
-OVERLOOKED, SPURIOUS, SWAPPED, MISPLACED = "overlooked", "spurious", "swapped", "misplaced"
-KINDS = {
-    OVERLOOKED: "the model finds an object, and nothing is labelled there",
-    SPURIOUS: "a box is labelled, and the model finds nothing there",
-    SWAPPED: "the model finds another class in the same place",
-    MISPLACED: "the model finds the object in another place",
-}
+from pipelines.relabel.kinds import MISPLACED, OVERLOOKED, SPURIOUS, SWAPPED
+
 SAME_PLACE = 0.5  # IoU of a detection that finds an object, as in VOC
 APART = 0.1  # IoU below which two boxes have nothing to do with each other: TIDE's background (Bolya et al. 2020)
 

@@ -2,4 +2,7 @@
 
 `source` lists what there is to score, `manifest` says what a folder of results belongs to, `detect` runs the detector
 on Ray Data, `results` reads the parts that it wrote, `formats` makes labels of them, `drift` compares the photographs
-with those of the training, and `run` does all this in order."""
+with those of the training, and `run` does all this in order.
+"""
+
+FORMATS = ("coco", "voc", "yolo")  # labels that results can be written as

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.arguments import add_model_arguments, find_model, registered_name
-from pipelines.command import command
-from pipelines.score.manifest import FORMATS
-from pipelines.score.run import score
+from pipelines.command import CommandParser, command, file_pattern
+from pipelines.score import FORMATS
 
 PART = 256
 EXAMPLES = """examples:
-  python -m pipelines.score photos/ scored
-  python -m pipelines.score 's3://bucket/2026/*.jpg' scored --model models:/ssd/3
-  python -m pipelines.score artifacts/prepared/test scored --score 0.3 --format voc
+  ssd score photos/ scored
+  ssd score 's3://bucket/2026/*.jpg' scored --model models:/ssd/3
+  ssd score artifacts/prepared/test scored --score 0.3 --format voc
 
 writes OUT/parts/*.parquet, a row for each photograph, OUT/errors.csv and OUT/report.html. The same command goes on
 where it was interrupted, and ends with the same bytes."""
@@ -27,16 +26,20 @@ def _count(text: str) -> int:
     return int(text)
 
 
-@command("score", "finished parts are kept; the same command goes on with the others")
-def main(words: Sequence[str] | None = None) -> None:
-    """Read the command line and score."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.score",
+def _source(text: str) -> str:
+    return text if text.startswith("s3://") else file_pattern(text)
+
+
+def parser() -> CommandParser:
+    """The command line."""
+    parser = CommandParser(
+        prog="ssd score",
         description="Detect objects in any number of photographs; go on where a killed run stopped.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", metavar="SOURCE", help="folder (searched below), glob, Parquet, or these at s3://…")
+    parser.add_argument(
+        "source", metavar="SOURCE", type=_source, help="folder (searched below), glob, Parquet, or these at s3://…"
+    )
     parser.add_argument("out", metavar="OUT", type=Path, help="folder of results: a new one, or one to go on with")
     add_model_arguments(parser)
     parser.add_argument(
@@ -60,7 +63,15 @@ def main(words: Sequence[str] | None = None) -> None:
         default=Path("artifacts/evaluate"),
         help="folder of card.json and predictions.parquet, to compare scores with (default: %(default)s)",
     )
-    args = parser.parse_args(words)
+    return parser
+
+
+@command("score", "finished parts are kept; the same command goes on with the others")
+def main(words: Sequence[str] | None = None) -> None:
+    """Read the command line and score."""
+    args = parser().parse_args(words)
+    from pipelines.score.run import score  # this takes seconds, and --help does not need it
+
     model = find_model(args.model, registered_name(args.model))
     forms = list(dict.fromkeys(args.format))
     print(

@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.errors import UserError, writing
 from pipelines.files import write_whole
+from pipelines.score import FORMATS
 from pipelines.score.source import LISTING
 
 MANIFEST, LISTED, PARTS, LOCK = "manifest.json", "listing.parquet", "parts", ".lock"
 ERRORS, DRIFT, PAGE = "errors.csv", "drift.json", "report.html"
-FORMATS = ("coco", "voc", "yolo")
 OURS = {MANIFEST, LISTED, PARTS, LOCK, ERRORS, DRIFT, PAGE, *FORMATS, *(f".{name}.partial" for name in FORMATS)}
 OURS |= {f".{name}.partial" for name in (MANIFEST, LISTED, ERRORS, DRIFT, PAGE)}
 STATE = ("file", "row", "bytes", "state")  # columns of a listing by which a photograph is the same

@@ -47,7 +47,7 @@ def score(
         source: folder, glob, Parquet or s3://… . out: folder of results.
         lowest: score that counts; None: the model's own of each class.
         part: photographs in a part.
-        forms: of `pipelines.score.manifest.FORMATS`.
+        forms: of `pipelines.score.FORMATS`.
         fresh: forget earlier results.
         statistics, evaluated: see `pipelines.score.drift.compare`.
 

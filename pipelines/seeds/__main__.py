@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlflow.exceptions import MlflowException
-
-from pipelines.cluster import jobs
-from pipelines.command import command
+from pipelines.command import CommandParser, command
 from pipelines.errors import first_line, without_secrets, writing
-from pipelines.params import PARAMS_FILE, load_draft
-from pipelines.seeds.repeat import Configuration, SeedsError, configure, repeat, to_metrics
-from pipelines.seeds.summary import compare, summarise, table, write
-from pipelines.settings import set_defaults, tracking_uri
-from pipelines.store.shard_transfer import upload
-from pipelines.store.shards import PREPARED, read_manifest
-from pipelines.tracking import provenance, runs
-from pipelines.train.stage import check, closing_run, settle
-from pipelines.tuned import TUNED, read_tuned
+from pipelines.settings import PARAMS_FILE, PREPARED, TUNED, set_defaults, tracking_uri
 
 EXAMPLES = """examples:
-  python -m pipelines.seeds --n 5    train with the seed of params.yaml and the four after it, and measure each
+  ssd seeds --n 5    train with the seed of params.yaml and the four after it, and measure each
 
 The seed of the training alone changes: initial weights, order and augmentation of the images. The prepared data and
 their splits stay what they are, and so does what tune has found. Each is measured on the validation and on the test
@@ -30,14 +18,12 @@ split; validation has chosen the epoch and is too high. The same command goes on
 higher --n trains only those that are missing. Nothing is registered, and nothing in artifacts/ is written."""
 
 
-@command("seeds", "the same command goes on; seeds that are measured are not trained again")
-def main(words: Sequence[str] | None = None) -> None:
-    """Read the command line, train, measure and summarise."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.seeds",
+def parser() -> CommandParser:
+    """The command line."""
+    parser = CommandParser(
+        prog="ssd seeds",
         description="Mean and standard deviation of a configuration over seeds of the training.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--n", type=int, default=5, help="how many seeds (default: %(default)s)")
     parser.add_argument("--prepared", type=Path, default=PREPARED, help="folder of the shards")
@@ -45,7 +31,24 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--tuned", type=Path, default=TUNED, help="what tune hands over; may be missing")
     parser.add_argument("--baseline", type=Path, default=Path("artifacts/evaluate"), help="what is compared with")
     parser.add_argument("--out", type=Path, help="folder of seeds.json, seeds.csv … (default: one below runs/seeds)")
-    args = parser.parse_args(words)
+    return parser
+
+
+@command("seeds", "the same command goes on; seeds that are measured are not trained again")
+def main(words: Sequence[str] | None = None) -> None:
+    """Read the command line, train, measure and summarise."""
+    args = parser().parse_args(words)
+    from mlflow.exceptions import MlflowException  # these take seconds, and --help needs none of them
+
+    from pipelines.cluster import jobs
+    from pipelines.params import load_draft
+    from pipelines.seeds.repeat import SeedsError, configure
+    from pipelines.seeds.spread import measure
+    from pipelines.store.shard_transfer import upload
+    from pipelines.store.shards import read_manifest
+    from pipelines.train.stage import check, settle
+    from pipelines.tuned import read_tuned
+
     if args.n < 1:
         raise SeedsError(f"--n {args.n}: at least 1 is due")
     if jobs.requested():
@@ -63,33 +66,6 @@ def main(words: Sequence[str] | None = None) -> None:
     except MlflowException as error:
         where = without_secrets(tracking_uri())
         raise SeedsError(f"MLflow at {where} does not answer: {first_line(error)}; what was trained is kept") from None
-
-
-def measure(configuration: Configuration, baseline: Path) -> None:
-    """Train and measure all seeds, and print and write what comes of it."""
-    manifest, params = configuration.manifest, configuration.params
-    shown = provenance.flatten(params.model_dump(mode="json", include={"model", "loss", "detect", "augment", "train"}))
-    spec = runs.RunSpec(configuration.name, f"seeds of {params.model.backbone}", shown, provenance.tags())
-    client = runs.connect()
-    parent = runs.open_run(client, spec)
-    results = []
-    with closing_run(spec):
-        for seed in configuration.plans:
-            print(f"seed {seed} ({len(results) + 1} of {len(configuration.plans)})", flush=True)
-            results.append(repeat(configuration, seed, parent))
-        spreads = summarise(results)
-        files = write(configuration.folder, configuration.name, results, spreads)
-        for part in ("mean", "sd"):
-            numbers = {split: {name: getattr(s, part) for name, s in of.items()} for split, of in spreads.items()}
-            client.log_batch(parent, metrics=to_metrics({part: numbers}))
-        for file in files:
-            client.log_artifact(parent, str(file))
-        client.log_batch(parent, metrics=to_metrics({"seeds": len(results)}))
-        runs.close_run(client, parent, "FINISHED")
-    named = ", ".join(str(seed) for seed in configuration.plans)
-    print(f"\nmean ± standard deviation over {len(results)} seeds ({named})\n{table(spreads, manifest)}\n")
-    print(compare(baseline, results, spreads, manifest, params.model.task))
-    print(f"{files[0]}: {len(results)} seeds")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from pipelines.tracking import provenance, runs
 from pipelines.training.ending import is_complete
 from pipelines.training.initial_weights import InitialWeights, initial_weights, try_weights
 from pipelines.training.order import steps_an_epoch
-from pipelines.training.progress import Progress
+from pipelines.training.progress import printing
 from pipelines.training.tiled import images_an_epoch
 from pipelines.training.worker import Training, new_job
 from pipelines.training.workers import TrainingFailed, run_on_ray
@@ -178,7 +178,8 @@ def train_to_end(plan: Plan, spec: runs.RunSpec, recipe: Recipe, fresh: bool = F
                 )
             spec.tags.update(describe_placement(placement))
             job = new_job(params, plan.prepared, manifest.digest, weights, placement)
-            run_on_ray(Training(job, plan.folder, placement), Progress.printer(params.train.epochs), spec)
+            with printing(params.train.epochs) as show:
+                run_on_ray(Training(job, plan.folder, placement), show, spec)
         found = saved.latest()
         if found is None or not is_complete(found[1], params.train.patience):
             raise TrainingFailed(f"{name}: training ended at step {found[0] if found else 0} of {total}")

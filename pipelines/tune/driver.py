@@ -10,9 +10,10 @@ import ray.tune
 
 from pipelines.cluster.ray import Placement
 from pipelines.cluster.signals import in_thread
+from pipelines.live import LiveLines
 from pipelines.params import TuneParams
 from pipelines.training.messages import Log, Step, messages
-from pipelines.training.progress import epoch_line, step_line
+from pipelines.training.progress import Display, epoch_line, step_line
 from pipelines.training.worker import Training
 from pipelines.tune.asha import decide
 from pipelines.tune.ledger import Sweep
@@ -128,14 +129,21 @@ def search(
         return {}
     shutil.rmtree(sweep.folder / "ray", ignore_errors=True)  # Ray's own records: nothing is read from them
 
+    live = LiveLines()
+    display = Display(live, tune.epochs)
+
     def show(message: FromTrial) -> None:
+        name = f"trial {message.trial}"
+        live.keep({f"trial {trial.number}" for trial in sweep.open})
+        if epochs := recorder.histories[message.trial]:
+            display.epoch(name, epochs[-1])
         match message.message:
-            case Step() as step:
+            case Step() as step if display.step(name, step):
                 log(f"  trial {message.trial} {step_line(step)}")
             case Log(text):
                 log(f"  trial {message.trial} {text}")
 
-    with messages(show) as send:
+    with live, messages(show) as send:
         trainable = ray.tune.with_parameters(run_trial, trainings=trainings, send=send)
         in_thread(_tuner(trainable, numbers, trainings[numbers[0]].placement, at_once, recorder).fit)
     shutil.rmtree(sweep.folder / "ray", ignore_errors=True)

@@ -8,7 +8,7 @@ from PIL import Image
 from pipelines import onnx_detector
 from pipelines.arguments import ArgumentsError
 from pipelines.onnx_detector import OnnxDetector
-from pipelines.predict import main
+from pipelines.predict.__main__ import main
 from ssd.checkpoint import load, model_state, save
 from ssd.model import SSD, ModelConfig
 from ssd.prediction import Detector

@@ -9,7 +9,8 @@ import torch
 from PIL import ExifTags, Image
 
 from pipelines.arguments import ArgumentsError, find_images
-from pipelines.predict import cut_out, drawn_names, load_model, main
+from pipelines.predict.__main__ import main
+from pipelines.predict.photographs import cut_out, drawn_names, load_model
 from ssd.checkpoint import load, model_state, save
 from ssd.model import SSD, ModelConfig
 

@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from pipelines.doctor import report
-from pipelines.doctor.__main__ import main, side_by_side
+from pipelines.doctor.__main__ import main
+from pipelines.doctor.checks import side_by_side
 from pipelines.preflight.findings import Unfit, error, guarded, ok, speak_if_wrong, warning
 from tests.conftest import ROOT
 from tests.pipelines.doctor.projects import Project

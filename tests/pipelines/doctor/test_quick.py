@@ -8,7 +8,7 @@ from collections import namedtuple
 
 import pytest
 
-from pipelines.doctor.__main__ import examine
+from pipelines.doctor.checks import examine
 from pipelines.preflight import machine, packages
 from pipelines.preflight.findings import guarded
 from tests.pipelines.doctor.projects import DATA, Project, wrong

@@ -12,8 +12,8 @@ from PIL import Image
 from pipelines.layouts.files import Files
 from pipelines.params import load_params
 from pipelines.prepare.stage import list_photos, prepare
+from pipelines.score import FORMATS
 from pipelines.score.formats import write_format
-from pipelines.score.manifest import FORMATS
 from pipelines.store.shards import read_boxes, read_manifest
 from tests.conftest import TINY, write_params
 from tests.pipelines.score.conftest import CLASSES, begun, draw, results_of

@@ -8,7 +8,7 @@ from ray.cluster_utils import Cluster
 
 from pipelines.evaluate.stage import evaluate
 from pipelines.params import load_draft
-from pipelines.predict import main as predict
+from pipelines.predict.__main__ import main as predict
 from pipelines.store.checkpoints import Checkpoints
 from pipelines.store.shards import read_manifest
 from pipelines.tracking import runs

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.verify.__main__ import check, find, main
+from pipelines.verify.__main__ import main
+from pipelines.verify.chain import check, find
 from tests.pipelines.verify.project import make
 
 pytestmark = pytest.mark.slow

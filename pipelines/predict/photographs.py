@@ -1,12 +1,9 @@
-"""Detect objects in images and draw them: `python -m pipelines.predict photo.jpg`."""
+"""Photographs with what is found drawn on them, and cut out of them."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import re
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipelines.arguments import ArgumentsError, add_model_arguments, find_images, find_model, registered_name
-from pipelines.command import command
+from pipelines.arguments import ArgumentsError, find_model
 from pipelines.errors import writing
 from pipelines.onnx_detector import OnnxDetector
 from pipelines.pictures.boxes import draw
@@ -25,16 +21,6 @@ from ssd.images import decode
 from ssd.prediction import Detector, Prediction
 
 BATCH = 16
-EXAMPLES = """examples:
-  python -m pipelines.predict photo.jpg
-  python -m pipelines.predict 'holiday/*.jpg' scans/ --score 0.7 --out found
-  python -m pipelines.predict scans/ --crops pieces
-  python -m pipelines.predict photo.jpg --model models:/ssd/3
-  python -m pipelines.predict photo.jpg --model artifacts/train/model.pt
-  python -m pipelines.predict photo.jpg --model artifacts/export/model.onnx
-
-writes OUT/<image>.jpg with the boxes drawn and OUT/predictions.json; boxes are [xmin, ymin, xmax, ymax] in pixels of
-the image, from 0. The registry is the one at MLFLOW_TRACKING_URI, by default the one under runs/."""
 
 
 def load_model(model: str | None, name: str) -> tuple[Detector | OnnxDetector, str]:
@@ -132,38 +118,3 @@ def cut_out(image: Tensor, objects: Sequence[dict[str, Any]], folder: Path, stem
             cut = image[:, top:bottom, left:right].permute(1, 2, 0).numpy()
             Image.fromarray(cut).save(file, "JPEG", quality=95)
         found["crop"] = str(file)
-
-
-@command("predict", "what was drawn stays; the same command begins anew")
-def main(words: Sequence[str] | None = None) -> int:
-    """Read the command line and predict; 1 if any image could not be read."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.predict",
-        description="Detect objects in images and draw them.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders (searched below) and globs")
-    add_model_arguments(parser)
-    parser.add_argument("--out", type=Path, default=Path("artifacts/predict"), help="default: artifacts/predict")
-    parser.add_argument("--crops", type=Path, help="a folder for what was found, cut out of the images, by class")
-    args = parser.parse_args(words)
-    paths = find_images(args.images)
-    detector, called = load_model(args.model, registered_name(args.model))
-    rows, failures = predict(detector, paths, args.score, args.out, args.crops)
-    scores = detector.thresholds if args.score is None else [args.score] * len(detector.class_names)
-    thresholds = dict(zip(detector.class_names, scores))
-    report = {"model": called, "thresholds": thresholds, "images": rows}
-    file = args.out / "predictions.json"
-    with writing(file):
-        file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    for failure in failures:
-        print(f"predict: {failure}", file=sys.stderr)
-    objects = sum(len(row["objects"]) for row in rows)
-    unread = f", {len(failures)} could not be read" if failures else ""
-    print(f"{file}: {objects} objects in {len(rows)} images by {called}{unread}")
-    return 1 if failures else 0
-
-
-if __name__ == "__main__":
-    main()

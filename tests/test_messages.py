@@ -1,0 +1,29 @@
+"""docs/when-something-goes-wrong.md knows every message of an error that a user can act on."""
+
+import re
+from pathlib import Path
+
+from tests.messages import GAP, PAGE, SECTION, messages, rewritten, rooms_of
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_every_message_is_on_the_page():
+    page = PAGE.read_text()
+    sections = {room for section in SECTION.finditer(page) for room in rooms_of(section["heading"])}
+    assert set(messages()) <= sections, f"{PAGE.name}: name these rooms in a heading"
+    assert rewritten(page) == page, "`python -m tests.messages` writes the lists of messages anew"
+
+
+def test_what_the_tables_explain_is_still_said():
+    """A message whose words were changed is changed on the page too."""
+    sources = [path.read_text() for folder in ("pipelines", "ssd") for path in (ROOT / folder).rglob("*.py")]
+    said = "\n".join([*sources, *(text for texts in messages().values() for text in texts)])
+    explained = 0
+    for section in SECTION.finditer(PAGE.read_text()):
+        for cell in re.findall(r"^\| (.*?) \| .* \| .* \|$", section["text"], re.MULTILINE)[1:]:
+            parts = re.findall(r"(?:^|(?<=[ ,]))`(.+?)`(?=$|,| …)", cell)
+            assert parts, cell
+            assert [part for part in parts if part.strip(GAP) not in said] == []
+            explained += 1
+    assert explained > 30

@@ -93,6 +93,7 @@ class Cluster:
                 if folder.stat().st_uid == 0:
                     folder.chmod(folder.stat().st_mode | 0o011)
         first = [str(programs / "initdb"), "-D", str(data), "-U", "mlflow", "-A", "scram-sha-256", "--no-sync"]
+        first += ["-E", "UTF8", "--no-locale"]  # without a locale it would be ASCII, which MLflow's texts are not
         subprocess.run([*first, f"--pwfile={secret}"], user=user, cwd="/", check=True, capture_output=True)
         secret.unlink()
         port = free_port()

@@ -177,7 +177,7 @@ def detect_batch(detector: Detector, rows: dict[str, np.ndarray], lowest: float 
     seen = [fact for fact in facts if fact["error"] is None]
     pixels = torch.tensor(np.asarray(rows["pixels"][0]))  # a copy: Ray's array is read-only
     sizes = [(fact["height"], fact["width"]) for fact in seen]
-    for fact, found in zip(seen, detector.predict_likely_prepared(pixels, sizes, lowest)):
+    for fact, found in zip(seen, detector.predict_likely_prepared([pixels], sizes, lowest)):
         fact |= {name: getattr(found, name).tolist() for name in ("boxes", "labels", "scores")}
         fact["classes"] = detector.names(found.labels)
     places = RESULTS.append(pa.field("part", pa.int64())).append(pa.field("start", pa.int64()))

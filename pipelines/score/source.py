@@ -21,6 +21,7 @@ from pipelines.store.s3 import ObjectStore
 MAGIC = re.compile(r"[*?\[]")
 IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "img", "jpg", "png")
 NAME_COLUMNS = ("file_name", "filename", "file", "path", "image_id", "id")
+NOT_UTF8 = "?"  # path of a file that cannot be opened by what its path would be in a listing
 SIZE = ("image_id", "height", "width")  # a Parquet of ours: its sides say whether EXIF turns the photograph
 LISTING = pa.schema(
     {
@@ -96,9 +97,9 @@ def _list_local(source: str, out: Path) -> list[_File]:
         absolute = path.resolve()
         if _of_use(path.name) and (around or not absolute.is_relative_to(ours)):
             name, state = path.relative_to(start).as_posix(), path.stat()
-            if name.encode("utf-8", "ignore").decode() != name:
-                raise SourceError(f"{str(path)!a}: its name is not UTF-8; rename it")
-            files.append(_File(name, str(absolute), state.st_size, str(state.st_mtime_ns)))
+            text = str(absolute).encode(errors="replace").decode()
+            place = text if text == str(absolute) else NOT_UTF8
+            files.append(_File(name.encode(errors="replace").decode(), place, state.st_size, str(state.st_mtime_ns)))
     return files
 
 
@@ -216,6 +217,9 @@ def read_photographs(listing: pa.Table, filesystem: FileSystem) -> Iterator[Enco
     rows = listing.select(["path", "row", "bytes"]).to_pylist()
     reader = _Rows(filesystem)
     for row in rows:
+        if row["path"] == NOT_UTF8:
+            yield Encoded(problem="its name is not UTF-8; rename it")
+            continue
         try:
             if row["row"] >= 0:
                 yield reader.read(row["path"], row["row"])

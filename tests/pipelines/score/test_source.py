@@ -114,6 +114,14 @@ def test_what_is_gone_or_changed_since_it_was_listed_costs_that_photograph_alone
     assert (fine.content, fine.problem) == ((tmp_path / "photos/below/002.jpg").read_bytes(), "")
 
 
+def test_a_name_that_is_no_text_costs_that_photograph_alone(tmp_path):
+    draw(tmp_path / "photos", 1)
+    (tmp_path / "photos" / os.fsdecode(b"caf\xe9.jpg")).write_bytes(jpeg())
+    fine, bad = read_photographs(*(source := list_source(str(tmp_path / "photos"), tmp_path / "out")))
+    assert files(source) == ["000.jpg", "caf?.jpg"]
+    assert (fine.problem, bad.problem) == ("", "its name is not UTF-8; rename it")
+
+
 @pytest.mark.slow
 def test_folders_objects_and_parquet_in_s3(tmp_path, s3):
     from pipelines.store.s3 import object_store

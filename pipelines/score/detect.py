@@ -18,7 +18,8 @@ from torch import Tensor
 
 from pipelines import score
 from pipelines.cluster.ray import place_actors, quiet_ray_data, ray_cluster
-from pipelines.score.source import Encoded, Source, read_photographs
+from pipelines.score.photographs import Encoded, read_photographs
+from pipelines.score.source import Source
 from pipelines.settings import set_defaults
 from ssd.checkpoint import read_config
 from ssd.images import decode

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -68,7 +68,7 @@ class Detector:
         return self.predict_likely_prepared(*self._prepare(images), score_threshold)
 
     def predict_likely_prepared(
-        self, pixels: Tensor, sizes: Sequence[tuple[int, int]], score_threshold: float | None = None
+        self, pixels: Iterable[Tensor], sizes: Sequence[tuple[int, int]], score_threshold: float | None = None
     ) -> list[Prediction]:
         """As `predict_likely`, for what `predict_prepared` takes."""
         if score_threshold is None:
@@ -90,28 +90,27 @@ class Detector:
         """
         return self.predict_prepared(*self._prepare(images), score_threshold)
 
-    def _prepare(self, images: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
-        prepared = [prepare(image, self.model.config) for image in images]
-        return torch.cat(prepared) if prepared else torch.empty(0), [image.shape[-2:] for image in images]
+    def _prepare(self, images: Sequence[Tensor]) -> tuple[Iterator[Tensor], list[tuple[int, int]]]:
+        return (prepare(image, self.model.config) for image in images), [image.shape[-2:] for image in images]
 
     def predict_prepared(
-        self, pixels: Tensor, sizes: Sequence[tuple[int, int]], score_threshold: float | None = None
+        self, pixels: Iterable[Tensor], sizes: Sequence[tuple[int, int]], score_threshold: float | None = None
     ) -> list[Prediction]:
         """As `predict`, for images that went through `prepare` somewhere else.
 
         Args:
-            pixels: uint8 [T, 3, H, W], what `prepare` returned for the images, one after the other.
+            pixels: uint8 [T, 3, H, W] each, what `prepare` returned for the images; or for several in one.
             sizes: (height, width) of the images as they were before.
             score_threshold: in place of that in `detect`.
         """
         if not sizes:
             return []
         if self.model.config.tile == "none":
-            return self.predict_batch(pixels, sizes, score_threshold)
+            return self.predict_batch(torch.cat(list(pixels)), sizes, score_threshold)
         tile = self.model.config.tile
         tiles = [grid(size, tile) for size in sizes]
         found: list[Prediction] = []
-        for some in pixels.split(TILES_AT_ONCE):
+        for some in _regroup(pixels, TILES_AT_ONCE):
             found += self.predict_batch(some, [tile.size] * len(some), score_threshold)
         counts = [len(of_image) for of_image in tiles]
         groups = (found[end - count : end] for end, count in zip(np.cumsum(counts), counts))
@@ -149,6 +148,18 @@ class Detector:
     def names(self, labels: np.ndarray) -> list[str]:
         """Class names [N] of labels [N] in 1..C."""
         return [self.class_names[label - 1] for label in labels]
+
+
+def _regroup(tensors: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    """The rows of tensors in tensors of `size` rows; the last may have fewer."""
+    rest: Tensor | None = None
+    for one in tensors:
+        rest = one if rest is None else torch.cat([rest, one])
+        while len(rest) >= size:
+            yield rest[:size]
+            rest = rest[size:]
+    if rest is not None and len(rest):
+        yield rest
 
 
 def keep_likely(found: Prediction, calibration: Calibration, thresholds: Sequence[float]) -> Prediction:

@@ -39,6 +39,7 @@ LONGEST = (
     "seeds/test_repeat.py",
     "verify/test_verify.py",
     "recipe/test_forty.py",
+    "score/test_run.py",
     "tests/test_network.py",
     "tests/pipelines/test_ui.py",
     "training/test_workers.py",

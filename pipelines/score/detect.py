@@ -18,7 +18,8 @@ from torch import Tensor
 
 from pipelines import score
 from pipelines.cluster.ray import place_actors, quiet_ray_data, ray_cluster
-from pipelines.score.source import Encoded, Source, read_photographs
+from pipelines.score.photographs import Encoded, read_photographs
+from pipelines.score.source import Source
 from pipelines.settings import set_defaults
 from ssd.checkpoint import read_config
 from ssd.images import decode
@@ -177,7 +178,7 @@ def detect_batch(detector: Detector, rows: dict[str, np.ndarray], lowest: float 
     seen = [fact for fact in facts if fact["error"] is None]
     pixels = torch.tensor(np.asarray(rows["pixels"][0]))  # a copy: Ray's array is read-only
     sizes = [(fact["height"], fact["width"]) for fact in seen]
-    for fact, found in zip(seen, detector.predict_likely_prepared(pixels, sizes, lowest)):
+    for fact, found in zip(seen, detector.predict_likely_prepared([pixels], sizes, lowest)):
         fact |= {name: getattr(found, name).tolist() for name in ("boxes", "labels", "scores")}
         fact["classes"] = detector.names(found.labels)
     places = RESULTS.append(pa.field("part", pa.int64())).append(pa.field("start", pa.int64()))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
@@ -68,7 +69,7 @@ def _measure(out: Path, manifest: Manifest) -> tuple[dict[str, np.ndarray], Coun
     found: dict[str, list[np.ndarray]] = {name: [np.zeros(0)] for name in MEASURES}
     classes: Counter[str] = Counter()
     for _, table in read_parts(out, manifest):
-        table = table.filter(pa.compute.is_null(table["error"])).combine_chunks()
+        table = table.filter(pc.is_null(table["error"])).combine_chunks()
         height, width = (table[name].to_numpy().astype(float) for name in ("height", "width"))
         counts = table["labels"].combine_chunks().value_lengths().to_numpy()
         boxes = table["boxes"].combine_chunks().flatten().flatten().to_numpy().reshape(-1, 4)

@@ -16,8 +16,9 @@ from pipelines.errors import writing
 from pipelines.label_files import coco_annotation, coco_categories, voc_xml, yolo_line
 from pipelines.layouts.listing import Annotation, is_image
 from pipelines.score.manifest import Manifest
+from pipelines.score.photographs import read_photographs
 from pipelines.score.results import read_rows
-from pipelines.score.source import Source, read_photographs
+from pipelines.score.source import Source
 
 KINDS = {b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp", b"II*\0": ".tif", b"MM\0*": ".tif"}
 

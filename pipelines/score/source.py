@@ -1,27 +1,25 @@
-"""What there is to score: a listing of photographs on disk, in S3 or in Parquet files, and how each is read."""
+"""What there is to score: a listing of photographs on disk, in S3, or in Parquet files in either."""
 
 from __future__ import annotations
 
 import fnmatch
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem, LocalFileSystem
 
 from pipelines.arguments import ArgumentsError, find_images
-from pipelines.errors import UserError
 from pipelines.layouts.listing import is_image
+from pipelines.score.photographs import NOT_UTF8, SourceError, image_column, opened
 from pipelines.store.s3 import ObjectStore
 
 MAGIC = re.compile(r"[*?\[]")
-IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "img", "jpg", "png")
 NAME_COLUMNS = ("file_name", "filename", "file", "path", "image_id", "id")
-SIZE = ("image_id", "height", "width")  # a Parquet of ours: its sides say whether EXIF turns the photograph
 LISTING = pa.schema(
     {
         "file": pa.string(),  # its name below the source, of which no two are alike
@@ -31,10 +29,6 @@ LISTING = pa.schema(
         "state": pa.string(),  # when the file was changed last, in nanoseconds; of an object its ETag
     }
 )
-
-
-class SourceError(UserError):
-    """There is nothing to score there, or it cannot be read; the message says what to do."""
 
 
 class Source(NamedTuple):
@@ -96,9 +90,9 @@ def _list_local(source: str, out: Path) -> list[_File]:
         absolute = path.resolve()
         if _of_use(path.name) and (around or not absolute.is_relative_to(ours)):
             name, state = path.relative_to(start).as_posix(), path.stat()
-            if name.encode("utf-8", "ignore").decode() != name:
-                raise SourceError(f"{str(path)!a}: its name is not UTF-8; rename it")
-            files.append(_File(name, str(absolute), state.st_size, str(state.st_mtime_ns)))
+            text = str(absolute).encode(errors="replace").decode()
+            place = text if text == str(absolute) else NOT_UTF8
+            files.append(_File(name.encode(errors="replace").decode(), place, state.st_size, str(state.st_mtime_ns)))
     return files
 
 
@@ -127,7 +121,7 @@ def _of_use(name: str) -> bool:
 
 def _list_rows(filesystem: FileSystem, file: _File) -> pa.Table:
     """Rows of LISTING for those of a Parquet file; their names are the photographs', or the file's with a number."""
-    with _opened(filesystem, file.path) as parquet:
+    with opened(filesystem, file.path) as parquet:
         image_column(parquet.schema_arrow, file.path)
         names, count = _names(parquet), parquet.metadata.num_rows
     stem = file.name.removesuffix(".parquet")
@@ -152,31 +146,6 @@ def _names(parquet: pq.ParquetFile) -> list[str | None]:
     return []
 
 
-def image_column(schema: pa.Schema, path: str) -> str:
-    """The column with encoded images, as pyarrow names it: `image.bytes` where it is a struct.
-
-    Raises:
-        SourceError: there is none.
-    """
-    found = {}
-    for field in schema:
-        if pa.types.is_struct(field.type) and "bytes" in {inner.name for inner in field.type}:
-            found[field.name] = f"{field.name}.bytes"
-        elif pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
-            found[field.name] = field.name
-    for name in (*IMAGE_COLUMNS, *found):
-        if name in found:
-            return found[name]
-    raise SourceError(f"{path}: no column with encoded images: bytes, or a struct of `bytes` and `path`")
-
-
-def _opened(filesystem: FileSystem, path: str) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(filesystem.open_input_file(path))
-    except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"{path}: not a whole Parquet file ({error})") from None
-
-
 def _unique(names: Iterable[str]) -> list[str]:
     """Names that can be those of files: relative, none twice, also without their suffixes.
 
@@ -196,72 +165,3 @@ def _unique(names: Iterable[str]) -> list[str]:
         taken.add(stem)
         unique.append(stem + str(path)[len(str(plain)) :])
     return unique
-
-
-class Encoded(NamedTuple):
-    """A photograph as it lies there.
-
-    Attributes:
-        content: its encoded bytes. size: (height, width) that the source claims, as `ssd.images.decode` takes it.
-        problem: why it could not be read; then there is no content.
-    """
-
-    content: bytes = b""
-    size: tuple[int, int] | None = None
-    problem: str = ""
-
-
-def read_photographs(listing: pa.Table, filesystem: FileSystem) -> Iterator[Encoded]:
-    """Read the photographs of a part of a listing, one after the other; of Parquet files by their row groups."""
-    rows = listing.select(["path", "row", "bytes"]).to_pylist()
-    reader = _Rows(filesystem)
-    for row in rows:
-        try:
-            if row["row"] >= 0:
-                yield reader.read(row["path"], row["row"])
-                continue
-            with filesystem.open_input_file(row["path"]) as file:
-                content = file.read()
-            changed = len(content) != row["bytes"]
-            yield Encoded(problem="it was changed while it was scored") if changed else Encoded(content)
-        except (OSError, pa.ArrowException, SourceError) as error:
-            yield Encoded(problem=f"cannot be read: {_reason(error)}")
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, without addresses and numbers of requests, which differ from run to run."""
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno)
-    return str(error).partition("\n")[0].partition("RequestID")[0][:200]
-
-
-class _Rows:
-    """Rows of Parquet files, asked for in their order: a row group is kept until one of another is asked for."""
-
-    def __init__(self, filesystem: FileSystem) -> None:
-        self.filesystem = filesystem
-        self.path, self.start, self.stop = "", 0, 0
-
-    def read(self, path: str, row: int) -> Encoded:
-        if path != self.path or not self.start <= row < self.stop:
-            self._load(path, row)
-        at = row - self.start
-        content: Any = self.images[at].as_py()
-        content = content["bytes"] if isinstance(content, dict) else content
-        if content is None:
-            return Encoded(problem="there are no bytes in this row")
-        return Encoded(content, self.sizes[at] if self.sizes else None)
-
-    def _load(self, path: str, row: int) -> None:
-        with _opened(self.filesystem, path) as parquet:
-            stop = 0
-            for group in range(parquet.num_row_groups):
-                start, stop = stop, stop + parquet.metadata.row_group(group).num_rows
-                if row < stop:
-                    break
-            ours = set(SIZE) <= set(parquet.schema_arrow.names)
-            column = image_column(parquet.schema_arrow, path)
-            table = parquet.read_row_group(group, [column, *SIZE[1:]] if ours else [column])
-        self.path, self.start, self.stop = path, start, stop
-        self.images = table[column.partition(".")[0]]
-        self.sizes = list(zip(table["height"].to_pylist(), table["width"].to_pylist())) if ours else []

@@ -2,13 +2,15 @@
 
 import io
 import os
+import pickle
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import ExifTags, Image
 
-from pipelines.score.source import SourceError, list_source, read_photographs
+from pipelines.score.photographs import SourceError, read_photographs
+from pipelines.score.source import list_source
 from ssd.images import decode
 from tests.pipelines.score.conftest import draw
 
@@ -114,6 +116,14 @@ def test_what_is_gone_or_changed_since_it_was_listed_costs_that_photograph_alone
     assert (fine.content, fine.problem) == ((tmp_path / "photos/below/002.jpg").read_bytes(), "")
 
 
+def test_a_name_that_is_no_text_costs_that_photograph_alone(tmp_path):
+    draw(tmp_path / "photos", 1)
+    (tmp_path / "photos" / os.fsdecode(b"caf\xe9.jpg")).write_bytes(jpeg())
+    fine, bad = read_photographs(*(source := list_source(str(tmp_path / "photos"), tmp_path / "out")))
+    assert files(source) == ["000.jpg", "caf?.jpg"]
+    assert (fine.problem, bad.problem) == ("", "its name is not UTF-8; rename it")
+
+
 @pytest.mark.slow
 def test_folders_objects_and_parquet_in_s3(tmp_path, s3):
     from pipelines.store.s3 import object_store
@@ -129,7 +139,8 @@ def test_folders_objects_and_parquet_in_s3(tmp_path, s3):
         list_source(f"{objects.uri}/photos/", out),
     )
     assert files(there) == files(here)
-    assert contents(there) == contents(here)
+    sent = there._replace(filesystem=pickle.loads(pickle.dumps(there.filesystem)))  # as Ray does
+    assert contents(sent) == contents(here)
     assert files(list_source(f"{objects.uri}/photos/*.jpg", out)) == ["000.jpg", "below/002.jpg"]
     assert files(list_source(f"{objects.uri}/photos/001.png", out)) == ["001.png"]
     assert contents(list_source(f"{objects.uri}/packed", out)) == [b"0", b"1"]

@@ -69,7 +69,7 @@ def describe() -> str:
 
 def main(words: Sequence[str]) -> int | str | None:
     """Run the command that the words name; or say why not."""
-    here = Path.cwd()
+    here = None
     if words[:1] == ["--from"]:
         here, words = Path(words[1]), words[2:]
     name, *rest = words or ["--help"]
@@ -81,7 +81,8 @@ def main(words: Sequence[str]) -> int | str | None:
         hint = f"did you mean {close[0]}?" if close else "`ssd --help` lists them"
         print(f"ssd: there is no command {name}; {hint}", file=sys.stderr)
         return 2
-    stand(here, quiet="-h" in rest or "--help" in rest or name == "completion")
+    if here:
+        stand(here, quiet="-h" in rest or "--help" in rest or name == "completion")
     sys.argv = [f"ssd {name}", *rest]
     runpy.run_module(f"pipelines.{name}", run_name="__main__", alter_sys=True)
     return None
@@ -96,7 +97,7 @@ def stand(here: Path, quiet: bool) -> None:
     if quiet:
         return
     own, used = (root / ".venv").resolve(), Path(sys.prefix).resolve()
-    if own.exists() and own != used:
+    if own != used:
         print(f"ssd: the code of {root} with the packages of {used}", file=sys.stderr)
     elif here != root:
         print(f"ssd: in {root}; paths printed below count from there", file=sys.stderr)

@@ -90,3 +90,16 @@ def test_completion(shell, check, tmp_path):
     if shutil.which(shell):
         (tmp_path / "script").write_text(done.stdout)
         assert subprocess.run([*check, tmp_path / "script"]).returncode == 0
+
+
+def test_ctrl_c_while_modules_are_imported(project):
+    other = project.parent / "other"
+    (other / "pipelines").mkdir(parents=True)
+    (other / "dvc.yaml").touch()
+    for path in (ROOT / "pipelines").iterdir():
+        (other / "pipelines" / path.name).symlink_to(path)
+    (other / "pipelines/predict.py").unlink()
+    (other / "pipelines/predict.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT); print('on')")
+    code, said, wrong = ssd(project, ["predict", "a.jpg"], other)
+    note = f"ssd: the code of {other} with the packages of {Path(sys.prefix).resolve()}"
+    assert (code, said, wrong.splitlines()) == (130, "", [note, "ssd: interrupted before it began"])

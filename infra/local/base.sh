@@ -14,6 +14,11 @@ packages=ca-certificates,python3.11,python3.11-venv,python3-distutils
 debootstrap --variant=minbase --include="$packages" "${image##*-}" "$root" ${mirror:+"$mirror"} > "$root.log" \
     || { tail -n 5 "$root.log" >&2; exit 1; }
 rm -rf "$root.log" "$root"/var/cache/apt/*.bin "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
+# as the official images do: apt leaves no caches in a layer
+cat > "$root/etc/apt/apt.conf.d/docker-clean" <<'END'
+Dir::Cache::pkgcache ""; Dir::Cache::srcpkgcache "";
+DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb || true"; };
+END
 ln -s /usr/bin/python3.11 "$root/usr/local/bin/python"
 ln -s /usr/bin/python3.11 "$root/usr/local/bin/python3"
 tar -C "$root" -c . | "$engine" import - "docker.io/library/$image" > /dev/null

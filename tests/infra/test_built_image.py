@@ -44,7 +44,7 @@ pytestmark = [
 
 def inside(script, *options):
     """What a shell prints in a container as compose starts it: read-only but for /tmp and the home."""
-    volumes = ["--tmpfs", "/tmp", "--tmpfs", "/home/ray"]
+    volumes = ["--volume", "/tmp", "--volume", "/home/ray"]
     own = ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--network", "none"]
     return engine("run", "--rm", *own, *volumes, *options, IMAGE, "sh", "-c", script)
 

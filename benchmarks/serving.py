@@ -202,7 +202,7 @@ async def swap(client: MlflowClient, seconds: float, pause: float, moves: list[s
     end = time.perf_counter() + seconds - pause
     while time.perf_counter() < end:
         await asyncio.sleep(pause)
-        moves.append("1" if client.get_model_version_by_alias("ssd", "champion").version == "2" else "2")
+        moves.append("1" if moves and moves[-1] == "2" else "2")
         await asyncio.to_thread(client.set_registered_model_alias, "ssd", "champion", moves[-1])
 
 

@@ -38,7 +38,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         type=file_or_name,
-        help="weights file, models:/NAME/VERSION or models:/NAME@ALIAS (default: champion)",
+        help="weights file, number of a version, models:/NAME/VERSION or models:/NAME@ALIAS (default: champion)",
     )
     parser.add_argument(
         "--score",
@@ -59,15 +59,17 @@ def registered_name(model: str | None) -> str:
     """The registered model of which the champion is meant: params.yaml's, which is read only where that matters."""
     from pipelines.params import RegistryParams, load_stated
 
-    return (RegistryParams() if model or not PARAMS_FILE.exists() else load_stated().registry).name
+    needless = (model and not model.isdigit()) or not PARAMS_FILE.exists()
+    return (RegistryParams() if needless else load_stated().registry).name
 
 
 def find_model(model: str | None, name: str) -> NamedModel:
     """Read the weights that are meant.
 
     Args:
-        model: a weights file, or a `models:/…` address; None: the registry's champion, or else its candidate.
-        name: of the registered model, where `model` is None.
+        model: a weights file, a `models:/…` address, or the number of a version of `name`; None: the registry's
+            champion, or else its candidate.
+        name: of the registered model.
 
     Raises:
         ArgumentsError: it is not there, or is no file of weights.
@@ -77,7 +79,7 @@ def find_model(model: str | None, name: str) -> NamedModel:
     from pipelines.tracking import registry, runs
     from ssd.checkpoint import load
 
-    if model and not model.startswith("models:/"):
+    if model and not model.startswith("models:/") and not model.isdigit():
         try:
             return NamedModel(load(model), model, model, registry.sha256(model))
         except FileNotFoundError:
@@ -85,19 +87,21 @@ def find_model(model: str | None, name: str) -> NamedModel:
         except ValueError as error:
             raise ArgumentsError(f"{model}: {str(error).removeprefix(f'{model}: ')}") from None
     client = runs.connect()
-    tried = [model] if model else [f"models:/{name}@{alias}" for alias in (registry.CHAMPION, registry.CANDIDATE)]
+    tried = [f"models:/{name}@{alias}" for alias in (registry.CHAMPION, registry.CANDIDATE)]
+    if model:
+        tried = [f"models:/{name}/{model}" if model.isdigit() else model]
     for uri in tried:
         try:
             version = registry.version_at(uri, client)
             if version is None:
                 return NamedModel(registry.load_weights(uri, client), uri, uri, "")
-            state = registry.load_version(client, version)
-            digest = version.tags.get(registry.SHA256, "")
-            return NamedModel(state, uri, f"models:/{version.name}/{version.version}", digest)
+            with registry.weights_file(client, version) as weights:
+                number = f"models:/{version.name}/{version.version}"
+                return NamedModel(load(weights), uri, number, registry.sha256(weights))
         except (MlflowException, ValueError) as error:
             reason = first_line(error)
     where = without_secrets(client.tracking_uri)
-    raise ArgumentsError(f"{' and '.join(tried)} cannot be read at {where}: {reason}; run `dvc repro`, or give --model")
+    raise ArgumentsError(f"{' and '.join(tried)} cannot be read at {where}: {reason}; run `dvc repro`, or name a file")
 
 
 def find_images(patterns: Iterable[str]) -> list[Path]:

@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.arguments import registered_name
 from pipelines.command import CommandParser, command, file_or_name
 from pipelines.errors import writing
-from pipelines.settings import PARAMS_FILE
 
 if TYPE_CHECKING:
     from pipelines.export.model import Source
@@ -94,11 +94,9 @@ def parser() -> CommandParser:
 def main(words: Sequence[str] | None = None) -> None:
     """Read the command line and export."""
     args = parser().parse_args(words)
-    from pipelines.export.model import find_model  # these take seconds, and --help needs none of them
-    from pipelines.params import RegistryParams, load_stated
+    from pipelines.export.model import find_source  # this takes seconds, and --help does not need it
 
-    registry_params = load_stated().registry if PARAMS_FILE.exists() else RegistryParams()
-    source = find_model(args.model, registry_params.name)
+    source = find_source(args.model, registered_name(args.model))
     out = args.out or Path(FILES[args.to])
     print(export(source, args.to, args.card, out))
 

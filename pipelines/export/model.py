@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from mlflow.exceptions import MlflowException
 from pydantic import ValidationError
 
+from pipelines.arguments import find_model
 from pipelines.card import Card
-from pipelines.errors import UserError, first_line, without_secrets
+from pipelines.errors import UserError
 from pipelines.settings import ROOT
-from pipelines.tracking import provenance, registry, runs
-from ssd.checkpoint import load
+from pipelines.tracking import provenance
 from ssd.prediction import Detector
 
 
@@ -35,39 +35,20 @@ class Source(NamedTuple):
     sha256: str
 
 
-def find_model(model: str | None, name: str) -> Source:
-    """Read what is to be exported.
-
-    Args:
-        model: a weights file, `models:/NAME/VERSION`, `models:/NAME@ALIAS`, or the number of a version of `name`.
-            None: the champion of `name`, or else its candidate.
+def find_source(model: str | None, name: str) -> Source:
+    """Read what is to be exported, see `pipelines.arguments.find_model`.
 
     Raises:
-        ExportError: it is not there, or is not a model of this project.
+        ArgumentsError: it is not there, or is no file of weights.
+        ExportError: it is an address that may mean another version tomorrow, or is not a model of this project.
     """
-    if model and not model.startswith("models:/") and not model.isdigit():
-        try:
-            return Source(Detector(load(model)), model, registry.sha256(model))
-        except FileNotFoundError:
-            raise ExportError(f"{model}: no such file; the registry's models are models:/NAME/VERSION") from None
-        except ValueError as error:
-            raise ExportError(f"{model}: {str(error).removeprefix(f'{model}: ')}") from None
-    addresses = [f"models:/{name}@{alias}" for alias in (registry.CHAMPION, registry.CANDIDATE)]
-    if model:
-        addresses = [f"models:/{name}/{model}" if model.isdigit() else model]
-    client = runs.connect()
-    for address in addresses:
-        try:
-            version = registry.version_at(address, client)
-            if version is None:
-                raise ExportError(f"{model}: neither models:/NAME/VERSION nor models:/NAME@ALIAS")
-            with registry.weights_file(client, version) as weights:
-                called = f"models:/{version.name}/{version.version}"
-                return Source(Detector(load(weights)), called, registry.sha256(weights))
-        except (MlflowException, ValueError) as error:
-            reason = first_line(error)
-    where = without_secrets(client.tracking_uri)
-    raise ExportError(f"{' and '.join(addresses)} cannot be read at {where}: {reason}; run `dvc repro`, or name a file")
+    if model and model.startswith("models:/") and not re.search(r"@|/\d+$", model):
+        raise ExportError(f"{model}: neither models:/NAME/VERSION nor models:/NAME@ALIAS")
+    found = find_model(model, name)
+    try:
+        return Source(Detector(found.state), found.version, found.sha256)
+    except ValueError as error:
+        raise ExportError(f"{found.address}: {error}") from None
 
 
 def read_card(path: Path, sha256: str) -> tuple[Card | None, str]:

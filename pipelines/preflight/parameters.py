@@ -19,7 +19,7 @@ from pipelines.training.tiled import images_an_epoch, shown_whole
 # NVIDIA's 2.6e-3 and torchvision's 2e-3, all at 32 images a step. Adam's step grows with the root of the batch.
 USUAL_LR = {"adamw": (1e-3, 0.5), "sgd": (2e-3, 1.0)}
 LR_TOO_HIGH, LR_TOO_LOW = 10, 1 / 50  # times the usual one
-FEWEST_STEPS = 200  # the default data's detector takes 224
+FEWEST_STEPS = 100  # the default data's detector takes 196, from trained weights
 MOST_STEPS = 500_000  # SSD512 on COCO took 400 000 (Liu et al. 2016)
 MOST_EPOCHS = 1000
 MANY_IMAGES, FEW_EPOCHS = 5000, 40  # published SSDs see each photograph 100 times (COCO) to 230 times (VOC)

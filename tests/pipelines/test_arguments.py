@@ -24,8 +24,9 @@ def test_an_alias_becomes_the_version_that_it_means_now(empty_store, tmp_path, m
     client.set_registered_model_alias("fruit", "champion", versions[0].version)
     found = find_model(None, "fruit")
     assert (found.version, found.state["class_names"]) == ("models:/fruit/1", ["x"])
-    with pytest.raises(ArgumentsError, match=r"models:/fruit/9 cannot be read at sqlite:.*or give --model"):
+    with pytest.raises(ArgumentsError, match=r"models:/fruit/9 cannot be read at sqlite:.*or name a file"):
         find_model("models:/fruit/9", "fruit")
+    assert find_model("1", "fruit").version == "models:/fruit/1"
     assert registered_name(None) == "ssd"
 
 

@@ -98,8 +98,8 @@ def test_ctrl_c_while_modules_are_imported(project):
     (other / "dvc.yaml").touch()
     for path in (ROOT / "pipelines").iterdir():
         (other / "pipelines" / path.name).symlink_to(path)
-    (other / "pipelines/predict.py").unlink()
-    (other / "pipelines/predict.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT); print('on')")
-    code, said, wrong = ssd(project, ["predict", "a.jpg"], other)
+    (other / "pipelines/promote.py").unlink()
+    (other / "pipelines/promote.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT); print('on')")
+    code, said, wrong = ssd(project, ["promote"], other)
     note = f"ssd: the code of {other} with the packages of {Path(sys.prefix).resolve()}"
     assert (code, said, wrong.splitlines()) == (130, "", [note, "ssd: interrupted before it began"])

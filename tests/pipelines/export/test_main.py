@@ -8,7 +8,7 @@ import torch
 
 from pipelines.card import Card
 from pipelines.export.__main__ import main
-from pipelines.export.model import Source, describe, find_model, read_card
+from pipelines.export.model import Source, describe, find_source, read_card
 from pipelines.tracking import runs
 from ssd.checkpoint import save
 from ssd.prediction import Detector
@@ -58,7 +58,7 @@ def test_a_version_of_the_registry_by_number_alias_and_default(weights, trained,
     version = add_version(client, "ssd", trained, tmp_path / "version")
     client.set_registered_model_alias("ssd", "champion", version.version)
     for model in ("1", "models:/ssd/1", "models:/ssd@champion", None):
-        source = find_model(model, "ssd")
+        source = find_source(model, "ssd")
         assert source.called == "models:/ssd/1"
         assert source.sha256 == version.tags["ssd.sha256"]
     main(["--to", "torchscript"])

@@ -158,7 +158,9 @@ def own_home(homes, monkeypatch):
     folder = next(homes)
     folder.mkdir()
     monkeypatch.setenv("SSD_HOME", str(folder))
-    return folder
+    yield folder
+    for name in chosen:  # MLflow leaves its address there, and fixtures of modules start before this one
+        os.environ.pop(name, None)
 
 
 @functools.cache

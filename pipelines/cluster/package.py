@@ -14,10 +14,10 @@ from pipelines.store.shards import MANIFEST
 
 CODE = ("ssd", "pipelines")
 CODE_FILES = ("*.py", "*.j2")
-# Tools that are never sent as a job.
+# What is never sent as a job: tools, and the stage that draws the default data.
 TOOLS = (
-    "arguments.py compare.py completion.py doctor/ export/ fetch/ label_files.py onnx_detector.py predict/ promote.py "
-    "relabel/ repro.py score/ seeds/ serving/ ui.py verify/"
+    "arguments.py compare.py completion.py export/ fetch/ generate/ label_files.py onnx_detector.py predict/ "
+    "promote.py relabel/ repro.py score/ seeds/ serving/ ui.py verify/"
 )
 AT_HOME = tuple(f"pipelines/{tool}" for tool in TOOLS.split())
 FACTS = ("data.dvc", "dvc.yaml")  # the data's hash, and which code decides a stage's result

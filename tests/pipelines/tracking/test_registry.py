@@ -195,9 +195,10 @@ def test_the_model_works_without_this_repository_and_without_pickle(store, regis
 
 
 @pytest.mark.slow
-def test_mlflow_serves_it_as_it_is(store, registered, tmp_path):
+def test_mlflow_serves_it_as_it_is(store, registered, tmp_path, monkeypatch):
     """The command of docs/serving.md, its example, a photograph with EXIF as `predict` sees it, and bad requests."""
     client, (_, _, weights) = store[0], registered
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     words = ["mlflow", "models", "serve", "-m", "models:/ssd@candidate", "--env-manager", "local", "--port", str(port)]
@@ -209,8 +210,10 @@ def test_mlflow_serves_it_as_it_is(store, registered, tmp_path):
         try:
             wait_until_up(server, port)
             example = "models:/ssd@candidate/serving_input_example.json"
-            mlflow.set_tracking_uri(client.tracking_uri)
-            sent = Path(mlflow.artifacts.download_artifacts(example, dst_path=str(tmp_path))).read_bytes()
+            file = mlflow.artifacts.download_artifacts(
+                example, dst_path=str(tmp_path), tracking_uri=client.tracking_uri
+            )
+            sent = Path(file).read_bytes()
             assert fuzz_serving.post(url, fuzz_serving.Sent("example", sent))[0] == 200
 
             turned = Image.Exif()

@@ -189,9 +189,7 @@ def make_store(home: Path, network: str, versions: int = 2) -> MlflowClient:
     for seed in range(versions):
         folder = home / "models" / str(seed) / "artifacts"
         folder.mkdir(parents=True)
-        save(
-            model_state(SSD(PRESETS[network].model, 3), ["a", "b", "c"], {"score_threshold": 0.3}), folder / "model.pt"
-        )
+        save(random_state(network, seed), folder / "model.pt")
         client.create_model_version("ssd", folder.parent.as_uri())
     client.set_registered_model_alias("ssd", "champion", "1")
     return client

@@ -19,7 +19,8 @@ from pipelines.training.tiled import images_an_epoch, shown_whole
 # NVIDIA's 2.6e-3 and torchvision's 2e-3, all at 32 images a step. Adam's step grows with the root of the batch.
 USUAL_LR = {"adamw": (1e-3, 0.5), "sgd": (2e-3, 1.0)}
 LR_TOO_HIGH, LR_TOO_LOW = 10, 1 / 50  # times the usual one
-FEWEST_STEPS = 100  # the default data's detector takes 196, from trained weights
+FEWEST_STEPS = 200  # from scratch; TinySSD takes 224 on the default data
+FEWEST_FROM_WEIGHTS = 100  # from trained weights; the default detector takes 196
 MOST_STEPS = 500_000  # SSD512 on COCO took 400 000 (Liu et al. 2016)
 MOST_EPOCHS = 1000
 MANY_IMAGES, FEW_EPOCHS = 5000, 40  # published SSDs see each photograph 100 times (COCO) to 230 times (VOC)
@@ -87,7 +88,7 @@ def length(params: Params, images: int) -> Finding:
     steps = total_steps(params, images, epochs)
     said = f"{epochs} epochs of {images} {_what(params)} are {steps} steps"
     key = "train.epochs in params.yaml"
-    if steps < FEWEST_STEPS:
+    if steps < (FEWEST_STEPS if params.train.weights == "none" else FEWEST_FROM_WEIGHTS):
         return warning("epochs", f"{said}: hardly enough for a detector to learn anything", f"raise {key}")
     if images >= MANY_IMAGES and epochs < FEW_EPOCHS:
         return warning("epochs", f"{said}: published SSDs see each photograph 100 times or more", f"raise {key}")

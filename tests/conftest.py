@@ -142,6 +142,22 @@ def tiny_params(tmp_path):
     return load_params(write_params(tmp_path / "params.yaml", TINY))
 
 
+@pytest.fixture(scope="module")
+def kept_cluster():
+    """Address of a Ray cluster of one node that outlives the stages in a file of tests; starting one takes seconds."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    yield cluster.address
+    cluster.shutdown()
+
+
+@pytest.fixture
+def on_kept_cluster(kept_cluster, own_home, monkeypatch):
+    """Stages of this test connect to the kept cluster, where starting and ending Ray is not what is tested."""
+    monkeypatch.setenv("RAY_ADDRESS", kept_cluster)
+
+
 @pytest.fixture(scope="session")
 def homes(tmp_path_factory):
     """Folders of their own, one after the other; pytest's own way looks through all of thousands for each."""

@@ -38,7 +38,7 @@ SMALL = {
     "tune.epochs": 2,
 }
 UNSEARCHED = ("--set-param", "tune.trials=0")
-EPOCHS = 40  # of 3 steps: some seconds, in which training can be hit
+EPOCHS = 24  # of 3 steps: some seconds, in which training can be hit
 LOCKS = {"data.dvc", "dvc.lock", "pipelines/generate/dvc.lock"}  # what DVC pins, the data set's size being another
 RESULTS = {  # what the stages write and git keeps
     "artifacts/evaluate/card.json",

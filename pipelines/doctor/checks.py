@@ -36,8 +36,8 @@ def cheap(root: Path) -> tuple[list[Finding], Params | None, Manifest | None]:
     found += guarded("packages", packages.check, root)
     found += guarded("machine", machine.check, params, manifest)
     found += guarded("DVC", repository.check, root) + said
-    if params is not None and manifest is not None:
-        found += guarded("parameters", parameters.check, params, manifest)
+    if draft is not None and params is not None and manifest is not None:
+        found += guarded("parameters", parameters.check, params, manifest, PREPARED, draft.auto)
     found += guarded("MLflow", tracking.check_file)
     return found, params, manifest
 

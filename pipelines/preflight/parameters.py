@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -29,10 +29,10 @@ MANY_CUT = 0.05  # share of the boxes that no tile sees whole
 LONG_SEARCH = 20  # times the training
 
 
-def check(params: Params, manifest: Manifest, folder: Path = PREPARED) -> Iterator[Finding]:
-    """All that a whole `dvc repro` needs."""
+def check(params: Params, manifest: Manifest, folder: Path = PREPARED, auto: Collection[str] = ()) -> Iterator[Finding]:
+    """All that a whole `dvc repro` needs; `auto`: dotted names of what is `auto` in params.yaml."""
     yield from of_training(params, manifest, folder)
-    yield from of_search(params, manifest, folder)
+    yield from of_search(params, manifest, folder, auto)
     yield from of_evaluation(params, manifest, folder)
 
 
@@ -170,8 +170,10 @@ def validation(manifest: Manifest) -> Finding:
     return ok("validation", f"{split.images} images choose the best epoch")
 
 
-def of_search(params: Params, manifest: Manifest, folder: Path = PREPARED) -> Iterator[Finding]:
-    """The search before the training; nothing where there is none."""
+def of_search(
+    params: Params, manifest: Manifest, folder: Path = PREPARED, auto: Collection[str] = ()
+) -> Iterator[Finding]:
+    """The search before the training; nothing where there is none. A warm-up that was `auto` is shorter in trials."""
     tune, train = params.tune, manifest.splits.get("train")
     if not tune.trials or train is None or not train.images:
         return
@@ -184,7 +186,7 @@ def of_search(params: Params, manifest: Manifest, folder: Path = PREPARED) -> It
     steps = total_steps(params, images, tune.epochs)
     said = f"{tune.trials} trials of {tune.epochs} epochs, {steps} steps each at most"
     enough = total_steps(params, images, params.train.epochs) >= FEWEST_STEPS
-    if enough and params.train.warmup_steps >= steps:
+    if enough and params.train.warmup_steps >= steps and "train.warmup_steps" not in auto:
         said = f"{said}: a trial ends within train.warmup_steps ({params.train.warmup_steps})"
         yield warning("search", said, "raise tune.epochs in params.yaml")
     elif tune.epochs > params.train.epochs:

@@ -81,34 +81,24 @@ def messages(handle: Callable[[Any], None]) -> Iterator[Sender]:
     """
     import ray
     from ray.exceptions import RayError
-    from ray.util.queue import Empty, Queue
+    from ray.util.queue import Queue
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": this_node})
-    stop = threading.Event()
 
     def listen() -> None:
-        while True:
-            last = stop.is_set()  # asked before reading: what was put before the end is read
-            try:
-                received = queue.get_nowait_batch(min(max(queue.qsize(), 1), 100))
-            except Empty:
-                if last:
-                    return
-                stop.wait(0.2)
-            except RayError as error:
-                logger.warning("what workers tell is not heard from here on, the work goes on: %s", error)
-                return
-            else:
-                for message in received:
-                    handle(message)
+        try:
+            while (message := queue.get()) is not None:
+                handle(message)
+        except RayError as error:
+            logger.warning("what workers tell is not heard from here on, the work goes on: %s", error)
 
     thread = threading.Thread(target=listen, name="messages", daemon=True)
     thread.start()
     try:
         yield Sender(queue)
     finally:
-        stop.set()
+        queue.actor.put.remote(None)  # the last message: what was put before it is heard
         thread.join(30)
         queue.shutdown(force=True)

@@ -98,8 +98,10 @@ class Origin:
 
     @cached_property
     def lock(self) -> Lock:
-        """dvc.lock that pins these weights."""
-        commit = self.repository.commit_with_model(self.sha256)
+        """dvc.lock that pins these weights, of this training where there is one: other code may make the same."""
+        commit = self.repository.commit_with_model(self.sha256, self.tag("fingerprint"))
+        if commit is None:
+            commit = self.repository.commit_with_model(self.sha256)
         if commit is None:
             raise Unchecked(
                 f"no commit here has a {MODEL_JSON} of the weights {self.sha256[:12]}",

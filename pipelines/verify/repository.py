@@ -7,7 +7,7 @@ import io
 import json
 import re
 import subprocess
-import tarfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,27 +63,28 @@ class Repository:
 
     def export(self, commit: str, folder: Path) -> Path:
         """Write all files of a commit into a folder."""
-        packed = self.git("archive", commit)
+        packed = self.git("archive", "--format=zip", commit)  # tarfile has safe names from Python 3.11.4 on only
         if packed is None:
             raise Unchecked(f"git does not give the files of commit {commit[:12]}", "`git fsck` says what is missing")
-        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-            archive.extractall(folder, filter="data")
+        with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+            archive.extractall(folder)
         return folder
 
-    def commit_with_model(self, sha256: str) -> str | None:
-        """The commit whose model.json names these weights: HEAD if it does, else the newest; "" for the folder itself.
+    def commit_with_model(self, *words: str) -> str | None:
+        """The commit whose model.json has these words: HEAD if it does, else the newest; "" for the folder itself.
 
         None where there is none.
         """
 
         def names(commit: str | None) -> bool:
-            return sha256.encode() in (self.read(commit, MODEL_JSON) or b"")
+            content = self.read(commit, MODEL_JSON) or b""
+            return all(word.encode() in content for word in words)
 
         if names("HEAD"):
             return (self.git("rev-parse", "HEAD") or b"").decode().strip()
         if names(None):
             return ""
-        changed = (self.git("log", "--all", "--format=%H", f"-S{sha256}", "--", MODEL_JSON) or b"").decode().split()
+        changed = (self.git("log", "--all", "--format=%H", f"-S{words[-1]}", "--", MODEL_JSON) or b"").decode().split()
         before_or_after = (commit for found in changed for commit in (found, f"{found}~1"))
         found = next((commit for commit in before_or_after if names(commit)), None)
         return (self.git("rev-parse", found) or b"").decode().strip() if found else None

@@ -11,6 +11,7 @@ import pytest
 from pipelines.doctor.checks import examine
 from pipelines.preflight import machine, packages
 from pipelines.preflight.findings import guarded
+from pipelines.recipe.rules import RULES
 from tests.pipelines.doctor.projects import DATA, Project, wrong
 
 GIB = 1 << 30
@@ -190,6 +191,12 @@ BROKEN = {  # name: (what breaks it, check, state, what the message and its fix 
         "MLflow", "error", "mlflow.db: damaged .file is not a database"),
     "a manifest that was edited": (changed_manifest, "prepared", "error", "run `dvc repro -f prepare`"),
 }  # fmt: skip
+
+
+def test_a_warm_up_that_auto_chose_is_shorter_in_trials(project):
+    params(train__warmup_steps="auto")(project)
+    project.patch.setitem(RULES, "train.warmup_steps", lambda *_: (64, "as long as a trial"))
+    assert not wrong(examine(project.folder, quick=True))
 
 
 @pytest.mark.parametrize("name", BROKEN)

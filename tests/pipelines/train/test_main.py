@@ -71,7 +71,7 @@ def test_a_damaged_model_is_named(files, own_home, name):
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate"])
-def test_a_full_disk_at_the_outputs(files, tmp_path, name):
+def test_a_full_disk_at_the_outputs(files, on_kept_cluster, tmp_path, name):
     if not shutil.which("unshare") or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
         pytest.skip("needs `unshare -rm`: mount namespaces are not permitted here")
     (tmp_path / "out").mkdir()

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from ray.cluster_utils import Cluster
 
 from pipelines.evaluate.stage import evaluate
 from pipelines.params import load_draft
@@ -19,8 +18,8 @@ from ssd.model import SSD
 from ssd.presets import PRESETS
 from tests.conftest import TINY, add_version, long_test, write_params
 
-# The others take minutes more; `tiny_fine` is what other tests train.
-OFTEN = ("ssd300_vgg16", "resnet34_multi", "ssd320_efficientnet_lite0")
+# The others take minutes more; `tiny_fine` and the default are what other tests train.
+OFTEN = "ssd300_vgg16"
 
 # As small as each backbone allows: the VGGs narrow, the others (which have one width) on small images.
 SMALL = {
@@ -39,28 +38,19 @@ SMALL = {
 }
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """A Ray cluster of one node that outlives the stages, as a cluster does."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-    yield cluster
-    cluster.shutdown()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
-        *OFTEN,
-        *(pytest.param(name, marks=long_test) for name in sorted(PRESETS) if name not in ("tiny", *OFTEN)),
+        OFTEN,
+        *(pytest.param(name, marks=long_test) for name in sorted(PRESETS) if name not in ("tiny", OFTEN)),
     ],
 )  # tiny is tiny_fine but for sizes
-def test_every_stage_takes_every_preset(cluster, tiny_prepared, tmp_path, own_home, monkeypatch, name, capsys):
-    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+def test_every_stage_takes_every_preset(on_kept_cluster, tiny_prepared, tmp_path, own_home, monkeypatch, name, capsys):
     monkeypatch.setenv("SSD_WORKERS", "2")
     changes = {key: value for key, value in TINY.items() if not key.startswith("model.anchors")}
     changes |= {"model.preset": name, "train.epochs": 1, "train.checkpoint_steps": 1, **SMALL.get(name, {})}
-    from_registry = name == OFTEN[0]
+    from_registry = name == OFTEN
     if from_registry:
         changes["train.weights"] = "models:/earlier@best"
     file = write_params(tmp_path / "params.yaml", changes)

@@ -26,7 +26,7 @@ from tests.pipelines.test_coco import measure_split
 from tests.pipelines.training.states import same
 
 ROOT = Path(__file__).parents[3]
-EPOCHS = 40
+EPOCHS = 24
 
 
 def test_equal_inputs_make_one_run_and_others_another(tiny_prepared, tmp_path):
@@ -223,7 +223,7 @@ def test_sigterm_then_kill_9_then_two_at_once_then_a_lost_worker_end_as_a_calm_r
 def test_two_workers_train_again_by_fresh_and_lose_one_and_end_as_two_that_lost_none(
     tmp_path, tiny_prepared, monkeypatch
 ):
-    epochs = 12
+    epochs = 6
     params = write_params(tmp_path / "params.yaml", {**TINY, "train.epochs": epochs})
     training = Training(tmp_path / "home", tiny_prepared, params, SSD_WORKERS="2").start()
     training.end()

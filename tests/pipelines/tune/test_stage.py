@@ -20,7 +20,7 @@ from pipelines.tune.stage import TuningFailed, check_splits, sweep_name, tune
 from pipelines.tune.table import ranking
 from pipelines.tune.verdict import RESAMPLES, Comparison, judge
 from pipelines.tuned import read_tuned
-from tests.conftest import TINY, put_empty_store, write_params
+from tests.conftest import TINY, long_test, put_empty_store, write_params
 
 ROOT = Path(__file__).parents[3]
 EPOCHS = 3
@@ -218,15 +218,7 @@ def test_kill_9_at_three_moments_ends_as_if_nothing_had_been(calm, tmp_path, tin
 
 
 @pytest.mark.slow
-def test_trials_one_by_one_lead_to_the_same_files_as_two_at_a_time(calm, tmp_path, tiny_prepared):
-    sweep = Sweeping(tmp_path / "one by one", tiny_prepared, SWEEP)
-    sweep.start(RAY_OVERRIDE_RESOURCES='{"CPU": 1}').end()
-    assert "1 at a time" in sweep.output
-    assert sweep.outputs() == calm.outputs()
-
-
-@pytest.mark.slow
-def test_what_the_place_did_wrong_ends_no_trial(calm, tmp_path, tiny_prepared):
+def test_what_the_place_did_wrong_ends_no_trial_and_one_at_a_time_lead_to_the_same_files(calm, tmp_path, tiny_prepared):
     """A file is where decoded images are due: nothing is handed over, until it is gone and the command is run again."""
     sweep = Sweeping(tmp_path / "full", tiny_prepared, SWEEP)
     (sweep.home / "cache").write_text("")
@@ -236,7 +228,8 @@ def test_what_the_place_did_wrong_ends_no_trial(calm, tmp_path, tiny_prepared):
     assert {trial.state for trial in sweep.trials().values()} == {"running"}
     assert not list(sweep.out.iterdir())
     (sweep.home / "cache").unlink()
-    sweep.start().end()
+    sweep.start(RAY_OVERRIDE_RESOURCES='{"CPU": 1}').end()
+    assert "1 at a time" in sweep.output
     assert sweep.outputs() == calm.outputs()
 
 
@@ -253,6 +246,7 @@ def test_a_fresh_search_begins_anew(tmp_path, tiny_prepared, monkeypatch):
 
 
 @pytest.mark.slow
+@long_test
 def test_trials_with_workers_that_take_every_cpu_come_one_after_the_other(tmp_path, tiny_prepared, monkeypatch):
     """Each waits for the CPUs of the one before, whether that came to its end or was stopped."""
     space = {"train.lr": {"choice": [1.0e-9, 2.0e-9]}}  # nothing is learnt: behind the first two

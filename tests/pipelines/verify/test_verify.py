@@ -229,6 +229,16 @@ def test_another_word_in_git_breaks_its_link(project, path, change, name, words)
         check_broken(verify(project), name, words)
 
 
+def test_results_not_committed_yet_count_before_committed_ones_of_the_same_weights(project):
+    """As after `dvc repro` with other code that trains to the same bits: HEAD has the training before."""
+    file = project.folder / "artifacts/train/model.json"
+    content = file.read_bytes()
+    with another_commit(project, "artifacts/train/model.json", replace(b'"train-', b'"train-0')):
+        file.write_bytes(content)
+        links = list(verify(project))
+    assert [(link.name, link.state) for link in links] == [(name, "holds") for name in LINKS]
+
+
 def test_numbers_that_do_not_follow_from_the_predictions(project, tmp_path):
     """Tags, metrics, files and dvc.lock changed alike: only the detections know better."""
     file = run_file(project, "metrics.json")

@@ -15,10 +15,18 @@ from pipelines.errors import UserError
 from pipelines.training.messages import Epoch, Failure, Log, Message, Started, Step, messages
 
 if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
+
     from pipelines.tracking.runs import RunSpec
     from pipelines.training.worker import Training
 
 UNUSUAL = 60.0  # seconds without a worker, after which the user is told
+
+# Helpers of Ray Train's that are left out, each an actor that takes seconds of a CPU to start. DATASETS hands out what
+# Ray Data reads, and nothing is read by it. CLEANER takes the workers from a controller that is gone, of which only a
+# trial that is stopped from outside has need: otherwise Ray does so when the driver ends. It asks the first cluster
+# that it finds on the machine. If that is another one, it takes the living controller for a dead one.
+DATASETS, CLEANER = "DatasetsCallback", "PlacementGroupCleanerCallback"
 
 
 class TrainingFailed(UserError):  # noqa: N818  named after what happened
@@ -36,20 +44,36 @@ def work(config: dict[str, Any]) -> None:
     train_on(pickle.loads(config["training"]), config["send"])
 
 
-def run_on_ray(training: Training, show: Callable[[Step | Epoch | Log], None], spec: RunSpec | None = None) -> None:
+def trainer_without(*left_out: str) -> type[TorchTrainer]:
+    """Ray's trainer without callbacks of these names; Ray has no public way to do without them."""
+    from ray.train.torch import TorchTrainer
+
+    class Trainer(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            return [one for one in super()._create_default_callbacks() if type(one).__name__ not in left_out]
+
+    return Trainer
+
+
+def run_on_ray(
+    training: Training,
+    show: Callable[[Step | Epoch | Log], None],
+    spec: RunSpec | None = None,
+    in_trial: bool = False,
+) -> None:
     """Train on the cluster that this process is connected to, until the last step.
 
     Args:
         training: what to train, and where.
         show: given what the workers tell, in a thread of its own.
         spec: of the MLflow run; None logs nothing there.
+        in_trial: whether this process is a trial of Ray Tune's, which may be stopped from outside.
 
     Raises:
         CannotTrain: the job itself is at fault.
         TrainingFailed: workers were lost more often than allowed, or the last checkpoint could not be stored.
     """
     import ray.train
-    from ray.train.torch import TorchTrainer
 
     from pipelines.training.mlflow_callback import MlflowCallback
 
@@ -72,7 +96,7 @@ def run_on_ray(training: Training, show: Callable[[Step | Epoch | Log], None], s
 
     lost: Exception | None = None
     with messages(handle) as send:
-        trainer = TorchTrainer(
+        trainer = trainer_without(DATASETS, *([] if in_trial else [CLEANER]))(
             work,
             train_loop_config={"training": pickle.dumps(training), "send": send},
             scaling_config=ray.train.ScalingConfig(

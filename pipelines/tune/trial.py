@@ -105,6 +105,6 @@ def _on_workers(training: Training, report: Report, send: Send) -> None:
     found = saved.latest()
     if found:
         report(found[1]["history"], found[1]["resampled"])
-    run_on_ray(training, handle)
+    run_on_ray(training, handle, in_trial=True)
     last = saved.latest()[1]
     report(last["history"], last["resampled"])

@@ -17,7 +17,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pipelines.tracking.registry import read_model_json
-from tests.conftest import draw_voc, write_params
+from tests.conftest import draw_voc, long_test, write_params
 
 pytestmark = pytest.mark.slow
 
@@ -236,6 +236,7 @@ def test_an_experiment_is_another_run_and_can_be_compared(clone):
     assert clone.changed_files() <= LOCKS | RESULTS | {"params.yaml"}
 
 
+@long_test
 def test_a_temporary_experiment_keeps_its_run_in_the_same_store(clone):
     clone.dvc("exp", "run", "--temp", "--set-param", "train.lr=0.0005", *UNSEARCHED, "train")
     assert 0.0005 in clone.lrs()

@@ -15,6 +15,7 @@ import pytest
 
 from pipelines.tracking import runs
 from pipelines.ui import UiError, choose_port, main
+from tests.conftest import long_test
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,7 +74,10 @@ def test_takes_a_free_port_and_refuses_a_taken_one():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 0), (signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 143, marks=long_test)],
+)
 def test_shows_runs_and_their_files_until_interrupted(empty_store, number, code):
     client = runs.connect()
     run_id = runs.open_run(client, runs.RunSpec("train-abc", "tiny-abc"))

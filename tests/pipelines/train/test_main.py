@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.store.shards import read_manifest
 from pipelines.tracking import registry, runs
-from tests.conftest import TINY, write_params
+from tests.conftest import TINY, long_test, write_params
 from tests.pipelines.evaluate.test_stage import first_image, trained_model, write_model
 
 ROOT = Path(__file__).parents[3]
@@ -53,7 +53,9 @@ def lines_of(words, code):
     return [line for line in done.stderr.splitlines() if re.match(r"(train|evaluate|predict): ", line)]
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "predict"])
+@pytest.mark.parametrize(
+    "name", ["train", pytest.param("evaluate", marks=long_test), pytest.param("predict", marks=long_test)]
+)
 def test_a_damaged_store_is_named(files, own_home, name):
     (own_home / "mlflow.db").write_bytes(bytes(range(256)) * 64)
     (line,) = lines_of([sys.executable, "-m", *files[name]], 1)
@@ -61,7 +63,7 @@ def test_a_damaged_store_is_named(files, own_home, name):
     assert "file is not a database; if it is damaged, move it away" in line
 
 
-@pytest.mark.parametrize("name", ["evaluate", "predict"])
+@pytest.mark.parametrize("name", [pytest.param("evaluate", marks=long_test), "predict"])
 def test_a_damaged_model_is_named(files, own_home, name):
     (weights,) = own_home.rglob("artifacts/artifacts/*.pt")
     weights.write_bytes(weights.read_bytes()[:-1000])

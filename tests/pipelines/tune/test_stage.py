@@ -234,6 +234,7 @@ def test_what_the_place_did_wrong_ends_no_trial_and_one_at_a_time_lead_to_the_sa
 
 
 @pytest.mark.slow
+@long_test
 def test_a_fresh_search_begins_anew(tmp_path, tiny_prepared, monkeypatch):
     changes = TINY | {"tune": {"trials": 1, "epochs": 1, "space": {"train.lr": SPACE["train.lr"]}}}
     sweep = Sweeping(tmp_path / "fresh", tiny_prepared, changes)

@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 
 from pipelines.verify.__main__ import main
 from pipelines.verify.chain import check, find
+from tests.conftest import long_test
 from tests.pipelines.verify.project import make
 
 pytestmark = pytest.mark.slow
@@ -287,6 +288,7 @@ def test_data_that_prepare_has_replaced_come_from_dvcs_cache(project, tmp_path):
     )
 
 
+@long_test
 def test_trained_again_the_weights_are_the_same(project, own_home):
     links = list(verify(project, retrain=True))
     assert links[-1].name == "retraining"

@@ -1,4 +1,4 @@
-"""MLflow's pages on the runs that `dvc repro` made: `python -m pipelines.ui`, or `make ui`."""
+"""MLflow's pages on the runs that `dvc repro` made: `ssd ui`, or `make ui`."""
 
 from __future__ import annotations
 

@@ -67,6 +67,5 @@ job: setup  ## Run one stage as a job on the cluster at RAY_ADDRESS=http://…: 
 chaos: setup  ## Kill anything at random steps on such a cluster, 20 rounds
 	python -m tests.chaos --rounds 20 --seed 0
 
-clean:  ## Remove the outputs and the runs (not .venv, not the results in git)
-	rm -rf runs
-	git clean -qfdX artifacts
+clean:  ## Say how large the runs and outputs are, and remove them (not .venv, not the results in git)
+	@infra/clean.sh

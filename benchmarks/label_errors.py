@@ -176,7 +176,7 @@ def train(prepared: Path, out: Path, overrides: dict[str, Any], seed: int, devic
 
 
 def suspects_of(state: dict[str, Any], prepared: Path, splits: Sequence[str], device: str) -> list[Suspect]:
-    """What `python -m pipelines.relabel suspects` lists, in this process."""
+    """What `ssd relabel suspects` lists, in this process."""
     manifest, detector = read_manifest(prepared), Detector(state, device)
     truths: dict[str, list[dict]] = {}
     found: dict[str, list[dict]] = {}

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipelines import __version__
+
 # By what one wants to do. A further command is one line: the module's name, and what it does.
 COMMANDS = {
     "look at data": {
@@ -46,7 +48,7 @@ COMMANDS = {
         "completion": "what makes bash or zsh complete `ssd` with the tab key",
     },
 }
-HELP = """usage: ssd COMMAND …        `ssd COMMAND --help` explains one
+HELP = """usage: ssd COMMAND …        `ssd COMMAND --help` explains one, `ssd --version` says which version this is
 
 {commands}
 
@@ -75,6 +77,9 @@ def main(words: Sequence[str]) -> int | str | None:
     name, *rest = words or ["--help"]
     if name in ("--help", "-h", "help"):
         print(describe())
+        return None
+    if name == "--version":
+        print(f"ssd {__version__}")
         return None
     if name not in names():
         close = difflib.get_close_matches(name, names(), 1)

@@ -1,4 +1,4 @@
-"""A page that compares two registered versions on today's test split: `python -m pipelines.compare 7 5`."""
+"""A page that compares two registered versions on today's test split: `ssd compare 7 5`."""
 
 from __future__ import annotations
 

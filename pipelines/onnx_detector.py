@@ -1,4 +1,4 @@
-"""An ONNX file that `python -m pipelines.export` wrote, in use as a detector from a weights file is."""
+"""An ONNX file that `ssd export` wrote, in use as a detector from a weights file is."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class OnnxDetector:
             ArgumentsError: it is not there or not written by `export`, or onnxruntime is not installed.
         """
         if not path.is_file():
-            raise ArgumentsError(f"{path}: no such file; `python -m pipelines.export --to onnx` writes one")
+            raise ArgumentsError(f"{path}: no such file; `ssd export --to onnx` writes one")
         if not find_spec(PACKAGE):
             raise ArgumentsError(f"{path}: ONNX needs {PACKAGE}: pip install {PACKAGE}, or make setup")
         import onnxruntime
@@ -39,7 +39,7 @@ class OnnxDetector:
             about = self.session.get_modelmeta().custom_metadata_map
             described = [json.loads(about[f"ssd.{name}"]) for name in DESCRIBED]
         except KeyError as error:
-            raise ArgumentsError(f"{path}: not written by `python -m pipelines.export`: it has no {error}") from None
+            raise ArgumentsError(f"{path}: not written by `ssd export`: it has no {error}") from None
         except Exception as error:  # onnxruntime has exceptions of its own for each kind of bad file
             raise ArgumentsError(f"{path}: not an ONNX file that can be run: {first_line(error)}") from None
         self.class_names: list[str] = described[0]

@@ -1,4 +1,4 @@
-"""Make a version the champion by hand, or go back to the champion before: `python -m pipelines.promote`."""
+"""Make a version the champion by hand, or go back to the champion before: `ssd promote`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def move(client: MlflowClient, name: str, number: str, reason: str) -> str:
         return f"{name} v{version.version} is the first champion"
     if before.version == version.version:
         return f"{name} v{version.version} was the champion already; the reason is noted on it"
-    back = "`python -m pipelines.promote --back` goes back"
+    back = "`ssd promote --back` goes back"
     return f"{name} v{version.version} is the champion in place of v{before.version}; {back}"
 
 
@@ -105,11 +105,11 @@ def check(version: str | None, force: bool, back: bool, reason: str | None) -> N
     if back and (version or force):
         raise PromoteError("--back takes no version and no --force: it knows the champion before")
     if force and not version:
-        raise PromoteError('--force needs a version: python -m pipelines.promote VERSION --force --reason "…"')
+        raise PromoteError('--force needs a version: `ssd promote VERSION --force --reason "…"`')
     if version and not force:
         raise PromoteError(
-            "the gate promotes what `python -m pipelines.evaluate` measures; to promote a version without it write "
-            f'python -m pipelines.promote {version} --force --reason "…"'
+            "the gate promotes what `ssd evaluate` measures; to promote a version without it write "
+            f'`ssd promote {version} --force --reason "…"`'
         )
     if force and not (reason or "").strip():
         raise PromoteError('--force needs a reason, which is noted on the version: --reason "…"')

@@ -1,6 +1,6 @@
 """Every environment variable that the project reads, once: where things run and how many, never what decides a result.
 
-`python -m pipelines.settings` prints them with their meaning and present values.
+`ssd settings` prints them with their meaning and present values.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def settings() -> Settings:
         meant = name.removeprefix(FOR_JOBS)
         if meant.startswith(OURS) and meant not in known and not OF_KUBERNETES.fullmatch(meant):
             close = difflib.get_close_matches(meant, variables(), 1)
-            hint = f"did you mean {close[0]}?" if close else "`python -m pipelines.settings` lists them"
+            hint = f"did you mean {close[0]}?" if close else "`ssd settings` lists them"
             raise SettingsError(f"{name}: there is no variable {meant}; {hint}")
     try:
         return Settings()

@@ -1,4 +1,4 @@
-"""MLflow's pages on the runs that `dvc repro` made: `python -m pipelines.ui`, or `make ui`."""
+"""MLflow's pages on the runs that `dvc repro` made: `ssd ui`, or `make ui`."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ def find_experiment() -> str:
             client = runs.connect()
             experiment = client.get_experiment_by_name(name)
             found = client.search_runs([experiment.experiment_id], max_results=1) if experiment else []
+    except runs.StoreUnusable as error:
+        raise UiError(str(error)) from error
     except Exception as error:  # each kind of store has errors of its own
         where, reason = without_secrets(uri), first_line(error)
         raise UiError(f"the store {where} cannot be read: {reason}; restore it, or move it away") from error

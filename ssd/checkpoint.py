@@ -15,6 +15,12 @@ from ssd.anchors import AnchorConfig
 from ssd.model import SSD, ModelConfig
 from ssd.tiles import TileConfig
 
+FORMAT = 1  # of what `model_state` returns; a file that does not say one is of version 0.1 and read alike
+
+
+class OtherFormat(ValueError):  # noqa: N818  named after what was found
+    """A model that another version of this project wrote, in a format that this one cannot read."""
+
 
 def save(state: dict[str, Any], path: Path | str) -> None:
     """Write tensors, numbers, strings and containers of them, whole or not at all.
@@ -76,6 +82,7 @@ def model_state(
     config = asdict(model.config)
     weights = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
     return {
+        "format": FORMAT,
         "config": config,
         "class_names": list(class_names),
         "detect": detect or {},
@@ -86,7 +93,17 @@ def model_state(
 
 
 def read_config(state: dict[str, Any]) -> ModelConfig:
-    """The config of a model from what `model_state` returned or `load` read."""
+    """The config of a model from what `model_state` returned or `load` read.
+
+    Raises:
+        OtherFormat: a newer version of this project wrote it.
+        LookupError, TypeError, ValueError: it is no model, or has what this version does not know.
+    """
+    if (found := state.get("format", FORMAT)) != FORMAT:
+        raise OtherFormat(
+            f"a newer version of this project wrote it (format {found}, this one reads format {FORMAT}): use that "
+            "version, or train anew"
+        )
     config = state["config"] | {"anchors": AnchorConfig(**state["config"]["anchors"])}
     if isinstance(config.get("tile"), dict):
         config["tile"] = TileConfig(**config["tile"])

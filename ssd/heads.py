@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssd.checkpoint import read_config
+from ssd.checkpoint import OtherFormat, read_config
 from ssd.model import SSD, ModelConfig
 
 Shapes = list[tuple[float, float]]
@@ -39,6 +39,8 @@ def heads_by_name(
         config, names = read_config(state), list(state["class_names"])
         maps = sum(name.startswith("box_heads.") and name.endswith(".weight") for name in state["weights"])
         shapes = config.anchors.shapes(maps)
+    except OtherFormat:
+        raise
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"not a model of this project: {' '.join(str(error).split())[:200]}") from error
     ours = model.config.anchors.shapes(len(model.box_heads))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ssd.boxes import Coder
 from ssd.calibration import Calibration, stored_calibration
-from ssd.checkpoint import build_model
+from ssd.checkpoint import OtherFormat, build_model
 from ssd.detection import DetectConfig, Detections, detect
 from ssd.images import resize
 from ssd.model import SSD, ModelConfig, map_sizes
@@ -49,10 +49,12 @@ class Detector:
         """Build from what `ssd.checkpoint.load` read.
 
         Raises:
-            ValueError: that is no model of this project.
+            ValueError: that is no model of this project, or one of another version of it.
         """
         try:
             model, detect_config = build_model(state), DetectConfig(**state["detect"])
+        except OtherFormat:
+            raise
         except (LookupError, TypeError, AttributeError, RuntimeError, ValueError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
             raise ValueError(f"not a model of this project: {reason}") from error

@@ -12,7 +12,7 @@ from pipelines.settings import FOR_JOBS, variables
 from tests.conftest import TINY, write_params
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*map(ROOT.joinpath, ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += [ROOT / "benchmarks/README.md", ROOT / "infra/README.md", ROOT / "infra/SCALING.md"]
 FOLDERS = ("ssd", "pipelines", "tests", "infra", "benchmarks", "docs")
 MADE_BY_USERS = {"infra/.env"}

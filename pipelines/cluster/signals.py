@@ -11,6 +11,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from pipelines.store.readme import write_readme
+
 
 class Killed(BaseException):
     """SIGTERM arrived, or what a command takes for it."""
@@ -38,8 +40,12 @@ def end_state(error: BaseException) -> str:
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Hold the run's folder: two processes never work on one run. Waits while another does, and says so."""
+    """Hold the run's folder: two processes never work on one run. Waits while another does, and says so.
+
+    The folder of runs, in which it is, gets a file that explains it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    write_readme(folder.parent)
     lock = FileLock(folder / "driver.lock")
     try:
         lock.acquire(timeout=0.5)

@@ -1,4 +1,4 @@
-"""Check all that could stop a long run, in seconds: `python -m pipelines.doctor`."""
+"""Check all that could stop a long run, in seconds: `ssd doctor`."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def tuned(root: Path) -> Iterator[Finding]:
     overrides = load(root / "artifacts/tune/tuned.yaml").get("overrides")
     if overrides and written and read and written != read:
         said = f"artifacts/tune/tuned.yaml was searched on other data: {', '.join(overrides)}"
-        fix = "`dvc repro` searches anew; `python -m pipelines.train` alone would take it as it is"
+        fix = "`dvc repro` searches anew; `ssd train` alone would take it as it is"
         yield warning("tuned", said, fix)
 
 

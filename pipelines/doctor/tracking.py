@@ -27,7 +27,7 @@ CHECK = "MLflow"
 SECONDS = 5  # that a server may take to answer
 KEYS = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 MOVE_AWAY = "restore it, or move it away: trainings are kept, and registered anew"
-TEXT = "written by python -m pipelines.doctor"
+TEXT = "written by ssd doctor"
 
 
 def check_file() -> Iterator[Finding]:

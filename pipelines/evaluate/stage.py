@@ -1,4 +1,4 @@
-"""Measure the registered model on the test split: `python -m pipelines.evaluate`, the DVC stage `evaluate`."""
+"""Measure the registered model on the test split: `ssd evaluate`, the DVC stage `evaluate`."""
 
 from __future__ import annotations
 

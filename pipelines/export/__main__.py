@@ -1,4 +1,4 @@
-"""Write a registered model for other runtimes: `python -m pipelines.export --to onnx`."""
+"""Write a registered model for other runtimes: `ssd export --to onnx`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generate the default data set: `python -m pipelines.generate`, the DVC stage `generate`."""
+"""Generate the default data set: `ssd generate`, the DVC stage `generate`."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def suggest(files: Files) -> str:
 def _near_misses(files: Files) -> Iterator[tuple[str, str]]:
     """Layouts that nearly fit, and what is missing, the likeliest first."""
     if not files.images and (packed := files.having(*ARCHIVES)):
-        yield "none", f"{packed[0]} is an archive; unpack it, or use `python -m pipelines.fetch`"
+        yield "none", f"{packed[0]} is an archive; unpack it, or use `ssd fetch`"
     if parquet := files.having(".parquet"):
         yield "parquet", f"{parquet[0]} has no manifest.json beside it, as `prepare` writes one"
     labels = yolo.pairs(files)

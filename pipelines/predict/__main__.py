@@ -1,4 +1,4 @@
-"""Detect objects in images and draw them: `python -m pipelines.predict photo.jpg`."""
+"""Detect objects in images and draw them: `ssd predict photo.jpg`."""
 
 from __future__ import annotations
 

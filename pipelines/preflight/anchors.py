@@ -44,7 +44,7 @@ def check(params: Params, manifest: Manifest, prepared: Path) -> Iterator[Findin
         said += f"; of those under {SMALL} pixels at {height}×{width}, {small.float().mean():.0%} of all, "
         said += f"{reached[small].float().mean():.0%}"
     if recall < LEAST_RECALL:
-        fix = "`python -m pipelines.anchors` proposes better ones; a larger model.image_size, or model.tile, helps too"
+        fix = "`ssd anchors` proposes better ones; a larger model.image_size, or model.tile, helps too"
         yield warning("anchors", said, fix)
     else:
         yield ok("anchors", said)

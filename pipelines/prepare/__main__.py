@@ -1,4 +1,4 @@
-"""Turn labelled photographs into checked Parquet shards: `python -m pipelines.prepare`, the DVC stage `prepare`."""
+"""Turn labelled photographs into checked Parquet shards: `ssd prepare`, the DVC stage `prepare`."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def list_photos(folder: Path, params: PrepareParams) -> Listing:
         DataError: there is no data, it has another layout than params.yaml says, or several that fit.
     """
     if folder.is_file():
-        raise DataError(f"{folder}: a file, a folder is due; unpack archives with `python -m pipelines.fetch`")
+        raise DataError(f"{folder}: a file, a folder is due; unpack archives with `ssd fetch`")
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; run `dvc repro`, or `dvc pull` if the data has a remote")
     files = Files(folder)
@@ -199,7 +199,7 @@ def _locked(out: Path) -> Iterator[None]:
         with FileLock(out.with_name(f".{out.name}.lock"), timeout=0):
             yield
     except Timeout:
-        raise DataError(f"{out}: another `python -m pipelines.prepare` is writing it; wait for it or stop it") from None
+        raise DataError(f"{out}: another `ssd prepare` is writing it; wait for it or stop it") from None
 
 
 def _write_splits(

@@ -1,4 +1,4 @@
-"""Find labels that look wrong, hand them out, take them back: `python -m pipelines.relabel suspects`."""
+"""Find labels that look wrong, hand them out, take them back: `ssd relabel suspects`."""
 
 from __future__ import annotations
 

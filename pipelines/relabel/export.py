@@ -43,9 +43,7 @@ def export(
     splits = dict.fromkeys(one.split for one in suspects)
     rows = {row["image_id"]: row for split in splits for row in read_boxes(prepared, manifest, split)}
     if missing := [image_id for image_id in wanted if image_id not in rows]:
-        raise RelabelError(
-            f"{prepared} has no photograph {missing[0]!r}; look anew: python -m pipelines.relabel suspects"
-        )
+        raise RelabelError(f"{prepared} has no photograph {missing[0]!r}; look anew: `ssd relabel suspects`")
     sizes = {image_id: (rows[image_id]["height"], rows[image_id]["width"]) for image_id in wanted}
     labels = {image_id: labels_of(data, listing, image_id, *sizes[image_id]) for image_id in wanted}
     names = name_files([listing.photos[image_id] for image_id in wanted])

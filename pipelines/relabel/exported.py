@@ -63,7 +63,7 @@ def read_note(folder: Path) -> Exported:
         return Exported.model_validate_json(file.read_bytes())
     except FileNotFoundError:
         raise RelabelError(
-            f"{file}: no such file; name the folder that `python -m pipelines.relabel export` wrote by --exported"
+            f"{file}: no such file; name the folder that `ssd relabel export` wrote by --exported"
         ) from None
     except ValidationError as error:
         raise RelabelError(f"{file}: not written by `export` ({error.errors()[0]['msg']}); export anew") from None

@@ -128,4 +128,4 @@ def read_suspects(file: Path) -> list[Suspect]:
         raise RelabelError(f"{file}: not a list of suspects ({error}); {_ANEW}") from None
 
 
-_ANEW = "`python -m pipelines.relabel suspects` writes it anew"
+_ANEW = "`ssd relabel suspects` writes it anew"

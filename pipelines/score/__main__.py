@@ -1,4 +1,4 @@
-"""Detect in any number of photographs, to go on after a kill: `python -m pipelines.score SOURCE OUT`."""
+"""Detect in any number of photographs, to go on after a kill: `ssd score SOURCE OUT`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of a configuration over seeds of the training: `python -m pipelines.seeds --n 5`."""
+"""Mean and standard deviation of a configuration over seeds of the training: `ssd seeds --n 5`."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def configure(
 def repeat(configuration: Configuration, seed: int, parent: str) -> dict[str, Any]:
     """Train and measure with a seed, unless that is done; what is in its file.
 
-    A training that was interrupted goes on; it shares its checkpoints with `python -m pipelines.train`.
+    A training that was interrupted goes on; it shares its checkpoints with `ssd train`.
 
     Args:
         parent: id of the MLflow run that the seed's run is nested under.
@@ -103,7 +103,7 @@ def repeat(configuration: Configuration, seed: int, parent: str) -> dict[str, An
         return done
     spec = replace(describe(plan), fingerprint=f"{configuration.name}-{seed}", name=f"seed {seed}")
     spec.tags.update({MLFLOW_PARENT_RUN_ID: parent, "seeds.training": plan.name})
-    spec.tags["mlflow.source.name"] = "python -m pipelines.seeds"
+    spec.tags["mlflow.source.name"] = "ssd seeds"
     with run_lock(plan.folder), closing_run(spec):
         state = train_to_end(plan, spec, configuration.recipe)
         result = {"seed": seed, "training": plan.name} | _measure(configuration, plan, state, seed)

@@ -86,7 +86,7 @@ def compare(
         card = Card.model_validate_json((baseline / "card.json").read_bytes())
         metrics = json.loads((baseline / "metrics.json").read_bytes())
     except (FileNotFoundError, ValidationError, ValueError):
-        return f"{baseline} holds no number to compare with (`python -m pipelines.evaluate` writes one)"
+        return f"{baseline} holds no number to compare with (`ssd evaluate` writes one)"
     spread = spreads.get("test", {}).get("map")
     if spread is None or metrics.get("map_low") is None:
         return f"there is nothing to compare {baseline} with: no AP on a test split, or no interval"

@@ -101,7 +101,7 @@ def local_copy(
     try:
         retry_while_away(lambda: _fetch(objects, digest, folder, splits, first), say)
     except NoSuchObject as error:
-        raise StorageError(f"{error}; publish it by `python -m pipelines.prepare` with the same STORAGE_URI") from None
+        raise StorageError(f"{error}; publish it by `ssd prepare` with the same STORAGE_URI") from None
     return folder
 
 
@@ -121,7 +121,7 @@ def _fetch(objects: ObjectStore, digest: str, folder: Path, splits: Iterable[str
             (folder / MANIFEST).unlink()
             raise StorageError(
                 f"{objects.uri}/{source}/{MANIFEST}: not the manifest of this digest; remove the object and publish it "
-                "again by `python -m pipelines.prepare` with the same STORAGE_URI"
+                "again by `ssd prepare` with the same STORAGE_URI"
             )
         wanted = select_shards(read_manifest(folder), splits, first)
         missing = [shard for shard in wanted if not (folder / shard.path).is_file()]

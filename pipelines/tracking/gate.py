@@ -24,7 +24,7 @@ VERDICT = "gate.verdict"  # tag of a version that was measured: what the gate sa
 DIVERGED = "training.diverged"  # tag of a version whose training did: what was seen
 STAYS = "stays champion"
 POWER = 0.8  # with which a gain of `Comparison.visible` is found
-FORCE = '`python -m pipelines.promote {} --force --reason "…"` promotes it all the same'
+FORCE = '`ssd promote {} --force --reason "…"` promotes it all the same'
 
 
 @dataclass(frozen=True)

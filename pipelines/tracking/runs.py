@@ -53,7 +53,7 @@ def connect() -> MlflowClient:
     Four processes that create one SQLite store at once leave it broken, hence the lock.
 
     Raises:
-        StoreUnusable: the SQLite store is damaged, or nothing can be written there.
+        StoreUnusable: the SQLite store is damaged, of another version of MLflow, or nothing can be written there.
     """
     set_client_timeouts()
     from mlflow import MlflowClient
@@ -67,11 +67,22 @@ def connect() -> MlflowClient:
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
         except Exception as error:  # of SQLite, SQLAlchemy, Alembic or MLflow
+            _refuse_other_schema(error, uri)
             raise StoreUnusable(
                 f"MLflow's store {uri.removeprefix('sqlite:///')} cannot be used: {first_line(error)}; if it is "
                 "damaged, move it away and run the same command again: trainings are kept, and registered anew"
             ) from error
     return client
+
+
+def _refuse_other_schema(error: Exception, uri: str) -> None:
+    """Say what to do where MLflow refuses a store for its tables, which each of its versions may change."""
+    if "out-of-date database schema" in str(error):
+        file = uri.removeprefix("sqlite:///")
+        raise StoreUnusable(
+            f"MLflow's store {file} was written by another version of MLflow. Was it an older one: copy the file, then "
+            f"`mlflow db upgrade {uri}` keeps all runs and models; a newer one: use that, or move the file away"
+        ) from error
 
 
 def experiment_id(client: MlflowClient) -> str:

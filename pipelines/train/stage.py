@@ -1,4 +1,4 @@
-"""Train on Ray Train, register the best epoch in MLflow: `python -m pipelines.train`, the DVC stage `train`."""
+"""Train on Ray Train, register the best epoch in MLflow: `ssd train`, the DVC stage `train`."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def describe(plan: Plan) -> runs.RunSpec:
     title = f"{params.model.backbone} {train.epochs} epochs lr {train.lr:g} ({name.removeprefix('train-')[:6]})"
     images = ", ".join(f"{split} {part.images}" for split, part in manifest.splits.items())
     note = f"{manifest.layout} data, images: {images}; classes: {', '.join(manifest.classes)}"
-    source = {"mlflow.source.name": "python -m pipelines.train", "mlflow.source.type": "LOCAL"}
+    source = {"mlflow.source.name": "ssd train", "mlflow.source.type": "LOCAL"}
     start = {INITIAL_WEIGHTS: plan.weights.sha256} if plan.weights else {}
     return runs.RunSpec(name, title, shown, {**provenance.tags(), **source, **start, "mlflow.note.content": note})
 

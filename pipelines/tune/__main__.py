@@ -1,4 +1,4 @@
-"""Search parameters on Ray Tune, hand the best over to train: `python -m pipelines.tune`, the DVC stage `tune`."""
+"""Search parameters on Ray Tune, hand the best over to train: `ssd tune`, the DVC stage `tune`."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def describe(params: Params, manifest: Manifest, name: str) -> runs.RunSpec:
     shown |= {"tune.searcher": tune.searcher, "tune.confidence": tune.confidence, "tune.seeds": tune.seeds}
     shown |= {f"tune.space.{key}": f"{within.kind} {within.ends}" for key, within in tune.space.items()}
     shown |= {"data.digest": manifest.digest, "data.classes": ", ".join(manifest.classes)}
-    source = {"mlflow.source.name": "python -m pipelines.tune", "mlflow.source.type": "LOCAL"}
+    source = {"mlflow.source.name": "ssd tune", "mlflow.source.type": "LOCAL"}
     title = f"tune {params.model.backbone} {tune.epochs} epochs ({name.removeprefix('tune-')[:6]})"
     return runs.RunSpec(name, title, shown, {**provenance.tags(), **source})
 

@@ -1,4 +1,4 @@
-"""Search parameters on Ray Tune, hand the best over to train: `python -m pipelines.tune`, the DVC stage `tune`."""
+"""Search parameters on Ray Tune, hand the best over to train: `ssd tune`, the DVC stage `tune`."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def run(search: Search, training: Callable[[Trial, Sweep, int, Placement], Train
     sweep, tune = search.sweep, search.tune
     name, count = sweep.folder.name, tune.trials if search.tune.searcher == "tpe" else len(sweep.trials)
     if search.pending() is None:
-        print(f"{name}: its {count} trials are done (search again: python -m pipelines.tune --fresh)", flush=True)
+        print(f"{name}: its {count} trials are done (`ssd tune --fresh` searches again)", flush=True)
         return
     ended = len(sweep.trials) - len(sweep.open)
     done = f", {ended} of them done" if ended else ""

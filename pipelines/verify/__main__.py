@@ -1,4 +1,4 @@
-"""Walk a registered version back to its bytes: `python -m pipelines.verify models:/ssd@champion`."""
+"""Walk a registered version back to its bytes: `ssd verify models:/ssd@champion`."""
 
 from __future__ import annotations
 

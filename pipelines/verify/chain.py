@@ -38,9 +38,7 @@ def find(client: MlflowClient, words: str, name: str) -> ModelVersion:
             return champion.find_number(client, name, words)
         version = version_at(words if words.startswith("models:/") else f"models:/{name}@{words}", client)
     except MlflowException as error:
-        raise VerifyError(
-            f"{words} is not at {where}: {first_line(error)}; `python -m pipelines.promote` lists the versions"
-        ) from None
+        raise VerifyError(f"{words} is not at {where}: {first_line(error)}; `ssd promote` lists the versions") from None
     if version is None:
         raise VerifyError(f"{words}: give models:/NAME/VERSION, models:/NAME@ALIAS, a number or an alias")
     return client.get_model_version(version.name, version.version)

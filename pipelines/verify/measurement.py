@@ -49,7 +49,7 @@ def check_metrics(origin: Origin) -> str:
 
 def _files(origin: Origin) -> dict[str, Path | None]:
     if not any(key.startswith("card.") for key in origin.version.tags):
-        raise Unchecked("this version has not been measured", "`python -m pipelines.evaluate` measures it")
+        raise Unchecked("this version has not been measured", "`ssd evaluate` measures it")
     files = {name: origin.artifact(path) for name, path in FILES.items()}
     for name in ("card.json", "metrics.json"):
         if files[name] is None:

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,9 @@ def test_ctrl_c_while_modules_are_imported(project):
     code, said, wrong = ssd(project, ["promote"], other)
     note = f"ssd: the code of {other} with the packages of {Path(sys.prefix).resolve()}"
     assert (code, said, wrong.splitlines()) == (130, "", [note, "ssd: interrupted before it began"])
+
+
+def test_the_version_is_that_of_the_project(project):
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert ssd(project, ["--version"], project) == (0, f"ssd {version}\n", "")
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()

@@ -73,7 +73,7 @@ def test_a_file_of_somebody_else_is_refused(folder, tmp_path):
 
 
 def test_what_is_wrong_is_said(tmp_path, monkeypatch):
-    with pytest.raises(ArgumentsError, match=r"missing.onnx: no such file; `python -m pipelines.export"):
+    with pytest.raises(ArgumentsError, match=r"missing.onnx: no such file; `ssd export"):
         OnnxDetector(tmp_path / "missing.onnx")
     (tmp_path / "bad.onnx").write_bytes(b"no protobuf")
     with pytest.raises(ArgumentsError, match=r"bad.onnx: not an ONNX file that can be run: "):

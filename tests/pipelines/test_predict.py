@@ -146,6 +146,10 @@ BAD_MODELS = {  # what model.pt holds, and what is said of it
         lambda s: another(s, config=s["config"] | {"depth": 3}),
         "not a model of this project: ModelConfig.__init__() got an unexpected keyword argument 'depth'",
     ),
+    "a newer format": (
+        lambda s: another(s, format=2, config=s["config"] | {"depth": 3}),
+        "a newer version of this project wrote it (format 2, this one reads format 1): use that version, or train anew",
+    ),
     "an unknown backbone": (
         lambda s: another(s, config=s["config"] | {"backbone": "big"}),
         "not a model of this project: model: there is no backbone 'big'",

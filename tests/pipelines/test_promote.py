@@ -19,7 +19,7 @@ def pears(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["3"], "the gate promotes what `python -m pipelines.evaluate` measures; .*promote 3 --force --reason"),
+        (["3"], "the gate promotes what `ssd evaluate` measures; .*promote 3 --force --reason"),
         (["3", "--force"], "--force needs a reason"),
         (["3", "--force", "--reason", " "], "--force needs a reason"),
         (["--force", "--reason", "why"], "--force needs a version"),
@@ -49,7 +49,7 @@ def test_by_hand_and_back(pears, capsys):
     with pytest.raises(SystemExit, match=r"^promote: pears has no version 3; there are 2, 1$"):
         main(["3", "--force", "--reason", "why"])
     assert said("v1", "--force", "--reason", "the client's wish") == (
-        "pears v1 is the champion in place of v2; `python -m pipelines.promote --back` goes back"
+        "pears v1 is the champion in place of v2; `ssd promote --back` goes back"
     )
     assert said("1", "--force", "--reason", "again").startswith("pears v1 was the champion already")
     two, one = said().splitlines()

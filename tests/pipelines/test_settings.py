@@ -31,7 +31,7 @@ def test_defaults_types_and_help(monkeypatch):
     [
         ("SSD_WORKRES", "SSD_WORKRES: there is no variable SSD_WORKRES; did you mean SSD_WORKERS?"),
         ("SSD_JOB_SSD_HOEM", "SSD_JOB_SSD_HOEM: there is no variable SSD_HOEM; did you mean SSD_HOME?"),
-        ("SSD_XYZZY", "SSD_XYZZY: there is no variable SSD_XYZZY; `python -m pipelines.settings` lists them"),
+        ("SSD_XYZZY", "SSD_XYZZY: there is no variable SSD_XYZZY; `ssd settings` lists them"),
     ],
 )
 def test_an_unknown_variable_is_an_error_with_a_suggestion(monkeypatch, name, says):

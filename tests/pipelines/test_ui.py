@@ -57,9 +57,7 @@ def test_names_the_server_that_is_there_already_without_its_password(monkeypatch
 @pytest.mark.parametrize("content", [b"not a database", b"SQLite format 3\0" + bytes(5000)])
 def test_a_damaged_store_is_named(own_home, content):
     (own_home / "mlflow.db").write_bytes(content)
-    with pytest.raises(
-        SystemExit, match=f"^ui: the store sqlite:///{own_home}/mlflow.db cannot be read: .*move it away$"
-    ):
+    with pytest.raises(SystemExit, match=f"^ui: MLflow's store {own_home}/mlflow.db cannot be used: .*move it away"):
         main([])
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ssd.anchors import AnchorConfig
-from ssd.checkpoint import model_state
+from ssd.checkpoint import OtherFormat, model_state
 from ssd.detection import DetectConfig, detect
 from ssd.model import SSD, ModelConfig
 from ssd.weights import load_weights
@@ -99,5 +99,7 @@ def test_a_file_without_classes_is_refused():
     source, names = trained()
     state = model_state(source, names)
     del state["class_names"]
+    with pytest.raises(OtherFormat, match="a newer version of this project wrote it"):
+        load_weights(source, state | {"format": 2}, names)
     with pytest.raises(ValueError, match="not a model of this project: 'class_names'"):
         load_weights(source, state, names)

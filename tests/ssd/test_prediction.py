@@ -9,7 +9,7 @@ import torch
 from ssd.anchors import AnchorConfig
 from ssd.boxes import OffsetCoder
 from ssd.calibration import Calibration
-from ssd.checkpoint import model_state
+from ssd.checkpoint import load, model_state
 from ssd.model import SSD, ModelConfig
 from ssd.prediction import Detector, average_mirrored, mirrored_anchors
 
@@ -85,6 +85,21 @@ def test_thresholds_travel_with_the_file():
     assert Detector(state).thresholds == [0.3, 0.7]
     del state["thresholds"]  # as in older files
     assert Detector(state).thresholds == [0.5, 0.5]
+
+
+def test_a_model_of_version_0_1_finds_what_it_found(tmp_path):
+    """The first files had four parts, and configs without necks and tiles."""
+    torch.manual_seed(0)
+    state = model_state(SSD(ModelConfig(image_size=(64, 96)), 2), ["apple", "pear"], {"score_threshold": 0.01})
+    old = {key: state[key] for key in ("config", "class_names", "detect", "weights")}
+    later = {"neck", "neck_channels", "head_depth", "tile"}
+    old["config"] = {key: value for key, value in old["config"].items() if key not in later}
+    torch.save(old, tmp_path / "model.pt")
+    image = torch.randint(0, 256, (3, 50, 80), dtype=torch.uint8)
+    (then,), (now,) = (Detector(one).predict([image]) for one in (load(tmp_path / "model.pt"), state))
+    assert len(now.scores) > 0
+    np.testing.assert_array_equal(then.boxes, now.boxes)
+    np.testing.assert_array_equal(then.scores, now.scores)
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ BOX_CHECKS = {
     "thin": (
         "note",
         f"more than {THIN:.0f} times as long as wide, or the reverse",
-        "Anchors of the usual ratios fit them badly: see `python -m pipelines.anchors`.",
+        "Anchors of the usual ratios fit them badly: see `ssd anchors`.",
     ),
     "whole": (
         "note",

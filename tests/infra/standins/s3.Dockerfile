@@ -1,5 +1,5 @@
 # In place of SeaweedFS's image, where it cannot be pulled: Ceph of Debian, with the same variables, port and health page.
-FROM registry.example.com/ssd:0.1.0
+FROM registry.example.com/ssd:0.2.0
 USER 0:0
 RUN apt-get update && apt-get install --yes --no-install-recommends radosgw ceph-mon ceph-osd wget \
     && rm -rf /var/lib/apt/lists/* && install --directory --owner=1000 --group=1000 /data

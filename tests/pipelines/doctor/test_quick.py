@@ -1,4 +1,4 @@
-"""`python -m pipelines.doctor --quick` on set-ups that are broken in one place: that is named, and nothing else."""
+"""`ssd doctor --quick` on set-ups that are broken in one place: that is named, and nothing else."""
 
 import re
 import resource

@@ -96,7 +96,7 @@ def test_the_champion_is_measured_now_and_remembered(tiny_prepared, tiny_params,
     gone = verdict(test=replace(test, detect=replace(test.detect, nms_iou=0.3)))
     assert not gone.promoted
     assert gone.why.startswith("not promoted: champion v1 cannot be measured: the weights of models:/ssd/1 at ")
-    assert gone.why.endswith('. `python -m pipelines.promote 2 --force --reason "…"` promotes it all the same')
+    assert gone.why.endswith('. `ssd promote 2 --force --reason "…"` promotes it all the same')
 
     # other classes, another task
     assert "champion v1 knows other classes alone (bar, slot)" in verdict(replace(mine, classes=["x", "y"])).why

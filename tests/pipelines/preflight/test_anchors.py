@@ -18,7 +18,7 @@ def test_good_anchors_and_bad_ones(tiny_prepared, tmp_path):
     (bad,) = anchors.check(load_params(write_params(tmp_path / "b.yaml", FAR)), manifest, tiny_prepared)
     assert bad.state == "warning"
     assert str(bad).startswith("anchors: 0% of the training boxes have an anchor")
-    assert "python -m pipelines.anchors" in bad.fix
+    assert "ssd anchors" in bad.fix
 
 
 def test_small_boxes_are_told_by_themselves(tiny_prepared, tmp_path):

@@ -104,7 +104,7 @@ def test_missing_empty_or_packed_data_says_what_to_do(tmp_path):
     with pytest.raises(DataError, match="no such folder; run `dvc repro`"):
         prepare(tmp_path / "data", tmp_path / "out", PrepareParams(), 0)
     (tmp_path / "data").write_bytes(b"PK")
-    with pytest.raises(DataError, match=r"unpack .* pipelines\.fetch"):
+    with pytest.raises(DataError, match=r"unpack .* `ssd fetch`"):
         prepare(tmp_path / "data", tmp_path / "out", PrepareParams(), 0)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"there are no files\n  looked for bananas: .*label\.csv .* voc: XML"):

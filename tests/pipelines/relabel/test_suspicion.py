@@ -104,7 +104,7 @@ def test_suspects_of_all_splits_the_worst_first_and_their_file(tmp_path):
 
 
 def test_what_is_no_list_of_suspects_is_named(tmp_path):
-    with pytest.raises(RelabelError, match=r"no such file; `python -m pipelines.relabel suspects`"):
+    with pytest.raises(RelabelError, match=r"no such file; `ssd relabel suspects`"):
         read_suspects(tmp_path / "suspects.csv")
     (tmp_path / "suspects.csv").write_text("a,b\n1,2\n")
     with pytest.raises(RelabelError, match="its columns are a, b"):

@@ -57,7 +57,7 @@ def test_a_publication_that_was_interrupted_shows_no_manifest_and_goes_on(s3, ti
     objects, shards = object_store(), select_shards(manifest)
     for shard in shards[:-1]:
         objects.upload(tiny_prepared / shard.path, f"{object_prefix(manifest.digest)}/{shard.path}")
-    with pytest.raises(StorageError, match=r"publish it by `python -m pipelines\.prepare`"):
+    with pytest.raises(StorageError, match=r"publish it by `ssd prepare`"):
         local_copy(tmp_path / "nowhere", manifest.digest, tmp_path)
     assert upload_missing(tiny_prepared, manifest, objects) == 1
 

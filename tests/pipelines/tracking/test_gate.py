@@ -18,7 +18,7 @@ def comparison(**changes):
 
 
 SIDES = "AP 0.9170 against 0.9090 of champion v1"
-FORCE = '`python -m pipelines.promote 2 --force --reason "…"` promotes it all the same'
+FORCE = '`ssd promote 2 --force --reason "…"` promotes it all the same'
 
 
 @pytest.mark.parametrize(

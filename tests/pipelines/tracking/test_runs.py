@@ -1,3 +1,4 @@
+import sqlite3
 import threading
 import time
 
@@ -7,6 +8,7 @@ from pipelines.tracking import runs
 from pipelines.tracking.runs import (
     RunLog,
     RunSpec,
+    StoreUnusable,
     Writer,
     close_if_reachable,
     close_run,
@@ -44,6 +46,21 @@ def test_one_run_for_one_fingerprint():
     assert run.info.status == "RUNNING"
     assert run.data.params == {"train.lr": "0.1"}
     assert open_run(client, RunSpec("train-other", "x")) != first
+
+
+def test_a_store_of_another_version_of_mlflow_is_explained_and_left_as_it_is(own_home):
+    file = own_home / "mlflow.db"
+    with sqlite3.connect(file) as store:
+        store.execute("UPDATE alembic_version SET version_num = '123456789abc'")  # as MLflow notes its migrations
+    store.close()
+    before = file.read_bytes()
+    with pytest.raises(StoreUnusable) as refused:
+        connect()
+    assert str(refused.value) == (
+        f"MLflow's store {file} was written by another version of MLflow. Was it an older one: copy the file, then "
+        f"`mlflow db upgrade sqlite:///{file}` keeps all runs and models; a newer one: use that, or move the file away"
+    )
+    assert file.read_bytes() == before
 
 
 def test_no_step_twice_and_none_missing():

@@ -11,7 +11,7 @@ import pyarrow
 import torch
 from filelock import FileLock
 
-from pipelines.cluster.ray import Placement
+from pipelines.cluster.ray import Placement, watches_for_preemption
 from pipelines.params import Params
 from pipelines.settings import home, settings
 from pipelines.store.checkpoints import Checkpoints, checkpoints, run_of
@@ -74,8 +74,9 @@ def train_on(training: Training, send: Send) -> None:
         ray.train.report({"history": state["history"]} if state is not None else {})
 
     progress = Progress(send) if rank == 0 else (lambda _: None)
+    is_preempted = _asks_ray(send if rank == 0 else None) if watches_for_preemption() else (lambda: False)
     try:
-        fit(job, report, state, ray.train.torch.get_device(), progress)
+        fit(job, report, state, ray.train.torch.get_device(), progress, is_preempted)
         if rank == 0:
             saved.flush()
     except NonFiniteLoss as error:  # by all workers at once: a restart would only meet it again
@@ -89,6 +90,24 @@ def train_on(training: Training, send: Send) -> None:
         raise
     finally:
         lock.release()
+
+
+def _asks_ray(send: Send | None) -> Callable[[], bool]:
+    """A question that all workers must ask together: whether a node of theirs is leaving. `send` tells the user."""
+    import ray.train
+
+    announced = False
+
+    def is_preempted() -> bool:
+        nonlocal announced
+        info = ray.train.get_preemption_info()
+        if info and not announced and send:
+            ranks = ", ".join(map(str, info.preempted_ranks))
+            send(Log(f"the node of worker {ranks} is about to be taken away: a checkpoint now, and others until it is"))
+        announced = info is not None
+        return announced
+
+    return is_preempted
 
 
 def on_this_machine(job: Job, folder: Path, log: Callable[[str], None]) -> tuple[Job, Path]:

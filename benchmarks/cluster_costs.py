@@ -1,7 +1,7 @@
 """What a training costs around its steps, for `benchmarks.cluster_simulation`: `python -m benchmarks.cluster_costs`.
 
-`--control`: CPU of Ray Train's controller and of the actor behind its barriers, for each worker that it looks after, from
-real groups of workers that do nothing else. `--wire`: what two workers send each other in a step, from the counters of
+`--control`: CPU of Ray Train's controller and of the actor behind its barriers, for each worker, from real groups of
+workers that do nothing else. `--wire`: what two workers send each other in a step, from the counters of
 the loopback interface in a network namespace of its own (as root, on Linux).
 """
 
@@ -43,7 +43,9 @@ def control(workers: int) -> dict[str, float]:
             rows = {}
 
             def measure(name: str, call) -> None:
-                before = {actor: cpu_of(actor) for actor in ("TrainController", "SynchronizationActor")} if first else {}
+                before = (
+                    {actor: cpu_of(actor) for actor in ("TrainController", "SynchronizationActor")} if first else {}
+                )
                 started = time.perf_counter()
                 calls = call()
                 rows[f"{name}, wall"] = 1e3 * (time.perf_counter() - started) / calls
@@ -129,7 +131,9 @@ def main() -> None:
         _init(num_cpus=max(args.control), include_dashboard=False, logging_level="ERROR", log_to_driver=False)
         for workers in args.control:
             rows = control(workers)
-            print(f"{workers} workers: " + "; ".join(f"{name} {value:.2f} ms" for name, value in rows.items()), flush=True)
+            print(
+                f"{workers} workers: " + "; ".join(f"{name} {value:.2f} ms" for name, value in rows.items()), flush=True
+            )
     return None
 
 

@@ -45,7 +45,7 @@ class Site:
         speed, inference: images/s of a GPU (`python -m benchmarks.presets` on an H200).
         network, store: bytes/s of a node's network and of the object store as a whole.
         between: seconds between the controller's looks at its workers.
-        question: seconds between two questions whether a node is leaving, each a barrier of Ray Train; 0: none.
+        question: seconds between two barriers of Ray Train, such as `ray.train.get_preemption_info`; 0: none.
         beside: whether rank 0 writes its checkpoint while training goes on.
         gpu_hour, gigabyte: prices of a GPU's hour and of a GB that is read from the store.
     """
@@ -62,7 +62,7 @@ class Site:
     store: float = 100e9 / 8
     disk: float = 3.8e12
     between: float = 0.1
-    question: float = 1.0
+    question: float = 0.0
     beside: bool = False
     gpu_hour: float = 2.5
     gigabyte: float = 0.0
@@ -135,7 +135,7 @@ class Result:
         return max((key for key in self.epoch if key != "GPU"), key=self.epoch.__getitem__)
 
 
-def simulate(site: Site, costs: Costs = Costs()) -> Result:  # noqa: B008  frozen
+def simulate(site: Site, costs: Costs = Costs()) -> Result:
     """The loading and one epoch of a training."""
     clock, result = Simulation(), Result()
     store = Server(clock, site.store)
@@ -171,7 +171,7 @@ def simulate(site: Site, costs: Costs = Costs()) -> Result:  # noqa: B008  froze
                 yield barrier  # all have looked at the clock
                 if number == 0:
                     asked[0] = clock.now
-                    yield spend(result.epoch, "questions to Ray", ray_barrier)
+                    yield spend(result.epoch, "Ray's barriers", ray_barrier)
                 yield barrier
         per_gpu = site.validated / site.gpus / site.inference
         yield spend(result.epoch, "validation", per_gpu)
@@ -200,7 +200,6 @@ def changes(site: Site, costs: Costs) -> dict[str, tuple[Site, Costs]]:
         "400 Gbit/s between nodes": (replace(site, network=400e9 / 8), costs),
         "gradients in half precision": (site, replace(costs, gradients=costs.gradients / 2)),
         "checkpoint written beside training": (replace(site, beside=True), costs),
-        "no question to Ray": (replace(site, question=0), costs),
         "photometric augmentation on the GPU": (site, replace(costs, augment=costs.augment / 4)),
     }
 
@@ -215,8 +214,9 @@ def describe(site: Site, costs: Costs) -> str:
         f"{site.gpus} GPUs, {site.images} images: an epoch of {site.steps} steps in {seconds:.1f} s "
         f"({found.epoch['GPU'] / seconds:.0%} of it GPU), {price(site, costs, seconds, False):.2f} each",
         f"  an epoch: {parts}; waits most for: {found.bottleneck}",
-        f"  before the first step: {before / 60:.0f} min ({', '.join(f'{k} {v:.0f} s' for k, v in found.before.items())})"
-        f", {price(site, costs, before, True):.2f}; {needed / 1e12:.2f} TB on each node's disk"
+        f"  before the first step: {before / 60:.0f} min "
+        f"({', '.join(f'{what} {value:.0f} s' for what, value in found.before.items())}), "
+        f"{price(site, costs, before, True):.2f}; {needed / 1e12:.2f} TB on each node's disk"
         + (f", which has {site.disk / 1e12:.1f}: **does not fit**" if needed > site.disk else ""),
     ]
     tried = {name: simulate(*changed).epoch.total() for name, changed in changes(site, costs).items()}
@@ -227,7 +227,9 @@ def describe(site: Site, costs: Costs) -> str:
 
 def main() -> None:
     """Simulate and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster_simulation", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.cluster_simulation", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--gpus", type=int, nargs="+", default=[8, 64, 512], help="default: 8 64 512")
     for name in ("images", "speed", "network", "store", "disk", "question", "gpu_hour", "gigabyte"):
         kind, default = (int if name == "images" else float), getattr(Site, name)

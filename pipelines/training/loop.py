@@ -265,7 +265,7 @@ def fit(
         restored: a state that `report` was given.
         device: of this worker.
         progress: called on every step within an epoch.
-        is_preempted: whether a node of the workers is about to leave; asked now and then, by all workers at once.
+        is_preempted: whether a node of the workers is about to leave; rank 0's is asked now and then.
 
     Raises:
         NonFiniteLoss: on all workers at once; no state of it was reported.

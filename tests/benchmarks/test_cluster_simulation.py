@@ -50,10 +50,10 @@ def test_two_gpus_on_two_nodes_as_by_hand():
 
 
 @pytest.mark.parametrize(("question", "seconds"), [(5.0, 1.0), (2.0, 3.0)])
-def test_a_question_makes_all_workers_wait(question, seconds):
-    """After steps that take 3.33 s: with 5 s between two questions one comes after the second step, with 2 s three."""
+def test_a_barrier_of_ray_makes_all_workers_wait(question, seconds):
+    """After steps that take 3.33 s: with 5 s between two of them one comes after the second step, with 2 s three."""
     asked = Site(**{**vars(TWO), "question": question})
-    assert simulate(asked, ROUND).epoch["questions to Ray"] == pytest.approx(seconds)
+    assert simulate(asked, ROUND).epoch["Ray's barriers"] == pytest.approx(seconds)
 
 
 def test_one_node_has_nobody_to_reduce_with():

@@ -47,27 +47,38 @@ def test_saves_when_told_and_again_every_ten_seconds(seconds):
     assert asked[-4:] == saved
 
 
-def test_all_workers_ask_at_the_steps_of_rank_0_whatever_their_own_clock_says():
+def test_all_workers_ask_and_save_at_the_steps_of_rank_0_whatever_they_know_and_their_own_clock_says():
     agreed = []
 
     def tell(value):
         agreed.append(value)
         return value
 
-    def asked(clock, agree, pace):
-        steps = []
+    def steps(is_announced, agree, pace):
+        clock, asked, saved = Clock(), [], []
 
-        def is_announced():
-            steps.append(step)
-            return False
+        def agree_at(value):
+            asked.append(step)
+            return agree(value)
 
-        preemption = Preemption(is_announced, agree, clock)
+        preemption = Preemption(lambda: is_announced(clock.now), agree_at, clock)
         for step in range(1, 40):
             clock.now += pace(step)
-            preemption.is_due()
-        return steps
+            if preemption.is_due():
+                saved.append(step)
+        return asked, saved
 
-    first = asked(Clock(), tell, lambda step: 0.1)
+    first = steps(lambda now: now > 2, tell, lambda step: 0.1)
     told = iter(agreed)
-    assert asked(Clock(), lambda value: next(told), lambda step: 0.01 * step) == first
-    assert len(first) == 4  # 1, 11, 21, 31
+    assert steps(lambda now: False, lambda value: next(told), lambda step: 0.01 * step) == first
+    assert first == ([1, 11, 21], [21])
+
+
+def test_ray_keeps_what_it_was_told_where_a_worker_reads_it():
+    """`worker` reads it there: none of it is Ray's public interface."""
+    from ray.train.v2._internal.execution.context import TrainContext, get_train_context
+    from ray.train.v2._internal.execution.preemption import PreemptionContext
+
+    assert callable(get_train_context)
+    assert TrainContext.__dataclass_fields__["preemption_context"].type in (PreemptionContext, "PreemptionContext")
+    assert PreemptionContext().preemption_info is None

@@ -23,9 +23,10 @@ PRESETS = ("tiny_fine", "ssd300_vgg16")
 
 
 def cpu_of(name: str) -> float:
-    """CPU seconds so far of the Ray actor whose process is called `name`."""
-    for process in psutil.process_iter(["cmdline"]):
-        if process.info["cmdline"] and process.info["cmdline"][0].startswith(f"ray::{name}"):
+    """CPU seconds so far of the Ray actor called `name`, one of the processes of this one's node."""
+    for process in psutil.Process().parent().children():
+        command = process.cmdline()
+        if command and command[0].startswith(f"ray::{name}"):
             times = process.cpu_times()
             return times.user + times.system
     raise LookupError(f"no process of {name}")

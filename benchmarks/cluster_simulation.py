@@ -23,10 +23,8 @@ class Costs:
     """What was measured, in seconds and bytes, of SSD300; infra/SCALING.md has the commands."""
 
     gradients: float = 105e6  # float32, of 26.3 million parameters
-    checkpoint: float = 526e6
     copy: float = 0.22  # of the state, on rank 0
     write: float = 1.08  # of the file
-    upload: float = 165e6  # bytes a second of one stream to S3
     image: float = 152e3  # encoded, COCO's mean
     decoded: float = 270e3
     decode: float = 2.1e-3  # CPU

@@ -1,5 +1,7 @@
 """The simulation of an epoch on many GPUs, against cases that are computed by hand."""
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks.cluster_simulation import (
@@ -91,3 +93,20 @@ def test_what_is_said_of_a_site_names_the_best_change_first():
     assert all(name in said for name in changes(TWO, ROUND))
     epoch = simulate(TWO, ROUND).epoch.total()
     assert whole(TWO, ROUND)[0] == pytest.approx(35.9 + 24 * epoch)
+
+
+def test_the_page_on_scaling_has_what_the_simulation_says():
+    page = (Path(__file__).parents[2] / "infra" / "SCALING.md").read_text()
+    page = page.split("## 10 million photographs")[1].split("## COCO")[0]
+    rows = {cells[1].strip(" *"): cells[2:] for line in page.splitlines() if len(cells := line.split("|")) == 6}
+    for gpus, column in ((64, 1), (512, 2)):
+        site, costs = Site(gpus), Costs()
+        found = simulate(site, costs)
+        hours, total = whole(site, costs)
+        seconds = found.epoch.total()
+        assert rows["an epoch"][column].strip(" *") == f"{seconds:.3g} s"
+        assert rows["of it GPU"][column].strip() == f"{found.epoch['GPU']:.3g} s"
+        assert rows["waiting for all-reduce"][column].strip() == f"{found.epoch['all-reduce']:.3g} s"
+        assert rows["price of an epoch"][column].strip(" *") == f"{price(site, costs, seconds, False):.2f}"
+        assert rows["before the first step"][column].strip() == f"{found.before.total() / 60:.0f} min"
+        assert rows["24 epochs with all that"][column].strip() == f"{hours / 3600:.1f} h, {total:.0f}"

@@ -15,6 +15,7 @@ import secrets
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -37,8 +38,8 @@ BIN = Path(sys.executable).parent
 class Cluster:
     """The services in one folder, in the order they are started in."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, tls: bool = False):
+        self.folder, self.tls = folder, tls
         self.ceph: Ceph | None = None
         self.services: list[Service] = []
         self.client: dict[str, str] = {}
@@ -47,6 +48,8 @@ class Cluster:
         """Start everything; returns when a client may come."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.client = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        if self.tls:
+            self.client |= certificates(self.folder / "tls")
         self._start_s3()
         self._start_mlflow(self._start_postgres())
         self._start_ray()
@@ -185,6 +188,17 @@ class Cluster:
             self.ceph.stop()
 
 
+def certificates(folder: Path) -> dict[str, str]:
+    """Make what Ray's nodes on this machine encrypt with; returns the variables that tell them so."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outward:
+        outward.connect(("192.0.2.1", 9))  # sends nothing; Ray finds a node's address in the same way
+        address = outward.getsockname()[0]
+    script = Path(__file__).parents[1] / "tls.sh"
+    subprocess.run([script, folder, address, socket.gethostname()], check=True, capture_output=True)
+    files = {"CA_CERT": "ca.crt", "SERVER_CERT": "node.crt", "SERVER_KEY": "node.key"}
+    return {"RAY_USE_TLS": "1"} | {f"RAY_TLS_{name}": str(folder / file) for name, file in files.items()}
+
+
 def _answers(url: str, headers: dict[str, str] | None = None) -> bytes:
     try:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -194,9 +208,9 @@ def _answers(url: str, headers: dict[str, str] | None = None) -> bytes:
         return b""
 
 
-def supervise(folder: Path) -> None:
+def supervise(folder: Path, tls: bool = False) -> None:
     """Start the cluster and keep it up until SIGTERM."""
-    cluster = Cluster(folder)
+    cluster = Cluster(folder, tls)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     state = folder / "pids.json"
     try:
@@ -214,7 +228,7 @@ def supervise(folder: Path) -> None:
         state.unlink(missing_ok=True)
 
 
-def up(folder: Path) -> None:
+def up(folder: Path, tls: bool = False) -> None:
     """Start the supervisor in the background and wait until the cluster is there."""
     if (folder / "pids.json").exists():
         sys.exit(f"{folder}: a cluster is there already; `make down` first")
@@ -222,6 +236,7 @@ def up(folder: Path) -> None:
     folder.mkdir(parents=True)
     with open(folder / "supervisor.log", "wb") as log:
         command = [sys.executable, "-m", "infra.local.cluster", "supervise", "--folder", str(folder)]
+        command += ["--tls"] if tls else []
         supervisor = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     started = time.monotonic()
     while not (folder / "pids.json").exists():
@@ -249,8 +264,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m infra.local.cluster", description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["up", "down", "supervise"])
     parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--tls", action="store_true", help="encrypt what Ray's processes say to each other")
     args = parser.parse_args()
-    {"up": up, "down": down, "supervise": supervise}[args.what](args.folder)
+    if args.what == "down":
+        down(args.folder)
+    else:
+        {"up": up, "supervise": supervise}[args.what](args.folder, args.tls)
 
 
 if __name__ == "__main__":

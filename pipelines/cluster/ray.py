@@ -20,7 +20,6 @@ from pipelines.settings import ROOT, add_to_python_path, environment, set_defaul
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # each print would appear twice
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an error line on clusters without preemption
     "RAY_DEDUP_LOGS": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files that nobody reads
@@ -29,6 +28,7 @@ QUIET = {
     "PYTHONWARNINGS": "ignore::FutureWarning",
 }
 
+WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"  # Ray's, and on unless it is 0
 STARTS = 3  # attempts at starting a local cluster
 NODE_CPUS = "CPUs of the largest node"  # beside Ray's own resources, CPU and GPU
 
@@ -71,6 +71,8 @@ def ray_cluster(state_api: bool = False) -> Iterator[dict[str, float]]:
         ClusterError: RAY_ADDRESS does not answer.
     """
     set_defaults(QUIET | package.FOR_PROCESSES)
+    if settings().ray_address == "local":  # nobody takes its only node away: one process less to start
+        set_defaults({WATCHER: "0"})
     add_to_python_path(ROOT)  # a local cluster's processes inherit it
     import ray
 
@@ -178,6 +180,11 @@ def place_workers(resources: dict[str, float], trials: int = 0) -> Placement:
         )
     loaders = (min(8, cpus) if use_gpu else 0) if chosen.loader_workers is None else chosen.loader_workers
     return Placement(count, use_gpu, cpus, loaders, chosen.max_failures, least)
+
+
+def watches_for_preemption() -> bool:
+    """Whether Ray Train looks for nodes that are about to be taken away, in this process and those it starts."""
+    return environment().get(WATCHER, "1") != "0"
 
 
 def place_actors(resources: dict[str, float]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pipelines.training.batches import InImage, TrainingSamples, evaluation_batc
 from pipelines.training.ending import Speed, is_stale
 from pipelines.training.messages import Step
 from pipelines.training.order import Order, StepSampler, derive_seed, repeat_factors, steps_an_epoch
+from pipelines.training.preemption import Preemption
 from pipelines.training.tiled import open_split
 from ssd.augmentation import Augmentation
 from ssd.calibration import fit_calibration
@@ -252,16 +253,19 @@ def fit(
     restored: dict[str, Any] | None = None,
     device: torch.device | str = "cpu",
     progress: Callable[[Step], None] = lambda _: None,
+    is_preempted: Callable[[], bool] = lambda: False,
 ) -> Run:
     """Train to the last epoch, or until `ending` says so, from the beginning or from `restored`.
 
     Args:
         job: what to train.
         report: called by every worker after every epoch with its metrics (rank 0's are complete) and, on rank 0, the
-            state to keep; and with no metrics and the state where `train.checkpoint_steps` asks for it.
+            state to keep; and with no metrics and the state where `train.checkpoint_steps` or a node that is about to
+            leave asks for it.
         restored: a state that `report` was given.
         device: of this worker.
         progress: called on every step within an epoch.
+        is_preempted: whether a node of the workers is about to leave; rank 0's is asked now and then.
 
     Raises:
         NonFiniteLoss: on all workers at once; no state of it was reported.
@@ -273,6 +277,7 @@ def fit(
     if run.is_over():
         return run
     every = run.params.train.checkpoint_steps
+    preemption = Preemption(is_preempted, run.agree)
     stopwatch = run.trainer.stopwatch
     started, images = time.perf_counter(), 0
     stopwatch.mark()
@@ -301,7 +306,7 @@ def fit(
         else:
             epoch = run.trainer.steps // run.steps + 1
             progress(Step(epoch, within, run.steps, images / seconds))
-            if every and within % every == 0:
+            if preemption.is_due() or (every and within % every == 0):
                 run.trainer.check()
                 run.trainer.gather()
                 report({}, run.state() if run.rank == 0 else None)

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
-MANIFESTS = sorted((INFRA / "kuberay").glob("*.yaml"))
+KUBERAY = INFRA / "kuberay"
+MANIFESTS = sorted(path for path in KUBERAY.rglob("*.yaml") if path.name != "kustomization.yaml")
 KINDS = {"", ".dockerignore", ".example", ".ini", ".md", ".sh", ".tf", ".yaml"}
 FILES = sorted(
     path
-    for folder in (INFRA, INFRA / "kuberay", INFRA / "terraform")
+    for folder in (INFRA, *KUBERAY.iterdir(), INFRA / "terraform")
     for path in folder.iterdir()
     if path.suffix in KINDS and path.is_file() and path.name != ".env"
 )
@@ -78,6 +80,17 @@ def templates(node):
 def pods():
     """(name of the object, pod's spec) of all pods in the manifests."""
     return [(item["metadata"]["name"], pod["spec"]) for item in objects() for pod in templates(item)]
+
+
+def built(folder):
+    """The Kubernetes objects that `kubectl apply -k` would apply; None without kubectl and kustomize."""
+    if program := tool("kustomize"):
+        command = [program, "build", str(folder)]
+    elif program := tool("kubectl"):
+        command = [program, "kustomize", str(folder)]
+    else:
+        return None
+    return list(yaml.safe_load_all(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
 
 def images():

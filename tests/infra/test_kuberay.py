@@ -2,12 +2,26 @@
 
 import copy
 import re
+import shutil
 
 import jsonschema
 import kubernetes_validate
 import pytest
+import yaml
 
-from tests.infra.files import ROOT, filled, locked, mlflow_server, objects, only, pods, ray_start, templates
+from tests.infra.files import (
+    KUBERAY,
+    ROOT,
+    built,
+    filled,
+    locked,
+    mlflow_server,
+    objects,
+    only,
+    pods,
+    ray_start,
+    templates,
+)
 
 pytestmark = pytest.mark.slow  # validators of other programs: seconds each
 
@@ -196,3 +210,49 @@ def test_mlflow_understands_its_command():
     assert f"mlflow:{server['port']}" in server["allowed_hosts"].split(",")
     assert server["app_name"] == "basic-auth"
     assert [port["containerPort"] for port in container["ports"]] == [server["port"]]
+
+
+@pytest.fixture
+def kuberay(tmp_path):
+    """A copy of the manifests, in which the image has another name and tag, in the one place there is for them."""
+    copied = shutil.copytree(KUBERAY, tmp_path / "kuberay")
+    file = copied / "image" / "kustomization.yaml"
+    component = yaml.safe_load(file.read_text())
+    component["images"][0] |= {"newName": "registry.test/team/ssd", "newTag": "7"}
+    file.write_text(yaml.safe_dump(component))
+    if built(copied / "cluster") is None:
+        pytest.skip("neither kubectl nor kustomize is installed")
+    return copied
+
+
+def named(items):
+    return dict(zip(names(items), items, strict=True))
+
+
+def test_one_place_names_the_image_of_all(kuberay):
+    others = {"postgres", "valkey/valkey"}
+    for folder, count in (("cluster", 3), ("cpu", 3), ("job", 1)):
+        items = built(kuberay / folder)
+        images = {c["image"] for item in items for pod in templates(item) for c in pod["spec"]["containers"]}
+        assert {image for image in images if image.rpartition(":")[0] not in others} == {"registry.test/team/ssd:7"}
+        assert len(images) == count
+        for item in items:
+            check(item)
+
+
+def test_a_cluster_and_a_job_are_all_that_there_is(kuberay):
+    """What kustomize makes of anchors and merge keys is what YAML makes of them."""
+    applied = {name: item for folder in ("cluster", "job") for name, item in named(built(kuberay / folder)).items()}
+    assert applied.keys() == named(objects()).keys()
+    for name, item in named(objects()).items():
+        text = yaml.safe_dump(item).replace("registry.example.com/ssd:0.1.0", "registry.test/team/ssd:7")
+        assert yaml.safe_load(text) == applied[name]
+
+
+def test_without_gpus_nothing_else_differs(kuberay):
+    plain, cpu = named(built(kuberay / "cluster")), named(built(kuberay / "cpu"))
+    assert plain.keys() == cpu.keys()
+    assert [name for name in plain if plain[name] != cpu[name]] == ["RayCluster-ssd"]
+    (group,) = cpu["RayCluster-ssd"]["spec"]["workerGroupSpecs"]
+    assert group["groupName"] == "cpu"
+    assert "gpu" not in yaml.safe_dump(cpu["RayCluster-ssd"])

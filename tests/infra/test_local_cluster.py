@@ -2,7 +2,10 @@
 
 import importlib.util
 import json
+import secrets
 import shutil
+import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -12,8 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.local.cluster import Cluster, down
+from infra.local import cluster as local
+from infra.local.cluster import Cluster, certificates, down
 from infra.local.processes import with_start_times
+from tests.conftest import long_test
 
 
 @pytest.fixture
@@ -67,3 +72,71 @@ def test_the_database_holds_any_text_on_a_machine_without_a_locale(monkeypatch):
     finally:
         cluster.stop()
         shutil.rmtree(folder)
+
+
+@pytest.fixture
+def tls(tmp_path):
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    return certificates(tmp_path / "tls")
+
+
+def test_the_certificates_are_of_one_authority_whose_key_is_gone(tmp_path, tls):
+    folder = tmp_path / "tls"
+    assert sorted(file.name for file in folder.iterdir()) == ["ca.crt", "node.crt", "node.key"]
+    assert {file.stat().st_mode & 0o077 for file in folder.iterdir()} == {0}
+    node = ["-CAfile", tls["RAY_TLS_CA_CERT"], "-verify_ip", "127.0.0.1", tls["RAY_TLS_SERVER_CERT"]]
+    for purpose in ("sslserver", "sslclient"):
+        subprocess.run(["openssl", "verify", "-x509_strict", "-purpose", purpose, *node], check=True)
+    other = certificates(tmp_path / "other")
+    strange = ["openssl", "verify", "-CAfile", other["RAY_TLS_CA_CERT"], tls["RAY_TLS_SERVER_CERT"]]
+    assert subprocess.run(strange, capture_output=True).returncode
+
+
+def answer(port, context=None):
+    """The first bytes that a port answers to the beginning of HTTP/2, which gRPC speaks; b"" where it hangs up."""
+    with socket.create_connection(("127.0.0.1", port), 60) as plain:
+        try:
+            connection = context.wrap_socket(plain, server_hostname="127.0.0.1") if context else plain
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+            return connection.recv(9)
+        except (ssl.SSLError, ConnectionError):
+            return b""
+
+
+@long_test
+def test_with_tls_only_who_has_the_key_is_answered_by_rays_processes(tls, monkeypatch):
+    monkeypatch.setattr(local, "NODES", 1)
+    folder = Path(tempfile.mkdtemp(prefix="ssd-tls-"))
+    cluster = Cluster(folder, tls=True)
+    cluster.client = tls | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    without_key = ssl.create_default_context(cafile=tls["RAY_TLS_CA_CERT"])
+    with_key = ssl.create_default_context(cafile=tls["RAY_TLS_CA_CERT"])
+    with_key.load_cert_chain(tls["RAY_TLS_SERVER_CERT"], tls["RAY_TLS_SERVER_KEY"])
+    for context in (without_key, with_key):
+        context.set_alpn_protocols(["h2"])
+    try:
+        cluster._start_ray()
+        words = cluster.services[0].command
+        gcs = int(words[words.index("--port") + 1])
+        code = f"import ray; ray.init('127.0.0.1:{gcs}'); print(ray.get(ray.remote(lambda: 6 * 7).remote()))"
+        environment = {"PATH": "/usr/bin:/bin", **cluster.client}
+        del environment["RAY_ADDRESS"]
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=300
+        )
+        assert done.stdout.split()[-1] == "42"
+        settings = bytes([4])  # the type of HTTP/2's first frame
+        assert answer(gcs, with_key)[3:4] == settings
+        assert answer(gcs, without_key) == b""
+        servers = {}
+        for service in cluster.services:
+            for process in psutil.Process(service.process.pid).children(recursive=True):
+                for connection in process.net_connections("tcp"):
+                    if connection.status == psutil.CONN_LISTEN:
+                        servers[connection.laddr.port] = process.name()
+        plain = {name for port, name in servers.items() if answer(port)[3:4] == settings}
+        assert {"gcs_server", "raylet"} <= set(servers.values())
+        assert plain == set(), servers
+    finally:
+        cluster.stop()

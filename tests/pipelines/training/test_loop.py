@@ -129,6 +129,21 @@ def test_stopped_anywhere_it_ends_as_if_it_had_not_been(tiny_prepared, tmp_path,
         assert final["resampled"] == calm["resampled"]
 
 
+def test_a_leaving_node_has_the_state_kept_between_two_steps_and_nothing_else_changes(job, reports, tmp_path):
+    """Told in the midst of the first epoch; whoever goes on from there ends where a calm training does."""
+    kept = []
+
+    def report(metrics, state):
+        if not metrics:
+            kept.append(state["trainer"]["steps"])
+            save(state, tmp_path / "kept.pt")
+
+    last = fit(job, report, is_preempted=lambda: True)
+    assert kept[0] == 1  # of 3 steps an epoch, though no checkpoint_steps are asked for
+    same(last.state(), reports[-1][1])
+    same(run(job, load(tmp_path / "kept.pt"))[-1][1], reports[-1][1])
+
+
 def with_train(job, **changes):
     train = dataclasses.replace(job.params.train, **changes)
     return dataclasses.replace(job, params=job.params.model_copy(update={"train": train}))

@@ -1,6 +1,7 @@
 """Training spread over processes, and gone on with by another number of them."""
 
 import contextlib
+import dataclasses
 import errno
 import json
 import socket
@@ -22,7 +23,7 @@ from pipelines.store.s3 import StorageError
 from pipelines.store.shards import read_boxes, read_manifest
 from pipelines.training import workers
 from pipelines.training.loop import Job, Run, fit
-from pipelines.training.messages import messages
+from pipelines.training.messages import Log, messages
 from pipelines.training.worker import Training, is_final
 from pipelines.training.workers import CannotTrain, TrainingFailed, run_on_ray
 from ssd.checkpoint import load, save
@@ -180,6 +181,83 @@ def test_another_cluster_on_the_machine_takes_no_worker_away(tiny_prepared, tmp_
     finally:
         other.communicate("\n")
     assert len(checkpoints(tmp_path / "train-1").latest()[1]["history"]) == 30
+
+
+@long_test
+def test_a_drained_nodes_worker_saves_in_the_midst_of_an_epoch_and_others_go_on_to_the_same_bits(
+    job, tmp_path, monkeypatch
+):
+    """Three nodes, two workers; rank 0 has its own node drained before step 5, as a cloud would that wants it back.
+
+    All wait at that step until Ray has told them, so that nothing depends on who is faster. After the step that follows
+    they save, and come no further: Ray ends them when the node's time is up, and starts two on the nodes that are left.
+    """
+    from ray.cluster_utils import Cluster
+
+    params = job.params
+    params = params.model_copy(update={"train": dataclasses.replace(params.train, checkpoint_steps=0)})
+    job = dataclasses.replace(job, params=params)
+    told = tmp_path / "told"
+
+    def work(config):
+        import time
+
+        import ray
+        import ray.train
+
+        from pipelines.training import loop, preemption, workers
+
+        def drain(address):
+            this_node = ["--address", address, "--node-id", ray.get_runtime_context().get_node_id()]
+            why = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a test"]
+            command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", *this_node, *why]
+            subprocess.run([*command, "--deadline-remaining-seconds", "15"], check=True)
+
+        batches = loop.Run.batches
+
+        def watched(run):
+            first = not told.exists()
+            (told.parent / f"began-{2 - first}").write_text(str(run.trainer.steps))
+            for batch in batches(run):
+                if first and run.trainer.steps == 4:
+                    if run.rank == 0:
+                        drain(ray.get_runtime_context().gcs_address)
+                    while ray.train.get_preemption_info() is None:
+                        time.sleep(0.1)
+                    told.touch()
+                elif first and run.trainer.steps == 5:
+                    time.sleep(600)
+                yield batch
+
+        loop.Run.batches = watched
+        preemption.ASK = preemption.SAVE = 0  # at every step
+        workers.work(config)
+
+    calm = tmp_path / "calm"
+    calm.mkdir()
+    _train_with(2, job, calm, 0, 9)
+    monkeypatch.setattr(workers, "work", work)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the cluster's processes inherit it
+    for name, value in (
+        ("AUTH_MODE", "disabled"),
+        ("TRAIN_V2_ENABLED", "1"),
+        ("TRAIN_PREEMPTION_POLL_INTERVAL_S", "1"),
+    ):
+        monkeypatch.setenv(f"RAY_{name}", value)
+    lines = []
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        for _ in range(3):
+            cluster.add_node(num_cpus=1)
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        placement = Placement(2, use_gpu=False, cpus=1, loader_workers=0, max_failures=0)
+        with ray_cluster():
+            run_on_ray(Training(job, tmp_path / "train-1", placement), lines.append)
+    finally:
+        cluster.shutdown()
+    assert [(tmp_path / f"began-{attempt}").read_text() for attempt in (1, 2)] == ["0", "5"]
+    same(checkpoints(tmp_path / "train-1").latest()[1], load(calm / "9.pt"))
+    assert any("is about to be taken away" in line.text for line in lines if isinstance(line, Log))
 
 
 def test_rays_controller_loads_no_pytorch():

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from pipelines.arguments import ArgumentsError
 from pipelines.errors import first_line
+from pipelines.live import LiveLines
+from pipelines.store.shards import Manifest, read_records, split_of
+from pipelines.tracking import formats, runs
 from ssd.calibration import Calibration
+from ssd.detection import DetectConfig
+from ssd.images import decode
 from ssd.prediction import Prediction, keep_likely
 
 PACKAGE = "onnxruntime"
-DESCRIBED = ("class_names", "thresholds", "calibration", "detect")  # in the file's metadata, after `ssd.`
+DESCRIBED = ("class_names", "thresholds", "calibration", "detect")  # in the file's metadata, after `ssd.`; JSON
 
 
 class OnnxDetector:
-    """A model in onnxruntime, on the CPU; attributes as those of `ssd.prediction.Detector`."""
+    """A model in onnxruntime, on the CPU; attributes as those of `ssd.prediction.Detector`.
 
-    def __init__(self, path: Path) -> None:
-        """Open a file.
+    Attributes:
+        task: of `ModelConfig.task`. weights_sha256: of the weights file that it was made of. called: the file.
+    """
+
+    def __init__(self, path: Path, called: str = "") -> None:
+        """Open a file; `called` is what messages name it, if not by its path.
 
         Raises:
             ArgumentsError: it is not there or not written by `export`, or onnxruntime is not installed.
@@ -37,16 +48,18 @@ class OnnxDetector:
         try:
             self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
             about = self.session.get_modelmeta().custom_metadata_map
-            described = [json.loads(about[f"ssd.{name}"]) for name in DESCRIBED]
+            described = {name: json.loads(about[f"ssd.{name}"]) for name in DESCRIBED}
+            self.task, self.weights_sha256 = about["ssd.task"], about["ssd.weights_sha256"]
         except KeyError as error:
             raise ArgumentsError(f"{path}: not written by `ssd export`: it has no {error}") from None
         except Exception as error:  # onnxruntime has exceptions of its own for each kind of bad file
             raise ArgumentsError(f"{path}: not an ONNX file that can be run: {first_line(error)}") from None
-        self.class_names: list[str] = described[0]
-        self.calibration = Calibration(*described[2])
-        self.thresholds: list[float] = self.calibration.apply(described[1]).tolist()
-        self.least = float(self.calibration.apply([described[3]["score_threshold"]])[0])
-        self.called = str(path)
+        self.class_names: list[str] = described["class_names"]
+        self.calibration = Calibration(*described["calibration"])
+        self.thresholds: list[float] = self.calibration.apply(described["thresholds"]).tolist()
+        self.detect = DetectConfig(**described["detect"])
+        self.least = float(self.calibration.apply([self.detect.score_threshold])[0])
+        self.called = called or str(path)
 
     def predict_likely(self, images: Sequence[Tensor], score_threshold: float | None = None) -> list[Prediction]:
         """As `Detector.predict_likely`; images uint8 [3, H, W].
@@ -58,9 +71,10 @@ class OnnxDetector:
         if score_threshold is not None and score_threshold < self.least:
             raise ArgumentsError(f"--score {score_threshold:g}: {self.called} says nothing below {self.least:.3g}")
         lowest = self.thresholds if score_threshold is None else [score_threshold] * len(self.class_names)
-        return [keep_likely(self._detect(image), self.calibration, lowest) for image in images]
+        return [keep_likely(self.predict(image), self.calibration, lowest) for image in images]
 
-    def _detect(self, image: Tensor) -> Prediction:
+    def predict(self, image: Tensor) -> Prediction:
+        """All that the file says of an image uint8 [3, H, W]; scores are not calibrated."""
         photograph = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
         count, *columns = self.session.run(None, {"images": photograph[None]})
         return Prediction(*(column[0, : count[0]] for column in columns))
@@ -68,3 +82,40 @@ class OnnxDetector:
     def names(self, labels: np.ndarray) -> list[str]:
         """Class names [N] of labels [N] in 1..C."""
         return [self.class_names[label - 1] for label in labels]
+
+
+def open_onnx(model: str) -> OnnxDetector:
+    """The detector of a file, or of the one under `models:/NAME@ALIAS/export/model.onnx` in MLflow.
+
+    Raises:
+        ArgumentsError: of `OnnxDetector`. RegistryError: of `pipelines.tracking.formats.fetched`.
+    """
+    if not model.startswith("models:/"):
+        return OnnxDetector(Path(model))
+    with formats.fetched(runs.connect(), model) as path:
+        return OnnxDetector(path, model)
+
+
+def detect_split(
+    detector: OnnxDetector, prepared: Path, manifest: Manifest, split: str
+) -> tuple[list[dict[str, Any]], float]:
+    """Run a file over the photographs of a split, one by one as they are.
+
+    Returns:
+        dicts by image_id: image_id, height, width, boxes [N][4] in pixels, labels [N], scores [N], not calibrated;
+        and images/s, decoding included.
+
+    Raises:
+        ShardError: the split or a shard is missing or damaged.
+    """
+    rows, total, seconds = [], split_of(manifest, split).images, 0.0
+    with LiveLines() as live:
+        for batch in read_records(prepared, manifest, split, ["image_id", "height", "width", "image"], check=True):
+            for record in batch.to_pylist():
+                started = time.perf_counter()
+                encoded = record.pop("image")["bytes"]
+                found = detector.predict(decode(encoded, (record["height"], record["width"])))
+                seconds += time.perf_counter() - started
+                rows.append(record | {name: column.tolist() for name, column in found._asdict().items()})
+                live.update("detect", len(rows), total, f"{len(rows)}/{total} images")
+    return sorted(rows, key=lambda row: row["image_id"]), len(rows) / seconds if rows else 0.0

@@ -229,7 +229,7 @@ def s3(s3_server, monkeypatch):
     return {**s3_server.environment, "STORAGE_URI": f"s3://{bucket}/some/prefix"}
 
 
-def add_version(client, name, state, folder):
+def add_version(client, name, state, folder, run_id=None):
     """Make a model's state a version of a registered model, as its weights file in a folder; the version."""
     from mlflow.exceptions import MlflowException
 
@@ -241,4 +241,4 @@ def add_version(client, name, state, folder):
     with contextlib.suppress(MlflowException):  # it is there
         client.create_registered_model(name)
     tags = {SHA256: sha256(folder / "artifacts" / "model.pt")}
-    return client.create_model_version(name, folder.as_uri(), tags=tags)
+    return client.create_model_version(name, folder.as_uri(), run_id, tags=tags)

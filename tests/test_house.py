@@ -25,8 +25,8 @@ FLOORS = (
     {"card", "cluster", "layouts", "recipe"},
     {"command", "label_files", "training"},
     {"__main__", "arguments", "preflight"},
-    {"onnx_detector"},
-    {*STAGES, *TOOLS},
+    {"export", "onnx_detector"},
+    {*STAGES, *TOOLS} - {"export"},
     ABOVE,
 )
 # A search begins with the anchors that the tool would propose.
@@ -36,6 +36,7 @@ CARRIERS = (
     "pipelines/cluster/",
     "pipelines/command.py",
     "pipelines/errors.py",
+    "pipelines/export/",
     "pipelines/files.py",
     "pipelines/live.py",
     "pipelines/preflight/",

@@ -65,18 +65,26 @@ def write_page(
     Raises:
         RegistryError: one cannot be measured, or the two do not look for the same.
     """
-    both, classes = (first, second), list(test.manifest.classes)
-    answers = [detect_with(client, version, test) for version in both]
-    check(answers, [_called(version) for version in both], classes)
-    rows = sorted(read_boxes(test.prepared, test.manifest, SPLIT), key=lambda row: row["image_id"])
-    truths = [truth_of_task(row, answers[0].task) for row in rows]
-    pair = pair or resample(*answers, truths, classes)
-    sides = (_describe(client, *one) for one in zip(both, (second, first), answers))
+    sides = [describe(client, one, other, test) for one, other in ((first, second), (second, first))]
     file = out or home() / "comparisons" / f"{first.name}-v{first.version}-v{second.version}.html"
+    return file, summary(write_sides(*sides, test, file, pair))
+
+
+def write_sides(first: Side, second: Side, test: Benchmark, file: Path, pair: Pair | None = None) -> Pair:
+    """Write the page of two that were measured; `pair`, if it is not known, is measured and returned.
+
+    Raises:
+        RegistryError: the two do not look for the same.
+    """
+    answers, classes = [first.answers, second.answers], list(test.manifest.classes)
+    check(answers, [first.name, second.name], classes)
+    rows = sorted(read_boxes(test.prepared, test.manifest, SPLIT), key=lambda row: row["image_id"])
+    truths = [truth_of_task(row, first.answers.task) for row in rows]
+    pair = pair or resample(*answers, truths, classes)
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(render(*sides, pair, truths, test.manifest, test.prepared), encoding="utf-8")
-    return file, summary(pair)
+        file.write_text(render(first, second, pair, truths, test.manifest, test.prepared), encoding="utf-8")
+    return pair
 
 
 def check(answers: Sequence[Answers], names: Sequence[str], classes: list[str]) -> None:
@@ -94,25 +102,34 @@ def check(answers: Sequence[Answers], names: Sequence[str], classes: list[str]) 
         raise RegistryError(f"no class of the test split ({', '.join(classes)}) is known to both {first} and {second}")
 
 
-def summary(pair: Pair) -> str:
+def summary(pair: Pair, digits: int = 3) -> str:
     """AP of both and their difference, in a few words."""
     row = paired_rows(pair)[0]
     if row["difference"] is None:
         return "nothing to measure"
-    ends = f" (95 %: {row['low']:+.3f} to {row['high']:+.3f})" if row["low"] is not None else ""
-    return f"AP {row['first']:.3f} against {row['second']:.3f}, {row['difference']:+.3f}{ends}"
+    plain = {key: f"{row[key]:.{digits}f}" for key in ("first", "second")}
+    signed = {key: f"{row[key]:+.{digits}f}" for key in ("difference", "low", "high") if row[key] is not None}
+    ends = f" (95 %: {signed['low']} to {signed['high']})" if "low" in signed else ""
+    return f"AP {plain['first']} against {plain['second']}, {signed['difference']}{ends}"
 
 
 def _called(version: ModelVersion) -> str:
     return f"{version.name} v{version.version}"
 
 
-def _describe(client: MlflowClient, version: ModelVersion, other: ModelVersion, answers: Answers) -> Side:
-    """What the registry and the training run tell of a version; the gate's words where they are about the other one."""
+def describe(client: MlflowClient, version: ModelVersion, other: ModelVersion | None, test: Benchmark) -> Side:
+    """What a version finds, and what the registry and the training run tell of it.
+
+    The gate's words are there where they are about the other one.
+
+    Raises:
+        RegistryError: it cannot be measured.
+    """
+    answers = detect_with(client, version, test)
     run = client.get_run(version.run_id).data
     told = {"epoch registered": version.tags.get("epoch", ""), "git commit": run.tags.get(COMMIT, "")}
     verdict = version.tags.get(VERDICT, "")
-    of_other = f"champion v{other.version}:" in verdict or f"champion v{other.version}," in verdict
+    of_other = other and any(f"champion v{other.version}{end}" in verdict for end in ":,")
     return Side(_called(version), answers, run.params | told, verdict if of_other else "")
 
 

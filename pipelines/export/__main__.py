@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.arguments import registered_name
 from pipelines.command import CommandParser, command, file_or_name
-from pipelines.errors import writing
 
 if TYPE_CHECKING:
     from pipelines.export.model import Source
@@ -21,7 +17,6 @@ FILES = {
     "torchscript": "artifacts/export/model.torchscript.pt",
 }
 USED = "docs/using-the-model.md shows how it is used"
-PACKAGES = ("onnx", "onnxscript")
 EXAMPLES = """examples:
   ssd export --to onnx
   ssd export models:/ssd/3 --to onnx --out ssd.onnx
@@ -32,37 +27,16 @@ network and NMS are inside. docs/using-the-model.md has the table of inputs and 
 
 
 def export(source: Source, kind: str, card_file: Path, out: Path) -> str:
-    """Write the file and say what it is.
-
-    Raises:
-        ExportError: the packages for it are missing, or the model cannot be one graph.
-    """
-    from pipelines.export.model import ExportError, describe, read_card
+    """Write the file and say what it is; errors as of `pipelines.export.write.write`."""
+    from pipelines.export.model import read_card
+    from pipelines.export.write import check, write
     from pipelines.tracking.registry import sha256
 
-    if source.detector.model.config.tile != "none":
-        raise ExportError(
-            f"{source.called} sees photographs in tiles (model.tile), which are cut and merged outside of the "
-            "network; use `mlflow.pyfunc.load_model`, or train without model.tile"
-        )
-    if kind == "onnx":
-        missing = [name for name in PACKAGES if not find_spec(name)]
-        if missing:
-            raise ExportError(f"ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)}, or make setup")
-        write = import_module("pipelines.export.onnx_file").write_onnx
-    else:
-        write = import_module("pipelines.export.torch_file").write_torchscript
+    check(source, kind)
     card, doubt = read_card(card_file, source.sha256)
     if doubt:
         print(f"  {doubt}")
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.with_name(f".{os.getpid()}.partial")
-        try:
-            write(source.detector, describe(source, card), partial)
-            os.replace(partial, out)
-        finally:
-            partial.unlink(missing_ok=True)
+    write(source, kind, card, out)
     return f"{out}: {source.called} as {kind}, {out.stat().st_size / 1e6:.1f} MB, SHA-256 {sha256(out)[:12]}; {USED}"
 
 

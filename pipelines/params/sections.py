@@ -117,6 +117,7 @@ class RegistryParams(Section):
     """Where the model is registered, and what makes it the champion."""
 
     name: Annotated[str, Field(min_length=1, pattern=r"^[^/:]+$")] = "ssd"
+    formats: list[Literal["onnx", "torchscript"]] = []
     gate: GateParams = GateParams()
 
 

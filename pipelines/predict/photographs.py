@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipelines.arguments import ArgumentsError, find_model
 from pipelines.errors import writing
-from pipelines.onnx_detector import OnnxDetector
+from pipelines.onnx_detector import OnnxDetector, open_onnx
 from pipelines.pictures.boxes import draw
 from ssd.images import decode
 from ssd.prediction import Detector, Prediction
@@ -30,7 +30,7 @@ def load_model(model: str | None, name: str) -> tuple[Detector | OnnxDetector, s
         ArgumentsError: it is not there, or is not a model of this project.
     """
     if model and model.endswith(".onnx"):
-        return OnnxDetector(Path(model)), model
+        return open_onnx(model), model
     found = find_model(model, name)
     try:
         return Detector(found.state, "cuda" if torch.cuda.is_available() else "cpu"), found.address

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from pipelines.params import Params
 from pipelines.preflight import anchors
 from pipelines.preflight.findings import Finding, error, ok, warning
 from pipelines.store.shards import PREPARED, Manifest, read_boxes
+from pipelines.tracking.formats import FORMATS
 from pipelines.training.batches import to_sample
 from pipelines.training.order import steps_an_epoch
 from pipelines.training.tiled import images_an_epoch, shown_whole
@@ -75,6 +77,18 @@ def cannot_train(params: Params, manifest: Manifest, folder: Path) -> Finding | 
             f"{images} {_what(params)}",
             "lower it",
         )
+    return cannot_export(params)
+
+
+def cannot_export(params: Params) -> Finding | None:
+    """What no file of `registry.formats` can be made of."""
+    names = params.registry.formats
+    if names and params.model.tile != "none":
+        said = f"params.yaml: no {' or '.join(names)} file (registry.formats) sees photographs in tiles (model.tile)"
+        return error("formats", said, "leave one of the two out")
+    missing = {package for name in names for package in FORMATS[name].packages if not find_spec(package)}
+    if missing:
+        return error("formats", f"registry.formats needs {' and '.join(sorted(missing))}", "`make setup` installs them")
     return None
 
 

@@ -29,6 +29,7 @@ from ssd.checkpoint import load
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 SHA256 = "ssd.sha256"  # tag of model and version: the weights file's digest
+MODEL_ID = "ssd.model_id"  # tag of a version: its model in MLflow
 COMMIT, DIRTY = "mlflow.source.git.commit", "git.dirty"
 REQUIREMENTS = ("torch", "torchvision", "numpy", "pillow", "mlflow")
 
@@ -108,14 +109,14 @@ def register(
         lineage = {
             SHA256: model.sha256,
             "ssd.classes": ", ".join(model.classes)[:5000],
-            "ssd.model_id": model_id,
+            MODEL_ID: model_id,
             "epoch": str(model.epoch),
             "data.digest": model.data,
             "fingerprint": model.fingerprint,
         }
         lineage |= {tag: run.data.tags[tag] for tag in (COMMIT, DIRTY) if tag in run.data.tags}
         _ensure_registered_model(client, model.name)
-        with _tracking(client), _quiet():
+        with tracking(client), quiet():
             version = client.create_model_version(model.name, f"models:/{model_id}", run_id, lineage, model_id=model_id)
     client.set_registered_model_alias(model.name, CANDIDATE, version.version)
     return version
@@ -127,16 +128,25 @@ def find_version(client: MlflowClient, model: TrainedModel) -> ModelVersion:
     Raises:
         RegistryError: there is none, or the registry does not answer.
     """
+    return find_weights(
+        client, model.name, model.sha256, "run `dvc repro -f train`, or set MLFLOW_TRACKING_URI to where they were "
+        "registered",
+    )  # fmt: skip
+
+
+def find_weights(client: MlflowClient, name: str, sha256: str, advice: str) -> ModelVersion:
+    """The newest version of a model whose weights file has this digest.
+
+    Raises:
+        RegistryError: there is none, or the registry does not answer.
+    """
     where = without_secrets(client.tracking_uri)
     try:
-        found = client.search_model_versions(f"name = '{model.name}' and tag.`{SHA256}` = '{model.sha256}'")
+        found = client.search_model_versions(f"name = '{name}' and tag.`{SHA256}` = '{sha256}'")
     except MlflowException as error:
         raise RegistryError(f"the registry at {where} cannot be read: {first_line(error)}") from None
     if not found:
-        raise RegistryError(
-            f"no version of {model.name} with these weights ({model.sha256[:12]}) at {where}; run `dvc repro -f "
-            "train`, or set MLFLOW_TRACKING_URI to where they were registered"
-        )
+        raise RegistryError(f"no version of {name} with these weights ({sha256[:12]}) at {where}; {advice}")
     return max(found, key=lambda version: int(version.version))
 
 
@@ -157,7 +167,7 @@ def _logged_model(client: MlflowClient, run: Run, weights: Path, model: TrainedM
         if complete and _is_intact(client, known.artifact_location, model.sha256):
             return known.model_id
     model_id = client.create_logged_model(experiment, model.name, run_id, {SHA256: model.sha256}).model_id
-    with _tracking(client), _quiet():
+    with tracking(client), quiet():
         Model.log(
             artifact_path=None,
             name=model.name,
@@ -175,7 +185,7 @@ def _logged_model(client: MlflowClient, run: Run, weights: Path, model: TrainedM
 
 
 @contextlib.contextmanager
-def _tracking(client: MlflowClient):
+def tracking(client: MlflowClient):
     """Point MLflow's process-wide address, which logging a model goes by, at the client's store for a while."""
     before = settings().mlflow_tracking_uri or None  # MLflow writes the address into that variable, too
     mlflow.set_tracking_uri(client.tracking_uri)
@@ -186,7 +196,7 @@ def _tracking(client: MlflowClient):
 
 
 @contextlib.contextmanager
-def _quiet():
+def quiet():
     """Hold back MLflow's advice and progress bars; its errors are raised all the same."""
     set_defaults(BRIEF)
     logger = logging.getLogger("mlflow")
@@ -256,7 +266,7 @@ def load_weights(uri: str, client: MlflowClient) -> dict[str, Any]:
 def _weights(client: MlflowClient, uri: str) -> Iterator[Path]:
     """The weights file of a logged model or a version, downloaded for a while."""
     with tempfile.TemporaryDirectory() as folder:
-        with _tracking(client), _quiet():
+        with tracking(client), quiet():
             local = mlflow.artifacts.download_artifacts(f"{uri}/artifacts", dst_path=folder)
         files = [path for path in Path(local).rglob("*") if path.is_file()]
         if len(files) != 1:

@@ -77,6 +77,10 @@ def publish(
         version = registry.register(client, run_id, out / "model.pt", model, example_image(manifest, prepared))
         if diverged := divergence(history, model.epoch):
             client.set_model_version_tag(version.name, str(version.version), gate.DIVERGED, diverged)
+        if params.registry.formats:
+            from pipelines.export.write import add_formats  # few need it, and it takes a second
+
+            add_formats(client, version, out / "model.pt", params.registry.formats)
         runs.close_run(client, run_id, "FINISHED")
     except Exception as error:
         raise runs.TrackerAway(

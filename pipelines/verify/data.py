@@ -14,6 +14,7 @@ from pipelines.settings import home
 from pipelines.store.s3 import StorageError, object_store
 from pipelines.store.shard_transfer import local_copy, select_shards
 from pipelines.store.shards import MANIFEST, Manifest, ShardError, read_manifest, verify
+from pipelines.tracking import formats
 from pipelines.tracking.registry import RegistryError, weights_file
 from pipelines.verify.lineage import DATA, LOCKED_DATA, REPRODUCE
 from pipelines.verify.links import BrokenLink, Unchecked, expect
@@ -140,6 +141,19 @@ def check_shards(origin: Origin, prepared: Prepared) -> str:
     return f"{said}; the folder is the one of {origin.lock.place}"
 
 
+def _check_formats(origin: Origin) -> str:
+    """The files in other formats have the digests of the version's tags; what to say of them."""
+    names = formats.kept(origin.version)
+    for name in names:
+        try:
+            with formats.fetched(origin.client, formats.address(origin.version, name)):
+                pass
+        except RegistryError as error:
+            expected = f"{name} {origin.tag(formats.tag(name))[:12]} (the version's tag)"
+            raise BrokenLink(expected, str(error), "bring back MLflow's files from a backup") from None
+    return f" (and as {', '.join(names)})" if names else ""
+
+
 def check_weights(origin: Origin) -> str:
     """The registered file has the digest of the registry, and the one of dvc.lock."""
     try:
@@ -151,7 +165,7 @@ def check_weights(origin: Origin) -> str:
             str(error).partition("damaged: ")[2].partition("; ")[0],
             "bring back MLflow's files from a backup, or register anew by `dvc repro -f train`",
         ) from None
-    said = f"{origin.sha256[:12]}, {size / 2**20:.1f} MiB"
+    said = f"{origin.sha256[:12]}, {size / 2**20:.1f} MiB{_check_formats(origin)}"
     try:
         locked = entries(origin.lock.stages["train"]).get(MODEL)
     except (Unchecked, BrokenLink, KeyError):

@@ -34,7 +34,7 @@ def test_what_is_wrong_is_said_in_one_line(weights, trained, empty_store, monkey
     Path("notes.pt").write_text("no model")
     config = trained["config"] | {"tile": {"size": (64, 96), "overlap": 0.25}}
     save(trained | {"config": config}, "tiles.pt")
-    monkeypatch.setattr("pipelines.export.__main__.find_spec", lambda name: None)
+    monkeypatch.setattr("pipelines.export.write.find_spec", lambda name: None)
     for words, message in (
         (["none.pt", "--to", "onnx"], "export: none.pt: no such file; the registry's models are models:/NAME/VERSION"),
         (["notes.pt", "--to", "onnx"], "export: notes.pt: not a checkpoint or a file of weights, or damaged"),

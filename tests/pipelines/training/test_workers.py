@@ -183,6 +183,7 @@ def test_another_cluster_on_the_machine_takes_no_worker_away(tiny_prepared, tmp_
     assert len(checkpoints(tmp_path / "train-1").latest()[1]["history"]) == 30
 
 
+@pytest.mark.slow
 @long_test
 def test_a_drained_nodes_worker_saves_in_the_midst_of_an_epoch_and_others_go_on_to_the_same_bits(
     job, tmp_path, monkeypatch

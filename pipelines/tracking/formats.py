@@ -69,7 +69,7 @@ def fetched(client: MlflowClient, uri: str) -> Iterator[Path]:
         if version is None or names[0] not in kept(version):
             raise RegistryError(
                 f"{uri}: no such file of a version at {where}; `registry.formats` in params.yaml has `train` add it, "
-                f"and `python -m pipelines.export {of_version} --to onnx` writes it"
+                f"and `ssd export {of_version} --to onnx` writes it"
             )
         with tempfile.TemporaryDirectory() as folder:
             with tracking(client), quiet():

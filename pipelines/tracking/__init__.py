@@ -1,6 +1,6 @@
 """MLflow: where a result comes from, runs that survive any kill, and the model registry.
 
 Others may use `runs` (open, log, close a run), `provenance` (tags, digests of code), `registry` (register and find
-a version), `gate` (pass or fail one), `champion` (who it is, and the way back). `served_model` is what MLflow itself
-runs of a registered version.
+a version), `gate` (pass or fail one), `champion` (who it is, and the way back), `view` (the page that opens first).
+`served_model` is what MLflow itself runs of a registered version.
 """

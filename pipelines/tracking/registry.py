@@ -30,6 +30,12 @@ from ssd.checkpoint import load
 CANDIDATE, CHAMPION = "candidate", "champion"
 SHA256 = "ssd.sha256"  # tag of model and version: the weights file's digest
 COMMIT, DIRTY = "mlflow.source.git.commit", "git.dirty"
+DESCRIPTION = """SSD object detector. Each version's page has its numbers and the way to its report.
+
+- `candidate` is the version that was trained last.
+- `champion` is the version that passed the gate: better than the champion before it, beyond chance.
+
+`ssd predict photo.jpg` uses the champion; so does `mlflow.pyfunc.load_model("models:/{name}@champion")`."""
 REQUIREMENTS = ("torch", "torchvision", "numpy", "pillow", "mlflow")
 
 
@@ -142,7 +148,7 @@ def find_version(client: MlflowClient, model: TrainedModel) -> ModelVersion:
 
 def _ensure_registered_model(client: MlflowClient, name: str) -> None:
     try:
-        client.create_registered_model(name, description="SSD object detector; aliases: candidate, champion")
+        client.create_registered_model(name, description=DESCRIPTION.format(name=name))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

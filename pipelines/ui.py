@@ -19,6 +19,7 @@ from pipelines.command import CommandParser, command
 from pipelines.errors import UserError, first_line, without_secrets
 from pipelines.settings import environment, home, settings, tracking_uri
 from pipelines.tracking import runs
+from pipelines.tracking.view import keep_view
 
 HOST, PORT = "127.0.0.1", 5000
 PATIENCE = 120.0  # seconds for the server to start
@@ -28,19 +29,20 @@ class UiError(UserError):
     """There is nothing to show, or the server did not start; the message says what to do."""
 
 
-def find_experiment() -> str:
-    """Id of the project's experiment in the tracking store; a store that is not there is not made.
+def find_page() -> str:
+    """Address of the page of runs in the tracking store, below the server's; a store that is not there is not made.
 
     Raises:
         UiError: no run is there yet, or the store cannot be read.
     """
     uri, name = tracking_uri(), settings().mlflow_experiment
-    experiment, found = None, []
+    found, page = [], ""
     try:
         if not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists():
             client = runs.connect()
             experiment = client.get_experiment_by_name(name)
             found = client.search_runs([experiment.experiment_id], max_results=1) if experiment else []
+            page = keep_view(client, experiment.experiment_id) if found else ""
     except runs.StoreUnusable as error:
         raise UiError(str(error)) from error
     except Exception as error:  # each kind of store has errors of its own
@@ -48,7 +50,7 @@ def find_experiment() -> str:
         raise UiError(f"the store {where} cannot be read: {reason}; restore it, or move it away") from error
     if not found:
         raise UiError(f"no run yet in {without_secrets(uri)}: run `make repro` first")
-    return experiment.experiment_id
+    return page
 
 
 def choose_port(wanted: int | None) -> int:
@@ -131,8 +133,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if uri.startswith(("http://", "https://")):
         print(f"MLflow: {without_secrets(uri)}")
         return
-    # not the pages on language models, which MLflow shows otherwise
-    page = f"#/experiments/{find_experiment()}/runs?workflowType=machine_learning"
+    page = find_page()
     serve(choose_port(args.port), page)
 
 

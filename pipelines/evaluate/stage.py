@@ -20,6 +20,7 @@ from mlflow.entities.model_registry import ModelVersion
 from pipelines.card import Card
 from pipelines.errors import UserError, first_line, without_secrets, writing
 from pipelines.evaluate.challenge import Pair, challenge
+from pipelines.evaluate.description import describe_version
 from pipelines.evaluate.inference import detect_split
 from pipelines.evaluate.looks import look_at
 from pipelines.evaluate.metrics import BACKGROUND, Measured, measure, truth_of_task
@@ -191,6 +192,10 @@ def _publish(client: MlflowClient, version: ModelVersion, metrics: dict[str, Any
     tags = {f"test.{key}": str(metrics[key]) for key in ("map", "map50", "voc07")}
     for key, value in (tags | card.tags()).items():
         client.set_model_version_tag(version.name, version.version, key, value)
+    experiment = client.get_run(version.run_id).info.experiment_id
+    page = f"#/experiments/{experiment}/runs/{version.run_id}"
+    text = describe_version(metrics, card, version.tags.get("epoch", "?"), page)
+    client.update_model_version(version.name, version.version, text)
     for file in ("report.html", "metrics.json", "card.json", "predictions.parquet"):
         client.log_artifact(version.run_id, str(out / file), "evaluate")
 

@@ -31,6 +31,12 @@ CANDIDATE, CHAMPION = "candidate", "champion"
 SHA256 = "ssd.sha256"  # tag of model and version: the weights file's digest
 MODEL_ID = "ssd.model_id"  # tag of a version: its model in MLflow
 COMMIT, DIRTY = "mlflow.source.git.commit", "git.dirty"
+DESCRIPTION = """SSD object detector. Each version's page has its numbers and the way to its report.
+
+- `candidate` is the version that was trained last.
+- `champion` is the version that passed the gate: better than the champion before it, beyond chance.
+
+`ssd predict photo.jpg` uses the champion; so does `mlflow.pyfunc.load_model("models:/{name}@champion")`."""
 REQUIREMENTS = ("torch", "torchvision", "numpy", "pillow", "mlflow")
 
 
@@ -152,7 +158,7 @@ def find_weights(client: MlflowClient, name: str, sha256: str, advice: str) -> M
 
 def _ensure_registered_model(client: MlflowClient, name: str) -> None:
     try:
-        client.create_registered_model(name, description="SSD object detector; aliases: candidate, champion")
+        client.create_registered_model(name, description=DESCRIPTION.format(name=name))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

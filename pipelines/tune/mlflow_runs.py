@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 STATE, BEST, SWEEP = "tune.state", "tune.best", "tune.sweep"
+NOTE = "mlflow.note.content"  # a run's description
 STATUS = {"running": "RUNNING", "finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
 
 
@@ -88,6 +89,10 @@ class SweepRuns:
         client.log_batch(self._parent, metrics=[Metric(key, value, 0, len(trials)) for key, value in values.items()])
         client.set_tag(self._parent, "tune.best_trial", str(winner.number))
         client.set_tag(self._parent, "tune.reason", verdict.reason)
+        note = (
+            f"{self.spec.tags.get(NOTE, '')}\n\nOf {len(trials)} trials the best is {winner.number}: {verdict.reason}"
+        )
+        client.set_tag(self._parent, NOTE, note.strip())
         for file in files:
             client.log_artifact(self._parent, str(file))
         runs.close_run(client, self._parent, "FINISHED")
@@ -109,7 +114,9 @@ def describe(params: Params, manifest: Manifest, name: str) -> runs.RunSpec:
     shown |= {"data.digest": manifest.digest, "data.classes": ", ".join(manifest.classes)}
     source = {"mlflow.source.name": "ssd tune", "mlflow.source.type": "LOCAL"}
     title = f"tune {params.model.backbone} {tune.epochs} epochs ({name.removeprefix('tune-')[:6]})"
-    return runs.RunSpec(name, title, shown, {**provenance.tags(), **source})
+    ranges = "".join(f"\n- {key}: {within.kind} {within.ends}" for key, within in tune.space.items())
+    note = f"Search over{ranges}\n\non {manifest.layout} data, classes: {', '.join(manifest.classes)}"[:4000]
+    return runs.RunSpec(name, title, shown, {**provenance.tags(), **source, NOTE: note})
 
 
 def describe_trial(trial: Trial, params: Params, sweep: str) -> runs.RunSpec:

@@ -70,6 +70,7 @@ def test_interrupted_and_begun_again_it_is_the_same_runs(tmp_path):
 
     assert best.data.metrics["lead/low"] == 0.01
     assert parent.data.tags["tune.reason"] == "better beyond chance"
+    assert parent.data.tags["mlflow.note.content"] == "Of 2 trials the best is 1: better beyond chance"
 
     sweep_runs().finish(client, done, verdict, [])  # the same command again
     assert shown(client) == end

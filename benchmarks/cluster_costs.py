@@ -1,8 +1,8 @@
 """What a training costs around its steps, for `benchmarks.cluster_simulation`: `python -m benchmarks.cluster_costs`.
 
 `--control`: CPU of Ray Train's controller and of the actor behind its barriers, for each worker, from real groups of
-workers that do nothing else. `--wire`: what two workers send each other in a step, from the counters of
-the loopback interface in a network namespace of its own (as root, on Linux).
+workers that do nothing else. `--wire`: what two workers send each other in a step, from the counters of the loopback
+interface in a network namespace of its own (as root, on Linux).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-COUNT = 100  # barriers, or steps, that are counted
+COUNT = 100  # barriers that are counted
 IDLE = 10.0  # seconds of polling without any barrier
 PRESETS = ("tiny_fine", "ssd300_vgg16")
 
@@ -125,11 +125,13 @@ def main() -> None:
                 one = f"{sys.executable} -m benchmarks.cluster_costs --preset {preset} --folder {folder} --rank"
                 subprocess.run(["unshare", "-n", "sh", "-c", f"ip link set lo up; {one} 1 & {one} 0; wait"], check=True)
     if args.control:
-        from pipelines.cluster.ray import QUIET, _init
+        import ray
+
+        from pipelines.cluster.ray import QUIET
         from pipelines.settings import set_defaults
 
         set_defaults(QUIET)
-        _init(num_cpus=max(args.control), include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+        ray.init(num_cpus=max(args.control), include_dashboard=False, logging_level="ERROR", log_to_driver=False)
         for workers in args.control:
             rows = control(workers)
             print(

@@ -191,7 +191,8 @@ def test_a_drained_nodes_worker_saves_in_the_midst_of_an_epoch_and_others_go_on_
     """Three nodes, two workers; rank 0 has its own node drained before step 5, as a cloud would that wants it back.
 
     All wait at that step until Ray has told them, so that nothing depends on who is faster. After the step that follows
-    they save, and come no further: Ray ends them when the node's time is up, and starts two on the nodes that are left.
+    they save, and come no further: Ray ends them when the node's time is up, which is told only then, and starts two on
+    the nodes that are left.
     """
     from ray.cluster_utils import Cluster
 
@@ -208,11 +209,12 @@ def test_a_drained_nodes_worker_saves_in_the_midst_of_an_epoch_and_others_go_on_
 
         from pipelines.training import loop, preemption, workers
 
-        def drain(address):
-            this_node = ["--address", address, "--node-id", ray.get_runtime_context().get_node_id()]
-            why = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a test"]
-            command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", *this_node, *why]
-            subprocess.run([*command, "--deadline-remaining-seconds", "15"], check=True)
+        def drain(seconds):
+            here = ray.get_runtime_context()
+            command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", here.gcs_address]
+            command += ["--node-id", here.get_node_id(), "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+            command += ["--reason-message", "a test", "--deadline-remaining-seconds", str(seconds)]
+            subprocess.run(command, check=True)
 
         batches = loop.Run.batches
 
@@ -222,11 +224,13 @@ def test_a_drained_nodes_worker_saves_in_the_midst_of_an_epoch_and_others_go_on_
             for batch in batches(run):
                 if first and run.trainer.steps == 4:
                     if run.rank == 0:
-                        drain(ray.get_runtime_context().gcs_address)
+                        drain(600)
                     while ray.train.get_preemption_info() is None:
                         time.sleep(0.1)
                     told.touch()
                 elif first and run.trainer.steps == 5:
+                    if run.rank == 0:
+                        drain(1)
                     time.sleep(600)
                 yield batch
 

@@ -35,6 +35,7 @@ def change(path):
         (None, {"weights": "1" * 64}, r"begun with models:/ssd/3 \(000000000000\).*; go on with --model models:/ssd/3"),
         (None, {"score": 0.3}, "begun with --score of each class, and now it is 0.3"),
         (None, {"part": 3}, "begun with --part 2, and now it is 3"),
+        (None, {"code": "d" * 64}, r"begun with other code \(\w{12}, now d{12}\), .*; go on with the commit of then"),
     ],
 )
 def test_what_differs_is_refused_and_named(tmp_path, act, options, says):

@@ -24,7 +24,7 @@ OURS = {MANIFEST, LISTED, PARTS, LOCK, ERRORS, DRIFT, PAGE, *FORMATS, *(f".{name
 OURS |= {f".{name}.partial" for name in (MANIFEST, LISTED, ERRORS, DRIFT, PAGE)}
 STATE = ("file", "row", "bytes", "state")  # columns of a listing by which a photograph is the same
 DETECTING = ("detect", "photographs", "results")  # files of this room that decide what a part holds
-DECISIVE = ("weights", "listing", "score", "part", "code")
+DECISIVE = ("weights", "listing", "score", "part")
 ANEW = "add --fresh to begin anew, or name another folder"
 
 
@@ -107,7 +107,9 @@ def begin(out: Path, manifest: Manifest, listing: pa.Table, fresh: bool) -> None
             pq.write_table(listing, sink)
             write_whole(out / LISTED, sink.getvalue().to_pybytes())
             write_whole(out / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
-        elif any(getattr(before, name) != getattr(manifest, name) for name in DECISIVE):
+        elif any(getattr(before, name) != getattr(manifest, name) for name in DECISIVE) or (
+            before.code != manifest.code and missing_parts(out, before)  # finished results need no code
+        ):
             raise ManifestError(f"{out}: {_difference(out, before, manifest, listing)}; {ANEW}")
 
 
@@ -144,13 +146,13 @@ def _difference(out: Path, before: Manifest, now: Manifest, listing: pa.Table) -
         )
     if before.listing != now.listing:
         return f"begun with {before.source}, and {now.source} is another now: {_changed(out, listing)}"
-    if before.code != now.code:
-        return (
-            f"begun with other code ({before.code[:12]}, now {now.code[:12]}), which may find other boxes in the rest; "
-            "go on with the commit of then"
-        )
-    name = "score" if before.score != now.score else "part"
-    return f"begun with --{name} {_word(getattr(before, name))}, and now it is {_word(getattr(now, name))}"
+    for name in ("score", "part"):
+        if getattr(before, name) != getattr(now, name):
+            return f"begun with --{name} {_word(getattr(before, name))}, and now it is {_word(getattr(now, name))}"
+    return (
+        f"begun with other code ({before.code[:12]}, now {now.code[:12]}), which may find other boxes in the rest; "
+        "go on with the commit of then"
+    )
 
 
 def _word(value: object) -> str:

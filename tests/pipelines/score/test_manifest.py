@@ -47,6 +47,12 @@ def test_what_differs_is_refused_and_named(tmp_path, act, options, says):
         begun(tmp_path / "photos", tmp_path / "out", **options)
 
 
+def test_finished_results_need_no_code(tmp_path):
+    draw(tmp_path / "photos", 2)
+    begun(tmp_path / "photos", tmp_path / "out", [results_of("a", 9, 9, [])] * 2)
+    begun(tmp_path / "photos", tmp_path / "out", code="d" * 64)
+
+
 def test_a_folder_that_moved_goes_on(tmp_path):
     draw(tmp_path / "photos", 3)
     begun(tmp_path / "photos", tmp_path / "out")

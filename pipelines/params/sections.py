@@ -117,7 +117,7 @@ class RegistryParams(Section):
     """Where the model is registered, and what makes it the champion."""
 
     name: Annotated[str, Field(min_length=1, pattern=r"^[^/:]+$")] = "ssd"
-    formats: list[Literal["onnx", "torchscript"]] = []
+    formats: list[Literal["onnx", "onnx_int8", "torchscript"]] = []
     gate: GateParams = GateParams()
 
 

@@ -15,12 +15,16 @@ from pipelines.errors import UserError, writing
 from pipelines.files import write_whole
 from pipelines.score import FORMATS
 from pipelines.score.source import LISTING
+from pipelines.settings import ROOT
+from pipelines.tracking.provenance import digest_of_files
 
 MANIFEST, LISTED, PARTS, LOCK = "manifest.json", "listing.parquet", "parts", ".lock"
 ERRORS, DRIFT, PAGE = "errors.csv", "drift.json", "report.html"
 OURS = {MANIFEST, LISTED, PARTS, LOCK, ERRORS, DRIFT, PAGE, *FORMATS, *(f".{name}.partial" for name in FORMATS)}
 OURS |= {f".{name}.partial" for name in (MANIFEST, LISTED, ERRORS, DRIFT, PAGE)}
 STATE = ("file", "row", "bytes", "state")  # columns of a listing by which a photograph is the same
+DETECTING = ("detect", "photographs", "results")  # files of this room that decide what a part holds
+DECISIVE = ("weights", "listing", "score", "part")
 ANEW = "add --fresh to begin anew, or name another folder"
 
 
@@ -36,6 +40,7 @@ class Manifest(BaseModel):
         model: models:/NAME/VERSION or a weights file. weights: its SHA-256.
         score: the lowest that counts; None: `thresholds`, the model's own of each class.
         part: photographs in a part.
+        code: see `code_digest`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,6 +55,7 @@ class Manifest(BaseModel):
     thresholds: list[float]
     score: float | None
     part: int
+    code: str
 
     @property
     def parts(self) -> int:
@@ -63,6 +69,11 @@ def digest_of(listing: pa.Table) -> str:
     for batch in listing.select(STATE).to_batches(1 << 16):
         total.update(repr(batch.to_pydict()).encode())
     return total.hexdigest()
+
+
+def code_digest() -> str:
+    """Digest of the code that decides what is found in a photograph: `ssd/`, and the files of this room that use it."""
+    return digest_of_files([ROOT / "ssd", *(ROOT / "pipelines/score" / f"{name}.py" for name in DETECTING)])
 
 
 def part_file(out: Path, part: int) -> Path:
@@ -96,7 +107,9 @@ def begin(out: Path, manifest: Manifest, listing: pa.Table, fresh: bool) -> None
             pq.write_table(listing, sink)
             write_whole(out / LISTED, sink.getvalue().to_pybytes())
             write_whole(out / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
-        elif any(getattr(before, name) != getattr(manifest, name) for name in ("weights", "listing", "score", "part")):
+        elif any(getattr(before, name) != getattr(manifest, name) for name in DECISIVE) or (
+            before.code != manifest.code and missing_parts(out, before)  # finished results need no code
+        ):
             raise ManifestError(f"{out}: {_difference(out, before, manifest, listing)}; {ANEW}")
 
 
@@ -133,8 +146,13 @@ def _difference(out: Path, before: Manifest, now: Manifest, listing: pa.Table) -
         )
     if before.listing != now.listing:
         return f"begun with {before.source}, and {now.source} is another now: {_changed(out, listing)}"
-    name = "score" if before.score != now.score else "part"
-    return f"begun with --{name} {_word(getattr(before, name))}, and now it is {_word(getattr(now, name))}"
+    for name in ("score", "part"):
+        if getattr(before, name) != getattr(now, name):
+            return f"begun with --{name} {_word(getattr(before, name))}, and now it is {_word(getattr(now, name))}"
+    return (
+        f"begun with other code ({before.code[:12]}, now {now.code[:12]}), which may find other boxes in the rest; "
+        "go on with the commit of then"
+    )
 
 
 def _word(value: object) -> str:

@@ -20,6 +20,7 @@ from pipelines.score.manifest import (
     Manifest,
     ManifestError,
     begin,
+    code_digest,
     digest_of,
     missing_parts,
 )
@@ -72,6 +73,7 @@ def score(
         thresholds=[float(value) for value in detector.thresholds],
         score=lowest,
         part=part,
+        code=code_digest(),
     )
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -96,24 +98,44 @@ def _detect(out: Path, manifest: Manifest, source: Source, model: NamedModel) ->
     from pipelines.score.detect import detect_parts
 
     watched = sys.stderr.isatty()
-    started = shown = time.monotonic()
-    before = done
+    shown = time.monotonic()
+    pace = Pace()
     with tqdm(total=manifest.photographs, initial=done, unit="image", disable=not watched) as bar:
         for part, table in detect_parts(source, missing, manifest.part, model.state, manifest.score):
             write_part(out, part, table, manifest)
             done += sizes[part]
-            bar.update(sizes[part])
             now = time.monotonic()
+            speed = pace.at(done, now)
+            if speed is None:  # the first part: the bar's clock starts now as well
+                bar.initial = bar.n = done
+                bar.unpause()
+            else:
+                bar.update(sizes[part])
             if not watched and (now - shown > LINES or done == manifest.photographs):
                 shown = now
-                speed = (done - before) / max(now - started, 1e-9)
                 print(f"  {progress(done, manifest.photographs, speed)}", flush=True)
     if left := missing_parts(out, manifest):
         raise ManifestError(f"{out}: {len(left)} parts did not come back; run the same command again")
 
 
-def progress(done: int, total: int, speed: float) -> str:
-    """How far it is, at so many photographs a second."""
+class Pace:
+    """Photographs a second since the first part came: what Ray takes to start says nothing of what is left."""
+
+    def __init__(self) -> None:
+        self._first: tuple[int, float] | None = None
+
+    def at(self, done: int, now: float) -> float | None:
+        """The pace when so many photographs are done, in seconds of a clock; None at the first part."""
+        if self._first is None:
+            self._first = done, now
+            return None
+        return (done - self._first[0]) / max(now - self._first[1], 1e-9)
+
+
+def progress(done: int, total: int, speed: float | None) -> str:
+    """How far it is, at so many photographs a second, if that is known."""
+    if speed is None:
+        return f"{done}/{total} photographs"
     seconds = round((total - done) / speed)
     left = f", {seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d} left" if done < total else ""
     return f"{done}/{total} photographs, {speed:.1f} images/s{left}"

@@ -28,6 +28,7 @@ class Format(NamedTuple):
 
 FORMATS: Mapping[str, Format] = {
     "onnx": Format("model.onnx", ("onnx", "onnxscript")),
+    "onnx_int8": Format("model.int8.onnx", ("onnx", "onnxscript", "onnxruntime")),
     "torchscript": Format("model.torchscript.pt"),
 }
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,13 @@ def code_digest(stage: str, root: Path | None = None) -> str:
     """
     root = root or ROOT
     deps = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]["deps"]
-    digest = hashlib.sha256()
-    for path in (root / dep for dep in deps if dep.startswith(CODE)):
+    return digest_of_files([root / dep for dep in deps if dep.startswith(CODE)], root)
+
+
+def digest_of_files(paths: Iterable[Path], root: Path | None = None) -> str:
+    """SHA-256 over files, and the Python files in folders, by path from `root` (None: the project's) and content."""
+    root, digest = root or ROOT, hashlib.sha256()
+    for path in paths:
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()

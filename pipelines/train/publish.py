@@ -80,7 +80,7 @@ def publish(
         if params.registry.formats:
             from pipelines.export.write import add_formats  # few need it, and it takes a second
 
-            add_formats(client, version, out / "model.pt", params.registry.formats)
+            add_formats(client, version, out / "model.pt", params.registry.formats, prepared)
         runs.close_run(client, run_id, "FINISHED")
     except Exception as error:
         raise runs.TrackerAway(

@@ -9,7 +9,7 @@ from collections import namedtuple
 import pytest
 
 from pipelines.doctor.checks import examine
-from pipelines.preflight import machine, packages
+from pipelines.preflight import machine, packages, parameters
 from pipelines.preflight.findings import guarded
 from pipelines.recipe.rules import RULES
 from tests.pipelines.doctor.projects import DATA, Project, wrong
@@ -157,6 +157,9 @@ BROKEN = {  # name: (what breaks it, check, state, what the message and its fix 
         params(train__warmup_steps=500, tune__trials=0), "warm-up", "warning", "is 500, of 256 steps in all"),
     "no warm-up and no clipping": (
         params(train__warmup_steps=0, train__clip_norm=0.0), "warm-up", "warning", "are both 0.*infinite"),
+    "files that nothing here can write": (
+        both(params(registry__formats=["onnx"]), patched(parameters, "find_spec", None)), "formats", "error",
+        r"registry\.formats needs onnx and onnxscript; `make setup`"),
     "classes that are others": (
         params(prepare__classes=["apple"]), "classes", "warning", "prepare.classes .* are not those of .*banana"),
     "a class without boxes": (

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from pipelines.score.detect import RESULTS
-from pipelines.score.manifest import Manifest, begin, digest_of
+from pipelines.score.manifest import Manifest, begin, code_digest, digest_of
 from pipelines.score.results import write_part
 from pipelines.score.source import list_source
 from ssd.checkpoint import model_state, save
@@ -57,6 +57,7 @@ def begun(source, out, rows=None, part=2, **changes):
         "thresholds": [0.5, 0.5],
         "score": None,
         "part": part,
+        "code": code_digest(),
     }
     manifest = Manifest(**facts | changes)
     begin(out, manifest, found.listing, False)

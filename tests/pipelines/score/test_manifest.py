@@ -35,6 +35,7 @@ def change(path):
         (None, {"weights": "1" * 64}, r"begun with models:/ssd/3 \(000000000000\).*; go on with --model models:/ssd/3"),
         (None, {"score": 0.3}, "begun with --score of each class, and now it is 0.3"),
         (None, {"part": 3}, "begun with --part 2, and now it is 3"),
+        (None, {"code": "d" * 64}, r"begun with other code \(\w{12}, now d{12}\), .*; go on with the commit of then"),
     ],
 )
 def test_what_differs_is_refused_and_named(tmp_path, act, options, says):
@@ -44,6 +45,12 @@ def test_what_differs_is_refused_and_named(tmp_path, act, options, says):
         act(tmp_path / "photos")
     with pytest.raises(ManifestError, match=f"{says}; .*--fresh|{says}.*--fresh"):
         begun(tmp_path / "photos", tmp_path / "out", **options)
+
+
+def test_finished_results_need_no_code(tmp_path):
+    draw(tmp_path / "photos", 2)
+    begun(tmp_path / "photos", tmp_path / "out", [results_of("a", 9, 9, [])] * 2)
+    begun(tmp_path / "photos", tmp_path / "out", code="d" * 64)
 
 
 def test_a_folder_that_moved_goes_on(tmp_path):

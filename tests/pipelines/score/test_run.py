@@ -14,7 +14,7 @@ import pytest
 
 from pipelines.arguments import find_model
 from pipelines.score.__main__ import main
-from pipelines.score.run import progress
+from pipelines.score.run import Pace, progress
 from pipelines.settings import ROOT
 from ssd.checkpoint import load
 from ssd.images import decode
@@ -136,3 +136,12 @@ def test_a_damaged_part_is_named(tmp_path, weights, monkeypatch):
 def test_progress_says_what_is_left():
     assert progress(500, 8000, 2.0) == "500/8000 photographs, 2.0 images/s, 1:02:30 left"
     assert progress(8, 8, 4.0) == "8/8 photographs, 4.0 images/s"
+    assert progress(8, 16, None) == "8/16 photographs"
+
+
+def test_the_pace_leaves_out_what_came_before_the_first_part():
+    """Ray took 60 s to start; since then 16 photographs took 4 s, and the next 16 took 12 s."""
+    pace = Pace()
+    assert pace.at(1016, now=60.0) is None
+    assert pace.at(1032, now=64.0) == 4.0
+    assert pace.at(1048, now=76.0) == 2.0

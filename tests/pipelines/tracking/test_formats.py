@@ -15,7 +15,6 @@ from pipelines.tracking.registry import MODEL_ID, SHA256, RegistryError, load_ve
 from pipelines.verify.data import check_weights
 from pipelines.verify.links import BrokenLink
 from pipelines.verify.origin import Origin
-from pipelines.verify.repository import Repository
 from ssd.checkpoint import load, model_state, save
 from ssd.model import SSD, ModelConfig
 from ssd.prediction import Detector
@@ -48,7 +47,7 @@ def test_a_version_has_its_files_in_other_formats(tmp_path, empty_store, capsys)
     version = logged_version(client, state, tmp_path)
     with pytest.raises(RegistryError, match=r"models:/ssd@champion/export/model.onnx: no such file of a version at "):
         open_onnx("models:/ssd@champion/export/model.onnx")
-    add_formats(client, version, tmp_path / "model.pt", ["onnx", "torchscript"])
+    add_formats(client, version, tmp_path / "model.pt", ["onnx", "torchscript"], tmp_path)
     assert "  models:/ssd/1/export/model.onnx: " in capsys.readouterr().out
     version = client.get_model_version("ssd", "1")
     assert formats.kept(version) == ["onnx", "torchscript"]
@@ -63,9 +62,9 @@ def test_a_version_has_its_files_in_other_formats(tmp_path, empty_store, capsys)
 
     # what is there is not written again, and `verify` knows of it
     tags = dict(version.tags)
-    add_formats(client, version, tmp_path / "none.pt", ["onnx"])
+    add_formats(client, version, tmp_path / "none.pt", ["onnx"], tmp_path)
     assert client.get_model_version("ssd", "1").tags == tags
-    origin = Origin(client, version, Repository(tmp_path), tmp_path)
+    origin = Origin(client, version, tmp_path, tmp_path)
     assert check_weights(origin).endswith(" MiB (and as onnx, torchscript)")
 
     # a damaged file is refused
@@ -86,5 +85,5 @@ def test_tiles_are_refused(tmp_path, empty_store):
     client = runs.connect()
     version = logged_version(client, load(tmp_path / "tiles.pt"), tmp_path)
     with pytest.raises(ExportError, match=r"models:/ssd/1 sees photographs in tiles"):
-        add_formats(client, version, tmp_path / "model.pt", ["onnx"])
+        add_formats(client, version, tmp_path / "model.pt", ["onnx"], tmp_path)
     assert formats.kept(client.get_model_version("ssd", "1")) == []

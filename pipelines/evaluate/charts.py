@@ -8,20 +8,27 @@ from typing import Any
 from pipelines.pictures.palette import LEGEND_CLASSES, colour
 from pipelines.pictures.svg import INK, canvas, to_svg
 
+EXTREMES = 3  # so many classes at each end are named where there are more than a legend takes
+
 
 def precision_recall_chart(curves: Sequence[dict[str, Any]], metrics: dict[str, Any]) -> str:
-    """Precision over recall, a curve for each class."""
+    """Precision over recall, a curve for each class; of many classes the best and the worst have colours and names."""
     figure, axes = canvas("recall", "precision")
     names = list(metrics["per_class"])
-    for index, name in enumerate(names):
+    found = [name for name in names if any(point["class"] == name for point in curves)]
+    few = len(names) <= LEGEND_CLASSES
+    ranked = sorted(found, key=lambda name: -metrics["per_class"][name]["voc10"])
+    best, worst = (found, []) if few else (ranked[:EXTREMES], ranked[EXTREMES:][-EXTREMES:])
+    for name in [*(name for name in found if name not in best + worst), *best, *worst]:
         points = [point for point in curves if point["class"] == name]
-        if points:
+        recall = [0.0, *(p["recall"] for p in points), points[-1]["recall"]]
+        precision = [points[0]["precision"], *(p["precision"] for p in points), 0.0]
+        if name in best + worst:
             # the number first: matplotlib leaves out names that begin with an underscore
-            label = f"{metrics['per_class'][name]['voc10']:.3f}  {name}" if len(names) <= LEGEND_CLASSES else None
-            recall = [0.0, *(p["recall"] for p in points), points[-1]["recall"]]
-            precision = [points[0]["precision"], *(p["precision"] for p in points), 0.0]
-            width = 2 if len(names) <= LEGEND_CLASSES else 0.9
-            axes.plot(recall, precision, color=colour(index), linewidth=width, label=label)
+            label, style = f"{metrics['per_class'][name]['voc10']:.3f}  {name}", "-" if name in best else "--"
+            axes.plot(recall, precision, style, color=colour(names.index(name)), linewidth=2, label=label)
+        else:
+            axes.plot(recall, precision, color=INK, linewidth=0.8, alpha=0.3)
     return to_svg(figure, axes, "Precision over recall at IoU 0.5, by class", "lower left")
 
 
@@ -33,7 +40,7 @@ def sweep_chart(sweep: Sequence[dict[str, float]], thresholds: Sequence[float]) 
         label = "F1" if name == "f1" else name
         axes.plot(scores, [p[name] for p in sweep], style, color=colour(index), linewidth=2, label=label)
     for threshold in set(thresholds):
-        axes.axvline(threshold, color=INK, linewidth=1, alpha=0.6)
+        axes.axvline(threshold, color=INK, linewidth=1, alpha=0.6 if len(thresholds) <= LEGEND_CLASSES else 0.2)
     return to_svg(figure, axes, "Precision, recall and F1 over the score threshold at IoU 0.5", "best")
 
 

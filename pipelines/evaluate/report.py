@@ -69,6 +69,7 @@ def render(results: Results, manifest: Manifest, prepared: Path) -> str:
         thresholds=dict(zip(manifest.classes, thresholds)),
         resamples=RESAMPLES,
         classes=[(name, colour(i)) for i, name in enumerate(manifest.classes)],
+        all_named=len(manifest.classes) <= LEGEND_CLASSES,
         confusion=_confusion(measured.confusion, manifest.classes),
         tide=[{"kind": k, "meaning": TIDE_ERRORS[k], **error} for k, error in measured.tide.items()],
         parts={name: list(rows) for name, rows in groupby(measured.slices, itemgetter("attribute"))},

@@ -9,7 +9,7 @@ PALETTE = (
 )  # fmt: skip
 
 
-LEGEND_CLASSES = 10  # more curves than this are drawn thin and without names
+LEGEND_CLASSES = 10  # of more curves than this only some are named
 
 
 def colour(index: int) -> str:

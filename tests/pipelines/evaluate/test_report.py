@@ -170,6 +170,16 @@ def test_a_chart_takes_the_colours_of_the_page():
     assert "0.500  a" in svg
 
 
+def test_of_many_classes_the_best_and_the_worst_are_named():
+    names = [f"c{number:02}" for number in range(20)]
+    curves = [{"class": name, "recall": 0.5, "precision": 1.0} for name in names if name != "c07"]  # never found
+    per_class = {name: {"voc10": None if name == "c07" else number / 20} for number, name in enumerate(names)}
+    svg = precision_recall_chart(curves, {"per_class": per_class})
+    named = re.findall(r"(0\.\d{3})  (c\d\d)<", svg)
+    assert [name for _, name in named] == ["c19", "c18", "c17", "c02", "c01", "c00"]
+    assert named[0][0] == "0.950"
+
+
 @pytest.mark.parametrize("name", [r"$\frac$", "$5 & $6", "_hidden", "<b>", "x^2 % #"])
 def test_a_class_may_be_called_anything(tmp_path, name):
     text = page_of(*prepared_data(tmp_path, [name, "c"]), tmp_path)

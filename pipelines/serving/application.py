@@ -3,6 +3,7 @@
 # No `from __future__ import annotations`: Serve looks at the annotation of `app` to make its arguments.
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 import torch
@@ -55,6 +56,8 @@ class Detection:
     def __init__(self, address: str, poll: float) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.follower = Follower(address, runs.connect(), device)
+        # one thread for all batches: the C library keeps memory for each that has ever detected
+        self.detecting = ThreadPoolExecutor(1, "detect")
         self.stop = threading.Event()
         threading.Thread(target=self.follower.follow, args=(poll, self.stop), daemon=True).start()
         self.photographs = metrics.Counter("ssd_photographs", "Photographs answered.", ("model",))
@@ -101,7 +104,7 @@ class Detection:
     @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=WAIT)
     async def _batch(self, items: list[tuple[bytes, float | None]]) -> list[tuple[str, dict[str, Any] | InputError]]:
         self.batches.observe(len(items))
-        return await asyncio.to_thread(detect, self.follower.current, items)
+        return await asyncio.get_running_loop().run_in_executor(self.detecting, detect, self.follower.current, items)
 
     def _refuse(self, status: int, problem: str) -> JSONResponse:
         self.refused.inc(1, {"status": str(status)})

@@ -9,6 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from pipelines import __version__
 from tests.infra.files import (
     KUBERAY,
     ROOT,
@@ -245,7 +246,7 @@ def test_a_cluster_and_a_job_are_all_that_there_is(kuberay):
     applied = {name: item for folder in ("cluster", "job") for name, item in named(built(kuberay / folder)).items()}
     assert applied.keys() == named(objects()).keys()
     for name, item in named(objects()).items():
-        text = yaml.safe_dump(item).replace("registry.example.com/ssd:0.1.0", "registry.test/team/ssd:7")
+        text = yaml.safe_dump(item).replace(f"registry.example.com/ssd:{__version__}", "registry.test/team/ssd:7")
         assert yaml.safe_load(text) == applied[name]
 
 

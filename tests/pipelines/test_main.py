@@ -1,6 +1,7 @@
 """The command `ssd`, as it is installed: which code runs, where paths count from, what it says of itself."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -110,3 +111,5 @@ def test_the_version_is_that_of_the_project(project):
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert ssd(project, ["--version"], project) == (0, f"ssd {version}\n", "")
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+    infra = [file.read_text() for file in (ROOT / "infra").rglob("*") if file.is_file() and file.suffix != ".pyc"]
+    assert set(re.findall(r"(?:example\.com/ssd:|newTag: )([\w.]+\w)", "\n".join(infra))) == {version}

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipelines.cluster.package import AT_HOME
+
 ROOT = Path(__file__).parents[1]
 STAGES = ("generate", "prepare", "tune", "train", "evaluate")
 TOOLS = (
@@ -103,6 +105,14 @@ def test_arrows_run_down():
         and (name_of(path.parent), module) not in EXCEPTIONS
     ]
     assert up == []
+
+
+def test_what_travels_to_a_cluster_imports_nothing_that_stays_at_home():
+    def stays(path):
+        return name_of(path).startswith(AT_HOME)
+
+    left = [f"{name_of(path)} imports {module}" for path, module in crossings() if stays(file_of(module)) > stays(path)]
+    assert left == []
 
 
 def test_a_room_says_what_it_is_for_and_shows_what_others_use():

@@ -6,8 +6,10 @@ MLflow keeps a view that was shared as a tag of the experiment, and shows it whe
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
-from mlflow import MlflowClient
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 NAME = "ssd"
 TAG = f"mlflow.sharedViewState.{NAME}"

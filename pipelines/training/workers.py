@@ -24,8 +24,8 @@ UNUSUAL = 60.0  # seconds without a worker, after which the user is told
 
 # Helpers of Ray Train's that are left out, each an actor that takes seconds of a CPU to start. DATASETS hands out what
 # Ray Data reads, and nothing is read by it. CLEANER takes the workers from a controller that is gone, of which only a
-# trial that is stopped from outside has need: otherwise Ray does so when the driver ends. It asks the first cluster
-# that it finds on the machine. If that is another one, it takes the living controller for a dead one.
+# trial that is stopped from outside has need: otherwise Ray does so when the driver ends. It asks the dashboard,
+# which our own clusters lack; if another cluster's is at that port, it takes the living controller for a dead one.
 DATASETS, CLEANER = "DatasetsCallback", "PlacementGroupCleanerCallback"
 
 

@@ -167,20 +167,29 @@ def test_training_ends_well_without_the_queue_of_its_messages(job, tmp_path, mon
 @pytest.mark.slow
 @long_test
 def test_another_cluster_on_the_machine_takes_no_worker_away(tiny_prepared, tmp_path, monkeypatch):
-    """A helper of Ray Train's asked that cluster for our controller, and took the answer for a death."""
-    params = load_params(write_params(tmp_path / "params.yaml", {**TINY, "train.epochs": 30}))
+    """A helper of Ray Train's asked that cluster for our controller, and took the answer for a death.
+
+    It did so where the other one came later and had a dashboard, at the port that ours would have.
+    """
+    params = load_params(write_params(tmp_path / "params.yaml", {**TINY, "train.epochs": 120}))
     job = Job(params, tiny_prepared, tmp_path / "cache")
     monkeypatch.setenv("RAY_TRAIN_V2_ENABLED", "1")
     command = "import ray; ray.init(num_cpus=1, include_dashboard=True); print('up', flush=True); input()"
-    other = subprocess.Popen([sys.executable, "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    others = []
+
+    def show(message):
+        if not others:
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            others.append(subprocess.Popen([sys.executable, "-c", command], text=True, **pipes))
+
     try:
-        assert other.stdout.readline() == "up\n"
         placement = Placement(1, use_gpu=False, cpus=1, loader_workers=0, max_failures=0)
         with ray_cluster():
-            run_on_ray(Training(job, tmp_path / "train-1", placement), lambda message: None)
+            run_on_ray(Training(job, tmp_path / "train-1", placement), show)
     finally:
-        other.communicate("\n")
-    assert len(checkpoints(tmp_path / "train-1").latest()[1]["history"]) == 30
+        said, _ = others[0].communicate("\n")
+    assert said == "up\n"
+    assert len(checkpoints(tmp_path / "train-1").latest()[1]["history"]) == 120
 
 
 @pytest.mark.slow

@@ -17,7 +17,6 @@ from pipelines.errors import writing
 from pipelines.export.model import ExportError, Source, describe
 from pipelines.store.shards import read_manifest
 from pipelines.tracking import formats
-from pipelines.tracking.formats import FORMATS
 from pipelines.tracking.registry import SHA256
 from ssd.checkpoint import load
 from ssd.prediction import Detector
@@ -40,7 +39,7 @@ def check(source: Source, kind: str) -> None:
             f"{source.called} sees photographs in tiles (model.tile), which are cut and merged outside of the "
             "network; use `mlflow.pyfunc.load_model`, or train without model.tile"
         )
-    missing = [name for name in FORMATS[kind].packages if not find_spec(name)]
+    missing = [name for name in formats.FORMATS[kind].packages if not find_spec(name)]
     if missing:
         raise ExportError(f"ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)}, or make setup")
 
@@ -88,7 +87,7 @@ def add_formats(
     with tempfile.TemporaryDirectory() as folder:
         for kind in missing:
             check(source, kind)
-            file = Path(folder) / FORMATS[kind].file
+            file = Path(folder) / formats.FORMATS[kind].file
             write(source, kind, None, file, prepared)
             formats.keep(client, version, kind, file)
             print(f"  {formats.address(version, kind)}: {file.stat().st_size / 1e6:.1f} MB", flush=True)

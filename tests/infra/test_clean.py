@@ -35,7 +35,12 @@ def clean(project, **options):
     """(exit code, output) of `make clean`."""
     options = {"stdin": subprocess.DEVNULL} | options
     done = subprocess.run(
-        ["make", "clean"], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+        ["make", "--no-print-directory", "clean"],
+        cwd=project,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
     )
     return done.returncode, done.stdout
 

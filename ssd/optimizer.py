@@ -45,6 +45,7 @@ class TrainConfig:
         checkpoint_steps: a checkpoint every so many steps beside the one an epoch; 0 for none.
         patience: training ends early when the validation has not become better for so many epochs; 0: never. The
             schedule is that of all epochs.
+        select: which epoch's weights are registered: the `best` by the validation's mAP, or the `last`.
         budget_minutes: training takes at most about so long: as many of the epochs as fit, by the speed of the first
             steps; 0: all of them.
     """
@@ -70,6 +71,7 @@ class TrainConfig:
     channels_last: bool = True
     checkpoint_steps: int = 0
     patience: int = 0
+    select: Literal["best", "last"] = "best"
     budget_minutes: float = 0.0
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012

@@ -35,7 +35,8 @@ def best_threshold(found: Found, truths: Truths, threshold: float = 0.5) -> floa
         threshold: the IoU from which on a detection is right.
 
     Returns:
-        A score of a right detection, rounded down to hundredths so that it counts itself; the highest of equals.
+        Half way from the last detection that counts to the next lower one, rounded down to hundredths: where boxes are
+        few, the last one's own score would be far too high for other images. Of equal F1 the highest.
     """
     (verdicts,) = judge(found, truths, (threshold,))
     return _best_score(found.scores, verdicts, int(truths.counted.sum()))
@@ -63,4 +64,6 @@ def _best_score(scores: np.ndarray, verdicts: np.ndarray, truths: int) -> float:
     if not recall.any():
         return 0.0
     f1 = 2 * recall * precision / np.maximum(recall + precision, 1e-12)
-    return float(np.floor(scores[f1.argmax()] * 100) / 100)
+    last = int(f1.argmax())
+    lower = scores[last + 1] if last + 1 < len(scores) else 0.0
+    return max(float(np.floor((scores[last] + lower) / 2 * 100)), 1.0) / 100

@@ -16,6 +16,7 @@ AUTO = (  # what `pipelines.recipe` chooses by the data where params.yaml says `
     "train.batch_size",
     "train.epochs",
     "train.patience",
+    "train.select",
     "train.lr",
     "train.lr_factors",
     "train.unfreeze_epochs",

@@ -54,7 +54,7 @@ def of_training(params: Params, manifest: Manifest, folder: Path = PREPARED) -> 
         yield from tiles(params, manifest, folder)
     yield from anchors.check(params, manifest, folder)
     yield from classes(params, manifest, folder)
-    yield validation(manifest)
+    yield validation(manifest, params.train.select)
 
 
 def total_steps(params: Params, images: int, epochs: int) -> int:
@@ -174,14 +174,15 @@ def classes(params: Params, manifest: Manifest, folder: Path) -> Iterator[Findin
         yield ok("classes", f"{len(manifest.classes)}, each with {min(train.values())} boxes or more to learn from")
 
 
-def validation(manifest: Manifest) -> Finding:
-    """The split by which the best epoch is chosen; to have none is a choice."""
+def validation(manifest: Manifest, select: str) -> Finding:
+    """The split by which the best epoch is chosen, if `train.select` says so; to have none is a choice."""
     split = manifest.splits.get("val")
     if split is None or not split.images:
         return ok("validation", "no validation split: the last epoch is registered, not the best")
     if split.boxes == 0:
         return warning("validation", "no image of the validation split has a box", "see prepare.val in params.yaml")
-    return ok("validation", f"{split.images} images choose the best epoch")
+    use = "choose the best epoch" if select == "best" else "are measured after every epoch; the last one is registered"
+    return ok("validation", f"{split.images} images {use}")
 
 
 def of_search(

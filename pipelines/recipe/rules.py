@@ -57,6 +57,13 @@ def patience(params: Params, facts: Facts) -> Chosen:
     return count, "half of the epochs"
 
 
+def select(params: Params, facts: Facts) -> Chosen:
+    """The best by the validation; where that goes by chance, the last, whose learning rate has come down."""
+    if not can_rank(facts):
+        return "last", f"{of_val(facts)}: too few to choose an epoch by"
+    return "best", f"compared on {of_val(facts)}"
+
+
 def lr(params: Params, facts: Facts) -> Chosen:
     """The optimizer's usual one, lower where trained weights are to be kept.
 
@@ -150,6 +157,7 @@ RULES: dict[str, Callable[[Params, Facts], Chosen]] = {
     "train.batch_size": batch_size,
     "train.epochs": epochs,
     "train.patience": patience,
+    "train.select": select,
     "train.lr": lr,
     "train.lr_factors": fine_tuning.lr_factors,
     "train.unfreeze_epochs": fine_tuning.unfreeze_epochs,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,24 +11,19 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipelines.coco import average_precision, resampled_map
+from pipelines.coco import resampled_map
 from pipelines.params import Params
 from pipelines.store.shards import read_manifest
-from pipelines.training.batches import InImage, TrainingSamples, evaluation_batches, training_batches
+from pipelines.training.batches import TrainingSamples, training_batches
 from pipelines.training.ending import Speed, is_stale
 from pipelines.training.messages import Step
 from pipelines.training.order import Order, StepSampler, derive_seed, repeat_factors, steps_an_epoch
 from pipelines.training.preemption import Preemption
 from pipelines.training.tiled import open_split
+from pipelines.training.validation import Validated, validate
 from ssd.augmentation import Augmentation
-from ssd.calibration import fit_calibration
 from ssd.checkpoint import load, model_state
-from ssd.detection import detect
-from ssd.metrics import Found, Truths, evaluate, flatten_found, flatten_truths
 from ssd.model import SSD
-from ssd.prediction import average_mirrored, mirrored_anchors
-from ssd.score_thresholds import best_threshold, best_thresholds
-from ssd.tasks import truths
 from ssd.trainer import Trainer
 from ssd.weights import load_weights
 
@@ -90,7 +85,7 @@ class Run:
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None
         self.resampled: dict[int, list[float]] = {}
-        self.validated: tuple[Found, Truths] | None = None  # what was found last, and what there is
+        self.validated: Validated | None = None  # the last epoch's
         self.epochs: int | None = None  # how many fit into train.budget_minutes, once that is known
 
     def batches(self):
@@ -108,52 +103,9 @@ class Run:
         return training_batches(samples, sampler, self.job.loader_workers, self.device.type == "cuda")
 
     def validate(self) -> dict[str, float]:
-        """mAP of the averaged model on the validation split, on rank 0; {} elsewhere and where there is no split.
-
-        It is of whole photographs, also where the model has tiles.
-        By the same definitions as the test: `map` is COCO's, `map50` the area of VOC 2010 at IoU 0.5.
-        """
-        if self.val is None:
-            return {}
-        samples = self.val.samples
-        found = self._detect(range(self.rank, len(samples), self.workers))
-        if self.workers > 1:
-            parts = [None] * self.workers if self.rank == 0 else None
-            dist.gather_object(found, parts)
-            found = {i: d for part in parts for i, d in part.items()} if self.rank == 0 else {}
-        if self.rank:
-            return {}
-        boxes, labels, scores = zip(*(found[i] for i in range(len(samples))))
-        task = self.params.model.task
-        truth = [truths(task, s.boxes, s.labels, s.difficult, s.iscrowd) for s in samples]
-        found, truth = flatten_found(boxes, labels, scores), flatten_truths(*zip(*truth))
-        self.validated = found, truth
-        precision = evaluate(found, truth, len(self.classes), (0.5,), "voc10")
-        coco_ap = average_precision(found, truth, len(samples), self.classes)
-        metrics = {"val/map50": float(precision.mean[0]), "val/map": coco_ap}
-        metrics["val/threshold"] = best_threshold(found, truth)
-        metrics |= {f"val/calibration/{name}": value for name, value in fit_calibration(found, truth)._asdict().items()}
-        of_classes = best_thresholds(found, truth, len(self.classes))
-        metrics |= {f"val/threshold/{self.classes[label - 1]}": score for label, score in of_classes.items()}
-        return metrics | {f"val/ap50/{name}": float(ap) for name, ap in zip(self.classes, precision.ap[0])}
-
-    @torch.inference_mode()
-    def _detect(self, photographs: range) -> dict[int, InImage]:
-        return dict(self.val.of_photographs(self._detect_images(self.val.images_of(photographs)), self.params.detect))
-
-    def _detect_images(self, indices: Sequence[int]) -> Iterator[tuple[int, InImage]]:
-        model = self.trainer.averaged_model.eval()
-        for chunk, images in evaluation_batches(self.val, indices, self.params.train.batch_size):
-            images = images.to(self.device)
-            logits, offsets = self.trainer.forward(images, model)
-            scores = model.scores(logits)
-            if self.params.detect.flip:
-                logits, mirrored = self.trainer.forward(images.flip(-1), model)
-                plain, turned = (scores, offsets), (model.scores(logits), mirrored)
-                scores, offsets = average_mirrored(model.coder, mirrored_anchors(model), plain, turned)
-            of_each = detect(scores, offsets, model.coder, self.params.detect)
-            for index, detections in zip(chunk, of_each):
-                yield index, tuple(column.cpu().numpy() for column in detections)
+        """The averaged model's metrics on the validation split; {} on other ranks than 0, and without such a split."""
+        self.validated = validate(self.trainer, self.val, self.params, self.classes) if self.val else None
+        return self.validated.metrics if self.validated else {}
 
     def shorten(self, epochs: int) -> None:
         """Train for fewer epochs than the parameters say: the schedule ends with the last of them."""
@@ -178,7 +130,7 @@ class Run:
         return bool(patience and self.agree(int(is_stale(self.history, patience))))
 
     def end_epoch(self, seconds: float) -> dict[str, float]:
-        """Close an epoch: its metrics join the history, and the best weights so far are kept."""
+        """Close an epoch: its metrics join the history, and what is to be registered so far is kept."""
         sums = self.trainer.take_sums()
         parts = {f"time/{part}_s": taken for part, taken in self.trainer.stopwatch.take().items()}
         started = time.perf_counter()
@@ -191,16 +143,17 @@ class Run:
         metrics["time/images_per_s"] = sums["images"] / seconds if seconds else float("nan")
         self.history.append(metrics)
         score = metrics.get("val/map")
-        if self.best is None or score is None or not score <= self.best["score"]:  # the first of equals stays
+        is_last = score is None or self.params.train.select == "last"
+        if self.best is None or is_last or not score <= self.best["score"]:  # the first of equals stays
             thresholds = score_thresholds(metrics, self.classes)
             calibration = [value for key, value in metrics.items() if key.startswith("val/calibration/")]
             detect = asdict(self.params.detect)
             weights = model_state(self.trainer.averaged_model, self.classes, detect, thresholds, calibration)
             self.best = {"epoch": epoch, "score": score if score is not None else -1.0, "model": weights}
             if self.job.resamples and score is not None:
-                found, truth = self.validated
+                _, found, truths = self.validated
                 images = len(self.val.samples)
-                self.resampled[epoch] = resampled_map(found, truth, images, self.classes, self.job.resamples)
+                self.resampled[epoch] = resampled_map(found, truths, images, self.classes, self.job.resamples)
         return metrics
 
     def state(self) -> dict[str, Any]:

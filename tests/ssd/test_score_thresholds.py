@@ -9,12 +9,12 @@ BOX, FAR = [0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0]
 
 
 def test_each_class_has_the_threshold_of_its_own_best_f1():
-    """Class 1 as below, 0.37; of class 2 the first alone is best, 0.9; of class 3 nothing is right; 4 has few boxes."""
+    """Class 1 as below, 0.28; of class 2 the first alone is best, half way to 0.1; of 3 nothing is right; 4 has few."""
     truths = flatten_truths([[BOX, FAR, BOX, BOX, BOX, FAR]], [[1, 1, 2, 3, 4, 3]])
     boxes, labels = [BOX, BOX, FAR, FAR, BOX, FAR, FAR, BOX], [1, 1, 1, 1, 2, 2, 4, 4]
     found = flatten_found([boxes], [labels], [[0.9, 0.8, 0.377, 0.2, 0.9, 0.1, 0.9, 0.8]])
-    assert best_thresholds(found, truths, 4, least=1) == {1: 0.37, 2: 0.9, 4: 0.8}
-    assert best_thresholds(found, truths, 4, least=2) == {1: 0.37}
+    assert best_thresholds(found, truths, 4, least=1) == {1: 0.28, 2: 0.5, 4: 0.4}
+    assert best_thresholds(found, truths, 4, least=2) == {1: 0.28}
     assert best_thresholds(found, truths, 4) == {}
 
 
@@ -23,7 +23,10 @@ def test_the_threshold_of_the_best_f1():
     truths = flatten_truths([[BOX, FAR]], [[1, 2]])
     scores = [0.9, 0.8, 0.377, 0.2]
     found = flatten_found([[BOX, BOX, FAR, FAR]], [[1, 1, 2, 2]], [scores])
-    assert best_threshold(found, truths) == 0.37  # rounded down: 0.377 counts
+    assert best_threshold(found, truths) == 0.28  # half way from 0.377 to 0.2
+    alone = flatten_found([[BOX]], [[1]], [[0.9]])
+    assert best_threshold(alone, truths) == 0.45  # nothing comes after it
+    assert best_threshold(flatten_found([[BOX]], [[1]], [[0.004]]), truths) == 0.01  # 0 would be: nothing is right
     assert best_threshold(flatten_found([[FAR]], [[1]], [[0.9]]), truths) == 0.0  # nothing is right
     assert best_threshold(flatten_found([[]], [[]], [[]]), truths) == 0.0
     assert best_threshold(found, flatten_truths([[]], [[]])) == 0.0  # an image without any box

@@ -8,7 +8,7 @@ from pipelines.store.shards import Manifest, Split
 AUTO = {
     "model": {"preset": "tiny_fine", "image_size": "auto", "anchors": "auto"},
     "train": dict.fromkeys(
-        ("epochs", "batch_size", "lr", "warmup_steps", "ema_decay", "precision", "patience"), "auto"
+        ("epochs", "batch_size", "lr", "warmup_steps", "ema_decay", "precision", "patience", "select"), "auto"
     ),
     "augment": "auto",
     "tune": {"seeds": "auto", "trials": "auto", "epochs": "auto", "grace_epochs": "auto"},

@@ -52,6 +52,7 @@ def test_what_follows_from_the_steps(draft):
     assert params.train.warmup_steps == 99  # 793 / 8
     assert params.train.ema_decay == 0.9887  # 1 - 9 / 793
     assert params.train.patience == 30  # 61 / 2
+    assert params.train.select == "best"
     assert (params.tune.seeds, params.tune.trials) == (2, 3)  # of 87 photographs to validate on
     assert (params.tune.epochs, params.tune.grace_epochs) == (6, 3)  # 61 / 10, and half
     more = chosen(draft(), manifest(205, 100, 3)).tune
@@ -103,6 +104,7 @@ def test_fine_tuning_where_weights_of_the_backbone_are_installed(draft):
 def test_without_enough_to_validate_on_nothing_is_stopped_early_and_nothing_searched(draft, val):
     params = chosen(draft(), manifest(205, val))  # with 38 boxes, on under 20 photographs
     assert params.train.patience == 0
+    assert params.train.select == "last"
     assert params.tune.trials == 0
 
 

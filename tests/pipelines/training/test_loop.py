@@ -166,6 +166,14 @@ def test_it_ends_early_when_the_validation_no_longer_rises_resumed_or_not(job, m
     assert run(job, state) == []
 
 
+def test_the_last_epoch_is_kept_where_the_best_is_not_asked_for(job, monkeypatch):
+    scores = (0.1, 0.5, 0.2)
+    monkeypatch.setattr(Run, "validate", lambda run: {"val/map": scores[len(run.history)]})
+    assert run(job)[-1][1]["best"]["epoch"] == 2
+    _, state = run(with_train(job, select="last"))[-1]
+    assert (state["best"]["epoch"], state["best"]["score"]) == (3, 0.2)
+
+
 def test_a_budget_of_time_fixes_the_epochs_once(job, monkeypatch):
     """What the first process measures, a process that resumes goes on with, however fast it is."""
     fitting = iter([2, 7])

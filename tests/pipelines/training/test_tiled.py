@@ -20,6 +20,7 @@ from pipelines.training.batches import TrainingSamples, collate, evaluation_batc
 from pipelines.training.loop import Job, Run
 from pipelines.training.order import Order, StepSampler
 from pipelines.training.tiled import TiledSplit, images_an_epoch
+from pipelines.training.validation import detect_photographs
 from ssd.augmentation import Augmentation, AugmentConfig
 from ssd.checkpoint import model_state
 from ssd.images import decode, resize
@@ -212,10 +213,13 @@ def test_workers_validate_whole_photographs(large, tmp_path):
     """Each takes whole photographs: together they find what one finds alone."""
     prepared, params = large
     run = Run(Job(params, prepared, tmp_path / "cache"), torch.device("cpu"))
-    alone = run._detect(range(len(run.val.samples)))
-    parts = [run._detect(range(rank, len(run.val.samples), 2)) for rank in range(2)]
+    photographs = range(len(run.val.samples))
+    alone, *parts = (
+        detect_photographs(run.trainer, run.val, params, some)
+        for some in (photographs, photographs[::2], photographs[1::2])
+    )
     together = parts[0] | parts[1]
-    assert alone.keys() == together.keys() == set(range(len(run.val.samples)))
+    assert alone.keys() == together.keys() == set(photographs)
     batches = list(evaluation_batches(run.val, run.val.images_of(range(1, 2)), 5))
     assert [chunk for chunk, _ in batches] == [[12, 13, 14, 15, 16], [17, 18, 19, 20, 21], [22, 23]]
 

@@ -28,7 +28,6 @@ AUTO = (  # what `pipelines.recipe` chooses by the data where params.yaml says `
     "augment.photometric",
     "augment.zoom_out",
     "augment.iou_crop",
-    "augment.source",
     "tune.seeds",
     "tune.trials",
     "tune.epochs",

@@ -24,7 +24,6 @@ OTHERS = 0.25
 SEEN_OFTEN = 24  # epochs from which on photographs are cropped: a network learns by heart what is only mirrored
 FEW = 100  # photographs to validate on, below which a search compares with two seeds
 LONG = 30_000  # photographs seen in all, from which on their colours are changed too: that asks for a long training
-SOURCE = 2.0  # times the input's sides, of the pixels that crops are cut from
 
 
 def batch_size(params: Params, facts: Facts) -> Chosen:
@@ -120,12 +119,6 @@ def iou_crop(params: Params, facts: Facts) -> Chosen:
     return _is_often(params)
 
 
-def source(params: Params, facts: Facts) -> Chosen:
-    """Larger pixels where crops are cut from them."""
-    crops = params.augment.iou_crop or params.augment.zoom_out > 0
-    return (SOURCE if crops else 1.0), "crops are cut from the photograph" if crops else "nothing is cropped"
-
-
 def seeds(params: Params, facts: Facts) -> Chosen:
     """Two where few photographs are validated."""
     few = facts.val_images < FEW
@@ -169,7 +162,6 @@ RULES: dict[str, Callable[[Params, Facts], Chosen]] = {
     "augment.photometric": photometric,
     "augment.zoom_out": zoom_out,
     "augment.iou_crop": iou_crop,
-    "augment.source": source,
     "tune.seeds": seeds,
     "tune.trials": trials,
     "tune.epochs": trial_epochs,

@@ -66,9 +66,8 @@ def test_augmentation_by_how_often_photographs_are_seen(draft):
     data = (manifest(900, 100, 1), manifest(205, 87, 3), manifest(1650, 150, 20))
     few, short, long = (chosen(draft(), one).augment for one in data)
     assert few == AugmentConfig(horizontal_flip=0.5)
-    assert short == AugmentConfig(horizontal_flip=0.5, zoom_out=0.5, iou_crop=True, source=2.0)
+    assert short == AugmentConfig(horizontal_flip=0.5, zoom_out=0.5, iou_crop=True)
     assert long == replace(short, photometric=0.5)
-    assert chosen(draft(augment__iou_crop=False, augment__zoom_out=0.0), data[1]).augment.source == 1.0
 
 
 @pytest.mark.parametrize(
@@ -227,7 +226,7 @@ def test_what_may_be_a_number_or_auto_has_one_error(value, says):
 def test_a_whole_section_may_be_auto():
     draft = load_draft("params.yaml", {"augment": "auto", "augment.zoom_out": 0.2})
     chosen = [name for name in draft.auto if name.startswith("augment.")]
-    assert chosen == ["augment.horizontal_flip", "augment.photometric", "augment.iou_crop", "augment.source"]
+    assert chosen == ["augment.horizontal_flip", "augment.photometric", "augment.iou_crop"]
     assert draft.base.augment.zoom_out == 0.2
 
 

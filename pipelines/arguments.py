@@ -21,13 +21,13 @@ class NamedModel(NamedTuple):
     """A model that was asked for.
 
     Attributes:
-        state: of `ssd.checkpoint.load`.
+        state: of `ssd.checkpoint.load`; of an ONNX file its bytes.
         address: as it was asked for, a file or `models:/…`.
         version: the same with the version's number in place of an alias, so that it means these weights for ever.
         sha256: of the weights file; "" where the registry does not tell.
     """
 
-    state: dict[str, Any]
+    state: dict[str, Any] | bytes
     address: str
     version: str
     sha256: str

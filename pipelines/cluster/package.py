@@ -16,7 +16,7 @@ CODE = ("ssd", "pipelines")
 CODE_FILES = ("*.py", "*.j2")
 # What is never sent as a job: tools, and the stage that draws the default data.
 TOOLS = (
-    "compare.py completion.py fetch/ generate/ label_files.py onnx_detector.py predict/ "
+    "compare.py completion.py fetch/ generate/ label_files.py predict/ "
     "promote.py relabel/ repro.py score/ seeds/ serving/ ui.py verify/"
 )
 AT_HOME = tuple(f"pipelines/{tool}" for tool in TOOLS.split())

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipelines.arguments import ArgumentsError, find_model
 from pipelines.errors import writing
-from pipelines.onnx_detector import OnnxDetector, open_onnx
+from pipelines.onnx_detector import OnnxDetector, is_onnx, open_onnx
 from pipelines.pictures.boxes import draw
 from ssd.images import decode
 from ssd.prediction import Detector, Prediction
@@ -29,7 +29,7 @@ def load_model(model: str | None, name: str) -> tuple[Detector | OnnxDetector, s
     Raises:
         ArgumentsError: it is not there, or is not a model of this project.
     """
-    if model and model.endswith(".onnx"):
+    if is_onnx(model):
         return open_onnx(model), model
     found = find_model(model, name)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import torch
@@ -54,11 +55,16 @@ def step_bytes(params: Params, classes: int, workers: int = 1) -> int:
 
 def decoded_bytes(params: Params, manifest: Manifest) -> int:
     """Decoded images of the splits that training reads, in SSD_HOME."""
-    splits = [manifest.splits[name] for name in ("train", "val") if name in manifest.splits]
+    splits = {name: manifest.splits[name] for name in ("train", "val") if name in manifest.splits}
     if params.model.tile != "none":  # whole photographs
-        return round(sum(split.images * 3 * _photograph(split) for split in splits))
-    height, width = params.model.image_size
-    return sum(split.images for split in splits) * 3 * height * width
+        return round(sum(split.images * 3 * _photograph(split) for split in splits.values()))
+    total = 0
+    for name, split in splits.items():
+        side, kept = math.sqrt(_photograph(split)), params.model.image_size
+        if name == "train" and side:  # crops may be cut from more pixels than the network sees
+            kept = params.augment.source_size((side, side), kept)
+        total += split.images * 3 * math.prod(kept)
+    return total
 
 
 def _photograph(split: Split) -> float:

@@ -15,6 +15,7 @@ EXAMPLES = """examples:
   ssd score photos/ scored
   ssd score 's3://bucket/2026/*.jpg' scored --model models:/ssd/3
   ssd score artifacts/prepared/test scored --score 0.3 --format voc
+  ssd score photos/ scored --model models:/ssd@champion/export/model.int8.onnx
 
 writes OUT/parts/*.parquet, a row for each photograph, OUT/errors.csv and OUT/report.html. The same command goes on
 where it was interrupted, and ends with the same bytes."""
@@ -70,9 +71,10 @@ def parser() -> CommandParser:
 def main(words: Sequence[str] | None = None) -> None:
     """Read the command line and score."""
     args = parser().parse_args(words)
-    from pipelines.score.run import score  # this takes seconds, and --help does not need it
+    from pipelines.onnx_detector import is_onnx, read_onnx  # these take seconds, and --help does not need them
+    from pipelines.score.run import score
 
-    model = find_model(args.model, registered_name(args.model))
+    model = read_onnx(args.model) if is_onnx(args.model) else find_model(args.model, registered_name(args.model))
     forms = list(dict.fromkeys(args.format))
     print(
         score(args.source, args.out, model, args.score, args.part, forms, args.fresh, args.statistics, args.evaluated)

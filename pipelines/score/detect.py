@@ -18,10 +18,10 @@ from torch import Tensor
 
 from pipelines import score
 from pipelines.cluster.ray import place_actors, quiet_ray_data, ray_cluster
+from pipelines.onnx_detector import OnnxDetector, open_detector
 from pipelines.score.photographs import Encoded, read_photographs
 from pipelines.score.source import Source
 from pipelines.settings import set_defaults
-from ssd.checkpoint import read_config
 from ssd.images import decode
 from ssd.model import ModelConfig
 from ssd.prediction import Detector, prepare
@@ -45,20 +45,26 @@ RESULTS = pa.schema(
 
 
 def detect_parts(
-    source: Source, parts: Sequence[int], size: int, state: dict[str, Any], lowest: float | None
+    source: Source,
+    parts: Sequence[int],
+    size: int,
+    state: dict[str, Any] | bytes,
+    config: ModelConfig,
+    lowest: float | None,
 ) -> Iterator[tuple[int, pa.Table]]:
     """Score some parts of a source; yields each as soon as it is complete, with rows of RESULTS.
 
     Args:
         parts: numbers; part k has the photographs from k · `size` on.
-        state: of `ssd.checkpoint.load`.
+        state: see `pipelines.onnx_detector.open_detector`. config: the model's.
         lowest: score that counts; None: the model's own of each class.
     """
     # Ray prints an error where an actor gets an object by reference and may restart; ours outlives all actors.
     set_defaults({"RAY_BACKEND_LOG_LEVEL": "fatal"})
     send_code_along()
     with ray_cluster() as resources:
-        tables = _answers(source, parts, size, state, lowest, place_actors(resources))
+        answer = {"state": state, "lowest": lowest}
+        tables = _answers(source, parts, size, config, answer, place_actors(resources))
         yield from whole_parts(tables, size, len(source.listing))
 
 
@@ -70,7 +76,7 @@ def send_code_along() -> None:
 
 
 def _answers(
-    source: Source, parts: Sequence[int], size: int, state: dict, lowest: float | None, actors: dict
+    source: Source, parts: Sequence[int], size: int, config: ModelConfig, answer: dict[str, Any], actors: dict
 ) -> Iterator[pa.Table]:
     """Results of batches as they come, with the number of their part and their place in it."""
     import ray
@@ -81,13 +87,13 @@ def _answers(
     blocks = [_block(source.listing, part, size) for part in parts]
     batches = ray.data.from_arrow(blocks).map_batches(
         read_part,
-        fn_kwargs={"filesystem": source.filesystem, "config": read_config(state)},
+        fn_kwargs={"filesystem": source.filesystem, "config": config},
         batch_format="pyarrow",
         batch_size=None,
     )
     found = batches.map_batches(
         DetectPhotographs,
-        fn_constructor_kwargs={"state": ray.put(state), "lowest": lowest, "threads": actors["threads"]},
+        fn_constructor_kwargs=answer | {"state": ray.put(answer["state"]), "threads": actors["threads"]},
         batch_format="numpy",
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=actors["count"]),
@@ -164,7 +170,8 @@ class DetectPhotographs:
         import ray
 
         torch.set_num_threads(threads)
-        self.detector = Detector(ray.get(state), "cuda" if ray.get_gpu_ids() else "cpu")
+        device = "cuda" if ray.get_gpu_ids() else "cpu"
+        self.detector = open_detector(ray.get(state), "the model", device, threads)
         self.lowest = lowest
 
     def __call__(self, rows: dict[str, np.ndarray]) -> pa.Table:
@@ -172,7 +179,7 @@ class DetectPhotographs:
         return detect_batch(self.detector, rows, self.lowest)
 
 
-def detect_batch(detector: Detector, rows: dict[str, np.ndarray], lowest: float | None) -> pa.Table:
+def detect_batch(detector: Detector | OnnxDetector, rows: dict[str, np.ndarray], lowest: float | None) -> pa.Table:
     """Rows of RESULTS for a row of `read_part`, with the `part` and `start` of their batch."""
     facts = json.loads(str(rows["facts"][0]))
     seen = [fact for fact in facts if fact["error"] is None]

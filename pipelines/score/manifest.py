@@ -72,8 +72,9 @@ def digest_of(listing: pa.Table) -> str:
 
 
 def code_digest() -> str:
-    """Digest of the code that decides what is found in a photograph: `ssd/`, and the files of this room that use it."""
-    return digest_of_files([ROOT / "ssd", *(ROOT / "pipelines/score" / f"{name}.py" for name in DETECTING)])
+    """Digest of the code that decides what is found in a photograph: `ssd/`, and the files that use it."""
+    files = (ROOT / "pipelines/score" / f"{name}.py" for name in DETECTING)
+    return digest_of_files([ROOT / "ssd", ROOT / "pipelines/onnx_detector.py", *files])
 
 
 def part_file(out: Path, part: int) -> Path:

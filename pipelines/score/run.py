@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from pipelines.arguments import ArgumentsError, NamedModel
 from pipelines.errors import writing
+from pipelines.onnx_detector import OnnxDetector, open_detector
 from pipelines.score import drift
 from pipelines.score.manifest import (
     ERRORS,
@@ -26,7 +27,7 @@ from pipelines.score.manifest import (
 )
 from pipelines.score.results import Counts, write_errors, write_part
 from pipelines.score.source import Source, list_source
-from ssd.prediction import Detector
+from ssd.model import ModelConfig
 
 LINES = 30  # seconds between lines of progress, where nobody watches a bar
 
@@ -56,10 +57,9 @@ def score(
         ManifestError: the folder has results of something else, or another process works in it.
         SourceError, ArgumentsError: there is nothing to score, or nothing to do it with.
     """
-    try:
-        detector = Detector(model.state)
-    except ValueError as error:
-        raise ArgumentsError(f"{model.address}: {error}") from None
+    detector = open_detector(model.state, model.address)
+    if isinstance(detector, OnnxDetector):
+        detector.check_lowest(lowest)
     if not model.sha256:
         raise ArgumentsError(f"{model.address}: name a version by its number, so that the same one goes on")
     found = list_source(source, out)
@@ -80,13 +80,14 @@ def score(
     try:
         with FileLock(out / LOCK, timeout=0):
             begin(out, manifest, found.listing, fresh)
-            _detect(out, manifest, found, model)
+            config = detector.config if isinstance(detector, OnnxDetector) else detector.model.config
+            _detect(out, manifest, found, model, config)
             return _conclude(out, manifest, found, forms, statistics, evaluated)
     except Timeout:
         raise ManifestError(f"{out}: another process is scoring into it") from None
 
 
-def _detect(out: Path, manifest: Manifest, source: Source, model: NamedModel) -> None:
+def _detect(out: Path, manifest: Manifest, source: Source, model: NamedModel, config: ModelConfig) -> None:
     """Detect in the missing parts, and show how it goes."""
     missing = missing_parts(out, manifest)
     sizes = {part: min(manifest.part, manifest.photographs - part * manifest.part) for part in missing}
@@ -101,7 +102,8 @@ def _detect(out: Path, manifest: Manifest, source: Source, model: NamedModel) ->
     shown = time.monotonic()
     pace = Pace()
     with tqdm(total=manifest.photographs, initial=done, unit="image", disable=not watched) as bar:
-        for part, table in detect_parts(source, missing, manifest.part, model.state, manifest.score):
+        tables = detect_parts(source, missing, manifest.part, model.state, config, manifest.score)
+        for part, table in tables:
             write_part(out, part, table, manifest)
             done += sizes[part]
             now = time.monotonic()

@@ -56,8 +56,10 @@ def address(version: ModelVersion, name: str) -> str:
 
 
 @contextmanager
-def fetched(client: MlflowClient, uri: str) -> Iterator[Path]:
+def fetched(client: MlflowClient, uri: str) -> Iterator[tuple[Path, str]]:
     """The file at an `address`, an alias in place of the number too, downloaded for a while and compared with its tag.
+
+    Yields it with its address by the version's number.
 
     Raises:
         RegistryError: there is no such version, it has no such file, or the file is damaged.
@@ -78,6 +80,6 @@ def fetched(client: MlflowClient, uri: str) -> Iterator[Path]:
             found, expected = sha256(path), version.tags[tag(names[0])]
             if found != expected:
                 raise RegistryError(f"{uri} at {where} is damaged: its SHA-256 is {found[:12]}, not {expected[:12]}")
-            yield path
+            yield path, address(version, names[0])
     except (MlflowException, OSError) as error:
         raise RegistryError(f"{uri} cannot be read at {where}: {first_line(error)}") from None

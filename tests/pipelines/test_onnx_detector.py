@@ -1,17 +1,22 @@
 """An exported file in use finds what the weights file finds."""
 
+import shutil
+
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
 from pipelines import onnx_detector
 from pipelines.arguments import ArgumentsError
-from pipelines.onnx_detector import OnnxDetector
+from pipelines.onnx_detector import open_onnx
 from pipelines.predict.__main__ import main
+from pipelines.score.__main__ import main as score
 from ssd.checkpoint import load, model_state, save
+from ssd.images import decode
 from ssd.model import SSD, ModelConfig
-from ssd.prediction import Detector
+from ssd.prediction import Detector, prepare
 
 pytest.importorskip("onnxscript", reason="needs onnx and onnxscript: pip install '.[export]'")
 onnx = pytest.importorskip("onnx")
@@ -35,15 +40,15 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("score", [None, 0.41])
-def test_boxes_labels_and_calibrated_scores_are_the_same(folder, score):
-    detector, other = Detector(load(folder / "model.pt")), OnnxDetector(folder / "model.onnx")
+@pytest.mark.parametrize("lowest", [None, 0.41])
+def test_boxes_labels_and_calibrated_scores_are_the_same(folder, lowest):
+    detector, other = Detector(load(folder / "model.pt")), open_onnx(str(folder / "model.onnx"))
     assert other.class_names == detector.class_names
     np.testing.assert_allclose(other.thresholds, detector.thresholds, atol=1e-5)
     rng = np.random.default_rng(1)
     images = [torch.from_numpy(rng.integers(0, 255, (3, *size), dtype=np.uint8)) for size in ((64, 64), (50, 71))]
     total = 0
-    for one, same in zip(detector.predict_likely(images, score), other.predict_likely(images, score), strict=True):
+    for one, same in zip(detector.predict_likely(images, lowest), other.predict_likely(images, lowest), strict=True):
         total += len(one.labels)
         assert abs(len(one.labels) - len(same.labels)) <= 1  # one at the very threshold
         for box, label, value in zip(*same):
@@ -52,6 +57,40 @@ def test_boxes_labels_and_calibrated_scores_are_the_same(folder, score):
                 for there, name, sure in zip(*one)
             )
     assert total > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lowest", [None, 0.41])
+def test_photographs_that_are_resized_already_have_the_same_boxes(folder, lowest):
+    detector = open_onnx(str(folder / "model.onnx"))
+    rng = np.random.default_rng(2)
+    images = [torch.from_numpy(rng.integers(0, 255, (3, *size), dtype=np.uint8)) for size in ((64, 64), (50, 71))]
+    seen = [prepare(image, detector.config) for image in images]
+    found = detector.predict_likely_prepared(seen, [image.shape[-2:] for image in images], lowest)
+    for one, same in zip(detector.predict_likely(images, lowest), found, strict=True):
+        np.testing.assert_allclose(same.boxes, one.boxes, atol=1e-3)
+        np.testing.assert_allclose(same.scores, one.scores, atol=1e-6)
+        assert same.labels.tolist() == one.labels.tolist()
+    assert detector.predict_likely_prepared([], []) == []
+
+
+@pytest.mark.slow
+def test_score_takes_the_file(folder, tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    for name in ("a.png", "b.png"):
+        shutil.copy(folder / name, tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    words = ["photos", "out", "--model", str(folder / "model.onnx")]
+    with pytest.raises(SystemExit, match=r"^score: --score 0.01: .*model.onnx says nothing below 0\.2"):
+        score([*words, "--score", "0.01"])
+    score(words)
+    rows = pq.read_table("out/parts").to_pylist()
+    assert [row["file"] for row in rows] == ["a.png", "b.png"]
+    detector = open_onnx(str(folder / "model.onnx"))
+    for row in rows:
+        (one,) = detector.predict_likely([decode((tmp_path / "photos" / row["file"]).read_bytes())])
+        assert row["labels"] == one.labels.tolist() != []
+        np.testing.assert_allclose(row["boxes"], one.boxes, atol=1e-3)
 
 
 @pytest.mark.slow
@@ -69,15 +108,15 @@ def test_a_file_of_somebody_else_is_refused(folder, tmp_path):
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(ArgumentsError, match=r"other.onnx: not written by .*: it has no 'ssd.class_names'"):
-        OnnxDetector(tmp_path / "other.onnx")
+        open_onnx(str(tmp_path / "other.onnx"))
 
 
 def test_what_is_wrong_is_said(tmp_path, monkeypatch):
     with pytest.raises(ArgumentsError, match=r"missing.onnx: no such file; `ssd export"):
-        OnnxDetector(tmp_path / "missing.onnx")
+        open_onnx(str(tmp_path / "missing.onnx"))
     (tmp_path / "bad.onnx").write_bytes(b"no protobuf")
     with pytest.raises(ArgumentsError, match=r"bad.onnx: not an ONNX file that can be run: "):
-        OnnxDetector(tmp_path / "bad.onnx")
+        open_onnx(str(tmp_path / "bad.onnx"))
     monkeypatch.setattr(onnx_detector, "PACKAGE", "a_package_that_is_not_there")
     with pytest.raises(ArgumentsError, match="ONNX needs a_package_that_is_not_there: pip install"):
-        OnnxDetector(tmp_path / "bad.onnx")
+        open_onnx(str(tmp_path / "bad.onnx"))

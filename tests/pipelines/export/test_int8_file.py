@@ -10,7 +10,7 @@ pytest.importorskip("onnxruntime")
 
 from pipelines.export.model import Source, describe  # noqa: E402  needs onnx
 from pipelines.export.write import write  # noqa: E402
-from pipelines.onnx_detector import OnnxDetector, detect_split  # noqa: E402
+from pipelines.onnx_detector import detect_split, open_onnx  # noqa: E402
 from pipelines.store.shards import read_boxes, read_manifest  # noqa: E402
 from ssd.metrics import evaluate, flatten_found, flatten_truths  # noqa: E402
 from ssd.prediction import Detector  # noqa: E402
@@ -22,7 +22,7 @@ def test_the_network_is_in_integers_and_finds_the_same(trained, tiny_prepared, t
     for kind in ("onnx", "onnx_int8"):
         file = tmp_path / f"{kind}.onnx"
         write(source, kind, None, file, tiny_prepared)
-        rows, _ = detect_split(OnnxDetector(file), tiny_prepared, manifest, "test")
+        rows, _ = detect_split(open_onnx(str(file)), tiny_prepared, manifest, "test")
         truths = sorted(read_boxes(tiny_prepared, manifest, "test"), key=lambda row: row["image_id"])
         found = flatten_found(*([row[name] for row in rows] for name in ("boxes", "labels", "scores")))
         truth = flatten_truths(*([row[name] for row in truths] for name in ("boxes", "labels", "difficult", "iscrowd")))

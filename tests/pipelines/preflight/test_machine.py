@@ -5,6 +5,7 @@ import pytest
 from pipelines.params import load_params
 from pipelines.preflight import estimates, machine, packages
 from tests.conftest import TINY, write_params
+from tests.pipelines.recipe.data import manifest
 
 GIB = 1 << 30
 
@@ -47,6 +48,14 @@ def test_flags_of_the_processor(tmp_path):
 def test_what_counts_as_another_version(have, state):
     lock = "numpy==2.0 \\\n    --hash=sha256:0\ntorch==2.15.0 \\\nwinonly==1.0 ; sys_platform == 'win32' \\\n"
     assert packages.locked(lock, have).state == state
+
+
+@pytest.mark.parametrize(("source", "side"), [(1.0, 64), (2.0, 128), ("original", 490)])  # √240 000 = 489.9
+def test_crops_from_the_photograph_ask_for_its_pixels(tmp_path, source, side):
+    params = load_params(
+        write_params(tmp_path / "params.yaml", {"model.image_size": [64, 64], "augment.source": source})
+    )
+    assert estimates.decoded_bytes(params, manifest(10, 5)) == (10 * side**2 + 5 * 64**2) * 3
 
 
 def test_estimates_grow_with_what_they_are_of(tmp_path):

@@ -68,7 +68,7 @@ def test_a_version_has_its_files_in_other_formats(tmp_path, empty_store, capsys)
     assert check_weights(origin).endswith(" MiB (and as onnx, torchscript)")
 
     # a damaged file is refused
-    with formats.fetched(client, "models:/ssd/1/export/model.onnx") as path:
+    with formats.fetched(client, "models:/ssd/1/export/model.onnx") as (path, _):
         assert sha256(path) == version.tags["ssd.onnx.sha256"]
     (stored,) = Path(client.get_logged_model(version.tags[MODEL_ID]).artifact_location).rglob("model.onnx")
     stored.write_bytes(stored.read_bytes()[:-1] + b"?")

@@ -1,6 +1,7 @@
 """The cluster on this machine: what can be tested without starting it. It runs in tests/test_chaos.py."""
 
 import importlib.util
+import ipaddress
 import json
 import secrets
 import shutil
@@ -93,15 +94,15 @@ def test_the_certificates_are_of_one_authority_whose_key_is_gone(tmp_path, tls):
     assert subprocess.run(strange, capture_output=True).returncode
 
 
-def answer(port, context=None):
+def answer(port, context=None, host="127.0.0.1"):
     """The first bytes that a port answers to the beginning of HTTP/2, which gRPC speaks; b"" where it hangs up."""
-    with socket.create_connection(("127.0.0.1", port), 60) as plain:
-        try:
-            connection = context.wrap_socket(plain, server_hostname="127.0.0.1") if context else plain
+    try:
+        with socket.create_connection((host, port), 60) as plain:
+            connection = context.wrap_socket(plain, server_hostname=host) if context else plain
             connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
             return connection.recv(9)
-        except (ssl.SSLError, ConnectionError):
-            return b""
+    except (ssl.SSLError, ConnectionError):  # or its process has ended meanwhile
+        return b""
 
 
 @long_test
@@ -134,8 +135,10 @@ def test_with_tls_only_who_has_the_key_is_answered_by_rays_processes(tls, monkey
             for process in psutil.Process(service.process.pid).children(recursive=True):
                 for connection in process.net_connections("tcp"):
                     if connection.status == psutil.CONN_LISTEN:
-                        servers[connection.laddr.port] = process.name()
-        plain = {name for port, name in servers.items() if answer(port)[3:4] == settings}
+                        everywhere = ipaddress.ip_address(connection.laddr.ip).is_unspecified
+                        host = "127.0.0.1" if everywhere else connection.laddr.ip
+                        servers[host, connection.laddr.port] = process.name()
+        plain = {name for (host, port), name in servers.items() if answer(port, host=host)[3:4] == settings}
         assert {"gcs_server", "raylet"} <= set(servers.values())
         assert plain == set(), servers
     finally:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+LINES = 30  # seconds between lines of progress, where nobody watches a bar
+
+Thing = TypeVar("Thing")
 
 
 class LiveLines:
@@ -55,6 +60,27 @@ class LiveLines:
             task, *_ = self._running.pop(name)
             if self._progress:
                 self._progress.remove_task(task)
+
+
+def show_progress(things: Iterable[Thing], what: str, total: int, leave: bool = True) -> Iterator[Thing]:
+    """Pass `total` things on one by one: below a bar on a terminal, else with a line every half minute.
+
+    Args:
+        leave: whether the bar stays when all have passed.
+    """
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(things, what, total, mininterval=1, leave=leave)
+        return
+    started = shown = time.monotonic()
+    for done, thing in enumerate(things, 1):
+        yield thing
+        now = time.monotonic()
+        if now - shown > LINES and done < total:
+            shown = now
+            left = clock((now - started) / done * (total - done))
+            print(f"  {what}: {done}/{total}, {left} left", flush=True)
 
 
 def clock(seconds: float) -> str:

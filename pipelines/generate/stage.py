@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from pipelines.errors import writing
 from pipelines.generate.scenes import paint
+from pipelines.live import show_progress
 from pipelines.params import GenerateParams
 
 SPLITS = ("train", "val")
@@ -40,7 +40,7 @@ def generate_split(folder: Path, split: str, count: int, seed: int, size: int) -
     images.mkdir(parents=True)
     one = partial(generate_image, split=split, seed=seed, size=size, folder=images)
     with ProcessPoolExecutor(min(count, os.cpu_count() or 1)) as pool:
-        rows = list(tqdm(pool.map(one, range(count), chunksize=8), f"generate {split}", count, mininterval=1))
+        rows = list(show_progress(pool.map(one, range(count), chunksize=8), f"generate {split}", count))
     labels = folder / "label.csv"
     with writing(labels), open(labels, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

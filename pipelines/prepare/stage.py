@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from pipelines.errors import UserError, writing
 from pipelines.layouts import advice, bananas, coco, parquet, voc, yolo
 from pipelines.layouts.files import Files
 from pipelines.layouts.listing import Annotation, DataError, Listing, Photo, Rejected
+from pipelines.live import show_progress
 from pipelines.params import PrepareParams
 from pipelines.prepare.groups import describe, group
 from pipelines.prepare.quarantine import REPORT, Entry, check_share, count_rejected, rejection, write_report
@@ -107,7 +107,7 @@ def find_classes(folder: Path, listing: Listing, splits: dict[str, list[str]], p
     names: set[str] = set()
     photos = [listing.photos[image_id] for ids in splits.values() for image_id in ids]
     results = map_in_order(lambda photo: read_annotation(folder, listing.layout, photo).names, photos, pool)
-    for found in tqdm(results, "find classes", len(photos), mininterval=1, leave=False):
+    for found in show_progress(results, "find classes", len(photos), leave=False):
         if not isinstance(found, Rejected):
             names.update(found)
     return sorted(names)
@@ -229,7 +229,7 @@ def _write_splits(
             return record, found
 
         for split, ids in splits.items():
-            results = tqdm(map_in_order(check, shuffle(ids, seed), pool), f"prepare {split}", len(ids), mininterval=1)
+            results = show_progress(map_in_order(check, shuffle(ids, seed), pool), f"prepare {split}", len(ids))
             records = _sift(results, entries, thumbnails)
             written[split] = write_split(partial, split, records, classes, int(params.shard_mib * (1 << 20)))
     listing.notes.extend(f"{count} {note}" for note, count in Counter(became).items())

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from pipelines.arguments import ArgumentsError, NamedModel
 from pipelines.errors import writing
+from pipelines.live import LINES
 from pipelines.onnx_detector import OnnxDetector, open_detector
 from pipelines.score import drift
 from pipelines.score.manifest import (
@@ -28,8 +29,6 @@ from pipelines.score.manifest import (
 from pipelines.score.results import Counts, write_errors, write_part
 from pipelines.score.source import Source, list_source
 from ssd.model import ModelConfig
-
-LINES = 30  # seconds between lines of progress, where nobody watches a bar
 
 
 def score(

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from filelock import FileLock
-from tqdm import tqdm
 
+from pipelines.live import show_progress
 from pipelines.store.s3 import NoSuchObject, ObjectStore, StorageError, object_store, retry_while_away
 from pipelines.store.shards import MANIFEST, Manifest, Shard, ShardError, read_manifest
 
@@ -149,7 +149,7 @@ def _in_parallel(act: Callable[[Shard], object], shards: list[Shard], what: str,
     with ThreadPoolExecutor(STREAMS) as pool:
         waiting = [pool.submit(act, shard) for shard in shards]
         try:
-            for one in tqdm(waiting, what, mininterval=5, unit="shard", disable=len(shards) < STREAMS):
+            for one in show_progress(waiting, what, len(waiting), leave=False):
                 one.result()
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)

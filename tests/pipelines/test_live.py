@@ -5,11 +5,13 @@ import pty
 import re
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
 
-from pipelines.live import LiveLines, clock
+from pipelines import live
+from pipelines.live import LiveLines, clock, show_progress
 
 ROOT = Path(__file__).parents[2]
 TRAINING = """
@@ -33,6 +35,7 @@ EPOCH = "epoch 1/3: loss 1.500 (class 1.000, box 0.500), val mAP50 0.750 mAP 0.5
 def on_a_terminal(script, **variables):
     """What the script writes to a terminal of 120 columns."""
     ours, its = pty.openpty()
+    termios.tcsetwinsize(its, (40, 120))
     environment = {"PATH": os.defpath, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40", **variables}
     words = [sys.executable, "-c", script]
     with subprocess.Popen(words, cwd=ROOT, stdin=its, stdout=its, stderr=its, env=environment) as process:
@@ -86,3 +89,17 @@ def test_clock():
     assert [clock(seconds) for seconds in (0, 59.9, 60, 3599, 3600, 90061)] == [
         "0:00", "0:59", "1:00", "59:59", "1:00:00", "25:01:01",
     ]  # fmt: skip
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then(capsys, monkeypatch):
+    assert list(show_progress(iter("abc"), "prepare train", 3)) == ["a", "b", "c"]
+    assert capsys.readouterr() == ("", "")  # over within half a minute
+    monkeypatch.setattr(live, "LINES", -1)
+    assert list(show_progress(iter("abc"), "prepare train", 3)) == ["a", "b", "c"]
+    assert capsys.readouterr() == ("  prepare train: 1/3, 0:00 left\n  prepare train: 2/3, 0:00 left\n", "")
+
+
+def test_on_a_terminal_progress_is_a_bar():
+    seen = on_a_terminal("from pipelines.live import show_progress; list(show_progress(range(3), 'prepare train', 3))")
+    assert "prepare train: 100%" in seen
+    assert "3/3" in seen

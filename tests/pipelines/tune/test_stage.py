@@ -108,10 +108,10 @@ class Sweeping:
         self.process.wait()
 
     def wait_until(self, condition):
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while not condition(self.trials()):
             assert self.process.poll() is None, self.output
-            assert time.monotonic() < end, "not reached within 120 s"
+            assert time.monotonic() < end, "not reached within 300 s"
             time.sleep(0.02)
 
     def trials(self):

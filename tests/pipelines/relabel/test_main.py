@@ -8,10 +8,12 @@ import sys
 import pytest
 import yaml
 
+from pipelines.relabel import search
 from pipelines.relabel.__main__ import main
 from pipelines.store.shards import read_manifest
 from pipelines.tracking.registry import TrainedModel, sha256
 from tests.conftest import TINY, write_params
+from tests.pipelines.evaluate.test_challenge import in_this_process
 from tests.pipelines.evaluate.test_stage import write_model
 
 
@@ -37,6 +39,7 @@ def test_from_the_model_to_suspects(on_kept_cluster, tiny_prepared, tiny_params,
     facts = {"name": "ssd", "epoch": 1, "validation": {}, "fingerprint": "train-1", "classes": ["bar", "slot"]}
     model = TrainedModel(sha256=sha256(weights), data=manifest.digest, **facts)
     (tmp_path / "model.json").write_text(model.model_dump_json())  # now it is known what it was trained on
+    monkeypatch.setattr(search, "detect_split", in_this_process)  # on Ray it was done before
     main(["suspects", "model.pt", "--prepared", str(tiny_prepared), "--splits", "train", "--out", "out"])
     assert {row["model"] for row in csv.DictReader((tmp_path / "out/suspects.csv").open())} == {"trained on it"}
     assert (tmp_path / "out/suspects.html").stat().st_size < 3e6

@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from pipelines.tracking.registry import read_model_json
 from tests.conftest import draw_voc, long_test, write_params
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -87,7 +87,7 @@ class Clone:
 
     def run(self, *words, code=0):
         done = subprocess.run(
-            words, cwd=self.folder, env=environment(), text=True, timeout=400, stdin=subprocess.DEVNULL,
+            words, cwd=self.folder, env=environment(), text=True, timeout=900, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         assert done.returncode == code, done.stdout

@@ -190,6 +190,7 @@ def test_a_finished_run_is_published_again_without_training(calm, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_one_that_waits_goes_on_after_sigterm_and_loses_a_worker_and_ends_as_a_calm_run(
     calm, tmp_path, tiny_prepared, params_file, monkeypatch
 ):

@@ -199,6 +199,7 @@ def test_a_sweep_that_is_done_starts_nothing(calm, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_what_the_place_did_wrong_then_kill_9_twice_then_one_at_a_time_end_as_if_nothing_had_been(
     calm, tmp_path, tiny_prepared, monkeypatch
 ):

@@ -34,7 +34,7 @@ repro: setup  ## Run the whole pipeline: generate, prepare, tune, train, evaluat
 	python -m pipelines.doctor --quick --quiet
 	dvc repro
 
-test: setup  ## Run all tests: the fast ones first, then half an hour on real Ray, DVC and MLflow
+test: setup  ## Run all tests: the fast ones first, then those on real Ray, DVC and MLflow
 	pytest -m "not slow" -n 2 --dist worksteal
 	pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 

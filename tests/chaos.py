@@ -148,20 +148,14 @@ class Round:
         return (self.data / f"{self.name}.log").read_text()[-4000:]
 
     def result(self):
-        """What training led to, but for the time it took: the last checkpoint's tensors, history and best epoch."""
+        """The outcome of the last checkpoint in the store."""
         with _environment(self.environment):
             objects = ObjectStore(self.environment["STORAGE_URI"])
             (run,) = {name.split("/")[1] for name in objects.list_sizes("runs")}
             with tempfile.TemporaryDirectory() as folder:
                 step, state = StoredCheckpoints(Path(folder) / run, objects).latest()
         assert step == EPOCHS * STEPS
-        result = {
-            name: hashlib.sha256(value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
-            for name, value in tensors(state).items()
-        }
-        for row in timeless(state["history"]):
-            result |= {f"epoch {row['epoch']} {key}": value for key, value in row.items()}
-        return result | {"best epoch": state["best"]["epoch"]}
+        return outcome(state)
 
     def check(self):
         """Outputs are here; MLflow has every epoch once and the true state; nothing is left over or half-written."""
@@ -204,6 +198,17 @@ class Round:
                 assert hashlib.sha256(answer["Body"].read()).hexdigest() == answer["Metadata"][SHA256], name
 
 
+def outcome(state):
+    """What training led to, but for the time it took: a checkpoint's tensors, history and best epoch."""
+    result = {
+        name: hashlib.sha256(value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+        for name, value in tensors(state).items()
+    }
+    for row in timeless(state["history"]):
+        result |= {f"epoch {row['epoch']} {key}": value for key, value in row.items()}
+    return result | {"best epoch": state["best"]["epoch"]}
+
+
 @contextlib.contextmanager
 def _environment(variables):
     before = dict(os.environ)
@@ -227,20 +232,25 @@ def plans(rounds, seed):
         yield sorted(plan)
 
 
-def chaos(folder, planned, seed, say=print):
-    """Run a calm round and then the planned ones; raises AssertionError where something was lost."""
-    folder.mkdir(parents=True, exist_ok=True)
-    data = folder / "data"
-    draw_voc(data / "raw", 40)
-    params = load_params(write_params(data / "params.yaml", {**TINY, "train.epochs": EPOCHS}))
-    prepare(data / "raw", data / "prepared", params.prepare, params.seed)
-    started, rng = time.monotonic(), random.Random(seed)
+def prepare_data(folder):
+    """Photographs, parameters and shards of all rounds; the parameters."""
+    draw_voc(folder / "raw", 40)
+    params = load_params(write_params(folder / "params.yaml", {**TINY, "train.epochs": EPOCHS}))
+    prepare(folder / "raw", folder / "prepared", params.prepare, params.seed)
+    return params
+
+
+def chaos(folder, planned, seed, say=print, calm=None):
+    """Run the planned rounds in a folder with `data`; raises AssertionError where something was lost.
+
+    `calm`: the outcome that all have to come to; None: that of a round before them, in which nothing is killed.
+    """
+    data, started, rng = folder / "data", time.monotonic(), random.Random(seed)
     supervised = Supervised(folder / "c")
     try:
         say(f"cluster up after {time.monotonic() - started:.0f} s; seed {seed}, {EPOCHS} epochs of {STEPS} steps")
         say(f"{'round':>5} {'s':>4} {'runs':>4} {'weights':<12} killed (after step)")
-        calm = None
-        for number, plan in enumerate([[], *planned]):
+        for number, plan in enumerate(planned if calm else [[], *planned], start=1 if calm else 0):
             started = time.monotonic()
             one = Round(f"round-{number}", supervised, data)
             runs = one.run(plan, rng)
@@ -267,6 +277,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ssd-chaos-", ignore_cleanup_errors=True) as folder:
+        prepare_data(Path(folder) / "data")
         chaos(Path(folder), list(plans(args.rounds, args.seed)), args.seed, lambda text: print(text, flush=True))
 
 

@@ -29,19 +29,20 @@ needs_bccd = pytest.mark.skipif(not BCCD.is_dir(), reason="needs BCCD in ../shar
 
 LONGEST = (
     "tests/test_dvc.py",
-    "pipelines/train/test_stage.py",
-    "tune/test_stage.py",
     "tests/test_chaos.py",
+    "tune/test_stage.py",
+    "pipelines/train/test_stage.py",
     "tests/test_mlflow_server.py",
-    "train/test_presets.py",
     "train/test_main.py",
+    "train/test_presets.py",
     "evaluate/test_stage.py",
     "seeds/test_repeat.py",
+    "tests/test_network.py",
     "verify/test_verify.py",
     "recipe/test_forty.py",
     "score/test_run.py",
-    "tests/test_network.py",
-    "tests/pipelines/test_ui.py",
+    "serving/test_application.py",
+    "relabel/test_main.py",
     "training/test_workers.py",
 )
 

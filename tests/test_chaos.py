@@ -1,4 +1,4 @@
-"""The short form of `make chaos`: rounds in which four kinds of process are killed, each once."""
+"""The short form of `make chaos`: a round in which four kinds of process are killed, each once."""
 
 import tempfile
 from pathlib import Path
@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 from infra.local.ceph import missing
-from tests.chaos import EPOCHS, STEPS, VICTIMS, chaos, plans
+from pipelines.training.loop import Job
+from ssd.checkpoint import load
+from tests.chaos import EPOCHS, STEPS, VICTIMS, chaos, outcome, plans, prepare_data
 from tests.conftest import long_test
+from tests.pipelines.training.processes import train_in_processes
 
 
 def test_plans_are_seeded_and_spare_nobody():
@@ -18,7 +21,7 @@ def test_plans_are_seeded_and_spare_nobody():
     assert sorted(HALVES[0] + HALVES[1]) == sorted(VICTIMS)
 
 
-HALVES = ("mlflow", "ctrl-C", "node", "driver"), ("client", "worker", "s3", "helpers")
+HALVES = ("mlflow", "s3", "node", "driver"), ("client", "worker", "ctrl-C", "helpers")
 
 
 @pytest.mark.slow
@@ -28,5 +31,9 @@ def test_a_round_of_chaos(victims):
     if lacking := missing():
         pytest.skip(f"no S3 server: {', '.join(lacking)} not installed (apt-get install radosgw ceph-mon ceph-osd)")
     plan = list(zip((3, 9, 18, 27), victims, strict=True))
-    with tempfile.TemporaryDirectory(prefix="ssd-chaos-", ignore_cleanup_errors=True) as folder:  # short: sockets
-        chaos(Path(folder), [plan], seed=0)
+    with tempfile.TemporaryDirectory(prefix="ssd-chaos-", ignore_cleanup_errors=True) as name:  # short: sockets
+        folder, last = Path(name), EPOCHS * STEPS
+        params = prepare_data(folder / "data")
+        (folder / "calm").mkdir()
+        train_in_processes(2, Job(params, folder / "data/prepared", folder / "cache"), folder / "calm", 0, last)
+        chaos(folder, [plan], seed=0, calm=outcome(load(folder / f"calm/{last}.pt")))

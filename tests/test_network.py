@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.store.checkpoints import step_of
 from pipelines.store.s3 import object_store
-from tests.conftest import TINY, write_params
+from tests.conftest import TINY, long_test, write_params
 from tests.proxy import Proxy
 from tests.test_mlflow_server import Server, Watched, check
 
@@ -24,6 +24,7 @@ def mlflow_server(tmp_path_factory):
     server.kill()
 
 
+@long_test
 def test_a_bad_network_stops_nothing_and_is_caught_up_with(s3, mlflow_server, tiny_prepared, tmp_path, monkeypatch):
     bucket = Proxy(urlparse(s3["AWS_ENDPOINT_URL"]).port)
     tracker = Proxy(mlflow_server.port)

@@ -10,7 +10,7 @@ from tests.conftest import write_params
 
 
 @pytest.fixture
-def pears(tmp_path, monkeypatch):
+def pears(empty_store, tmp_path, monkeypatch):
     """A project whose registered model is called pears."""
     write_params(tmp_path / "params.yaml", {"registry.name": "pears"})
     monkeypatch.chdir(tmp_path)

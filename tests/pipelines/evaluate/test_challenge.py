@@ -44,7 +44,9 @@ def perfect(truths, classes):
 
 
 @pytest.mark.slow
-def test_the_champion_is_measured_now_and_remembered(tiny_prepared, tiny_params, tmp_path, monkeypatch, capsys):
+def test_the_champion_is_measured_now_and_remembered(
+    empty_store, tiny_prepared, tiny_params, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(versions, "detect_split", in_this_process)
     client, manifest = runs.connect(), read_manifest(tiny_prepared)
     run = client.create_run(runs.experiment_id(client)).info.run_id

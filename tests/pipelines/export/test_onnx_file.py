@@ -18,6 +18,7 @@ from ssd.images import resize  # noqa: E402
 from ssd.model import SSD  # noqa: E402
 from ssd.prediction import Detector  # noqa: E402
 from ssd.presets import PRESETS  # noqa: E402
+from tests.conftest import long_test  # noqa: E402
 from tests.pipelines.export.conftest import SIZES, assert_same, photographs  # noqa: E402
 
 DESCRIPTION = {"ssd.project_version": "1.2.3", "ssd.class_names": json.dumps(["bar", "slot"])}
@@ -88,7 +89,7 @@ def test_resize_is_exact(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
-    [{"nms": "voting"}, {"flip": True}, {"nms": "voting", "max_detections": 7}, {"score_threshold": 0.5}],
+    [{"nms": "voting", "max_detections": 7}, {"flip": True}, {"score_threshold": 0.5}],
     ids=str,
 )
 def test_parity_of_other_ways_to_detect(trained, tmp_path, overrides):
@@ -101,7 +102,15 @@ def test_parity_of_other_ways_to_detect(trained, tmp_path, overrides):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["fast", "ssd300_vgg16", "ssd320_efficientnet_lite0", "ssd320_mobilenet_v3"])
+@pytest.mark.parametrize(
+    "preset",
+    [
+        "fast",
+        "ssd320_efficientnet_lite0",
+        pytest.param("ssd300_vgg16", marks=long_test),
+        pytest.param("ssd320_mobilenet_v3", marks=long_test),
+    ],
+)
 def test_parity_of_presets(preset, tmp_path):
     """Untrained, their parameters moved at random: else scores tie, and which of them NMS takes first is open.
 

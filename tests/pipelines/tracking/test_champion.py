@@ -12,7 +12,7 @@ SIGNED = r" \(\w+, \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00\)"
 
 
 @pytest.mark.slow
-def test_the_crown_passes_on_and_comes_back():
+def test_the_crown_passes_on_and_comes_back(empty_store):
     client = connect()
     client.create_registered_model("ssd")
     run = client.create_run(experiment_id(client)).info.run_id

@@ -94,7 +94,7 @@ def test_a_comparison_by_hand():
 
 
 @pytest.mark.slow
-def test_verdicts_in_the_registry():
+def test_verdicts_in_the_registry(empty_store):
     client = connect()
     client.create_registered_model("ssd")
     run = client.create_run(experiment_id(client)).info.run_id

@@ -12,6 +12,7 @@ import pytest
 
 from pipelines.store.shards import read_manifest
 from pipelines.tracking import registry, runs
+from pipelines.train.__main__ import main as train
 from tests.conftest import TINY, long_test, write_params
 from tests.pipelines.evaluate.test_stage import first_image, trained_model, write_model
 
@@ -72,8 +73,8 @@ def test_a_damaged_model_is_named(files, own_home, name):
     assert "are missing or damaged: the file has the SHA-256" in line
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate"])
-def test_a_full_disk_at_the_outputs(files, on_kept_cluster, tmp_path, name):
+@pytest.mark.parametrize("name", ["train", pytest.param("evaluate", marks=long_test)])
+def test_a_full_disk_at_the_outputs_and_training_again_by_fresh(files, on_kept_cluster, tmp_path, capfd, name):
     if not shutil.which("unshare") or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
         pytest.skip("needs `unshare -rm`: mount namespaces are not permitted here")
     (tmp_path / "out").mkdir()
@@ -81,9 +82,24 @@ def test_a_full_disk_at_the_outputs(files, on_kept_cluster, tmp_path, name):
     (line,) = lines_of([*small, sys.executable, "-m", *files[name]], 1)
     assert line.startswith(f"{name}: {tmp_path}/out")
     assert "No space left on device; make room there" in line
+    if name == "train":
+        train([*files[name][1:], "--fresh"])
+        assert "trained before" not in (said := capfd.readouterr().out)
+        assert "epoch 1/1: loss" in said
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_loss_that_is_not_finite_fails_at_once_and_says_where(files, on_kept_cluster, tmp_path, capfd):
+    changes = {"train.lr": 1.0e30, "train.clip_norm": 0.0, "train.warmup_steps": 0, "train.ema_decay": 0.0}
+    write_params(tmp_path / "params.yaml", TINY | changes)
+    with pytest.raises(SystemExit, match=r"^train: .* is not finite; images of this worker's batch: "):
+        train(files["train"][1:])
+    assert "was lost" not in capfd.readouterr().out  # no restart
+    client = runs.connect()
+    found = client.search_runs([runs.experiment_id(client)], "tags.`ssd.fingerprint` LIKE 'train-%'")
+    assert [run.info.status for run in found] in ([], ["FAILED"])
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=long_test)])
 def test_evaluate_interrupted_says_what_goes_on(files, tmp_path, number, code):
     process = subprocess.Popen(
         [sys.executable, "-m", *files["evaluate"]], cwd=ROOT, text=True, stdin=subprocess.DEVNULL,

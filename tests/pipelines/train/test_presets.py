@@ -46,7 +46,9 @@ SMALL = {
         *(pytest.param(name, marks=long_test) for name in sorted(PRESETS) if name not in ("tiny", OFTEN)),
     ],
 )  # tiny is tiny_fine but for sizes
-def test_every_stage_takes_every_preset(on_kept_cluster, tiny_prepared, tmp_path, own_home, monkeypatch, name, capsys):
+def test_every_stage_takes_every_preset(
+    on_kept_cluster, empty_store, tiny_prepared, tmp_path, own_home, monkeypatch, name, capsys
+):
     monkeypatch.setenv("SSD_WORKERS", "2")
     changes = {key: value for key, value in TINY.items() if not key.startswith("model.anchors")}
     changes |= {"model.preset": name, "train.epochs": 1, "train.checkpoint_steps": 1, **SMALL.get(name, {})}

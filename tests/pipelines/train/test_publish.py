@@ -23,7 +23,7 @@ def epoch(number, loss, ap):
 
 @pytest.mark.slow
 def test_a_training_that_diverged_is_registered_with_a_warning_and_never_promoted(
-    tiny_prepared, tiny_params, tmp_path, own_home, capsys
+    empty_store, tiny_prepared, tiny_params, tmp_path, own_home, capsys
 ):
     manifest = read_manifest(tiny_prepared)
     weights = model_state(SSD(tiny_params.model, 2), list(manifest.classes))

@@ -171,7 +171,7 @@ def test_other_weights_make_another_run(published, tiny_prepared, tmp_path):
 
 
 @pytest.fixture
-def registry(own_home, tmp_path):
+def registry(own_home, empty_store, tmp_path):
     """A registry of two versions of `small`; the first is the champion."""
     client = runs.connect()
     config = params_with("none", preset="tiny").model

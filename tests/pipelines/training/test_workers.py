@@ -4,16 +4,12 @@ import contextlib
 import dataclasses
 import errno
 import json
-import socket
 import subprocess
 import sys
-from unittest import mock
 
 import pyarrow
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 from filelock import Timeout
 
 from pipelines.cluster.ray import Placement, ray_cluster
@@ -22,57 +18,15 @@ from pipelines.store.checkpoints import checkpoints
 from pipelines.store.s3 import StorageError
 from pipelines.store.shards import read_boxes, read_manifest
 from pipelines.training import workers
-from pipelines.training.loop import Job, Run, fit
+from pipelines.training.loop import Job
 from pipelines.training.messages import Log, messages
 from pipelines.training.worker import Training, is_final
 from pipelines.training.workers import CannotTrain, TrainingFailed, run_on_ray
-from ssd.checkpoint import load, save
+from ssd.checkpoint import load
 from ssd.trainer import NonFiniteLoss
 from tests.conftest import ROOT, TINY, long_test, write_params
+from tests.pipelines.training.processes import train_in_processes
 from tests.pipelines.training.states import same
-
-
-class _Enough(Exception):  # noqa: N818
-    pass
-
-
-def _train(rank, workers, port, job, folder, start, stop):
-    """One of `workers` processes that train from step `start` to step `stop`; rank 0 keeps the states."""
-    torch.set_num_threads(1)
-    if workers > 1:
-        dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=workers)
-    seen, runs, batches = [], [], Run.batches
-
-    def watched(run):
-        runs.append(run)
-        for batch in batches(run):
-            seen.append((run.trainer.steps, list(batch.image_ids)))
-            yield batch
-
-    def report(metrics, state):
-        if state is not None:
-            save(state, folder / f"{state['trainer']['steps']}.pt")
-        if len(seen) + start == stop:
-            raise _Enough
-
-    with mock.patch.object(Run, "batches", watched), contextlib.suppress(_Enough):
-        fit(job, report, load(folder / f"{start}.pt") if start else None)
-    torch.save(runs[0].trainer.averaged_model.state_dict(), folder / f"averaged-{rank}.pt")
-    (folder / f"seen-{start}-{rank}.json").write_text(json.dumps(seen))
-
-
-def _free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def _train_with(workers, job, folder, start, stop):
-    arguments = (workers, _free_port(), job, folder, start, stop)
-    multiprocessing.start_processes(_train, arguments, workers, start_method="forkserver")
-
-
-multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])  # imported once, not by each process
 
 
 @pytest.fixture
@@ -88,9 +42,9 @@ def test_three_go_on_from_the_midst_of_an_epoch_as_if_they_had_never_stopped(job
     calm, resumed = tmp_path / "calm", tmp_path / "resumed"
     for folder in (calm, resumed):
         folder.mkdir()
-    _train_with(3, job, calm, 0, 9)
+    train_in_processes(3, job, calm, 0, 9)
     (calm / "4.pt").rename(resumed / "4.pt")
-    _train_with(3, job, resumed, 4, 9)
+    train_in_processes(3, job, resumed, 4, 9)
     same(*(load(folder / "9.pt") for folder in (calm, resumed)))
     kept, *others = (torch.load(calm / f"averaged-{rank}.pt") for rank in range(3))
     for mine in others:  # all have validated the one model that is kept
@@ -102,8 +56,8 @@ def test_another_number_of_workers_sees_each_image_once_an_epoch(job, tiny_prepa
     """Steps 0 to 3 by one process, the others, from the midst of an epoch on, by two."""
     folder = tmp_path / "states"
     folder.mkdir()
-    _train(0, 1, None, job, folder, 0, 4)
-    _train_with(2, job, folder, 4, 9)
+    train_in_processes(1, job, folder, 0, 4)
+    train_in_processes(2, job, folder, 4, 9)
     seen = [step for file in folder.glob("seen-*.json") for step in json.loads(file.read_text())]
     ids = sorted(row["image_id"] for row in read_boxes(tiny_prepared, read_manifest(tiny_prepared), "train"))
     for epoch in range(3):
@@ -249,7 +203,7 @@ def test_a_drained_nodes_worker_saves_in_the_midst_of_an_epoch_and_others_go_on_
 
     calm = tmp_path / "calm"
     calm.mkdir()
-    _train_with(2, job, calm, 0, 9)
+    train_in_processes(2, job, calm, 0, 9)
     monkeypatch.setattr(workers, "work", work)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the cluster's processes inherit it
     for name, value in (

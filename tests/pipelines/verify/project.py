@@ -12,6 +12,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from pipelines.evaluate import stage
 from pipelines.evaluate.stage import evaluate
 from pipelines.params import load_draft, load_params
 from pipelines.prepare.stage import prepare
@@ -19,6 +20,7 @@ from pipelines.settings import ROOT
 from pipelines.train.stage import train
 from pipelines.tune.stage import tune
 from tests.conftest import TINY, draw_voc, put_empty_store, write_params
+from tests.pipelines.evaluate.test_challenge import in_this_process
 
 DVC = str(Path(sys.executable).parent / "dvc")
 
@@ -73,6 +75,7 @@ def make(folder):
         patch.setenv("SSD_HOME", str(project.home))
         patch.setenv("SSD_PROVENANCE", json.dumps(tags))
         patch.setenv("SSD_CPUS_PER_WORKER", "1")
+        patch.setattr(stage, "detect_split", in_this_process)
         run_stages(project)
     project.run(DVC, "commit", "--force", "--quiet", "dvc.yaml")
     project.commit("the results")

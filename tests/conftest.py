@@ -1,7 +1,9 @@
 """Prepared data small enough for every test, and a home of its own for each test's runs."""
 
 import contextlib
+import copy
 import functools
+import gc
 import itertools
 import json
 import os
@@ -9,6 +11,8 @@ import sqlite3
 import tempfile
 import uuid
 from pathlib import Path
+
+gc.disable()  # until all is imported, see pytest_collection_finish
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # two processes of two threads each on two cores wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -52,6 +56,17 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: next((ranks[f] for f in LONGEST if str(item.path).endswith(f)), len(LONGEST)))
 
 
+def pytest_collection_finish():
+    """Leave what was imported out of all later garbage collections: it stays, and is a million objects to look at."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure():
+    """Let the interpreter take down what it has imported."""
+    gc.unfreeze()
+
+
 def draw_voc(folder, count, seed=0, size=(60, 90)):
     """VOC data of bright rectangles (class `bar`) and dark ones (`slot`) on grey; every tenth image is empty."""
     rng = np.random.default_rng(seed)
@@ -87,15 +102,23 @@ FIXED = {  # in place of `auto`, what fits the generated data
 }
 
 
-def write_params(path, changes):
-    """The repository's params.yaml with nothing left to the data, and with changes by dotted names."""
-    import yaml  # the tests of ssd/ run where there is none
+@functools.cache
+def _stated_params():
+    import yaml
 
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     for name, part in params.items():
         if isinstance(part, dict):
             stated = {key: value for key, value in part.items() if value != "auto" or key == "layout"}
             params[name] = stated | FIXED.get(name, {})
+    return params
+
+
+def write_params(path, changes):
+    """The repository's params.yaml with nothing left to the data, and with changes by dotted names."""
+    import yaml  # the tests of ssd/ run where there is none
+
+    params = copy.deepcopy(_stated_params())
     for name, value in changes.items():
         *parents, last = name.split(".")
         section = params

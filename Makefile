@@ -41,8 +41,8 @@ test: setup  ## Run all tests: the fast ones first, then those on real Ray, DVC 
 test-fast: setup  ## Run the fast tests, five minutes
 	pytest -m "not slow" -n 2 --dist worksteal
 
-lint: setup  ## Check style and format
-	ruff check . && ruff format --check .
+lint: setup  ## Check style, format and the types of ssd/
+	ruff check . && ruff format --check . && mypy
 
 lock: setup  ## Write requirements.lock anew from pyproject.toml
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --extra dev --extra export --extra serve pyproject.toml -o requirements.lock

@@ -44,23 +44,23 @@ class AnchorConfig:
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  read by whoever validates with pydantic, unused here
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if (self.scale_min is None) != (self.scale_max is None):
             raise ValueError("anchors: scale_min and scale_max go together")
         if self.scale_min is None and self.sizes is None:
             raise ValueError("anchors: give sizes, or scale_min and scale_max")
-        if self.scale_min is not None and not 0 < self.scale_min <= self.scale_max:
+        if self.scale_min is not None and self.scale_max is not None and not 0 < self.scale_min <= self.scale_max:
             raise ValueError(f"anchors: 0 < scale_min <= scale_max is due, not {self.scale_min} and {self.scale_max}")
         if any(value <= 0 for row in (*(self.sizes or ()), *self.ratios) for value in row):
             raise ValueError("anchors: sizes and ratios are positive")
 
     def sizes_of(self, maps: int) -> list[tuple[float, ...]]:
         """Sizes of each of `maps` feature maps."""
-        if self.scale_min is not None:
+        if self.scale_min is not None and self.scale_max is not None:
             step = (self.scale_max - self.scale_min) / max(maps - 1, 1)
             scales = [self.scale_min + step * k for k in range(maps + 1)]
             return [(s, (s * t) ** 0.5) for s, t in pairwise(scales)]
-        return _one_per_map(self.sizes, maps, "sizes")
+        return _one_per_map(self.sizes or (), maps, "sizes")
 
     def shapes(self, maps: int) -> list[list[tuple[float, float]]]:
         """(width, height) of the anchors on each cell, one list a map, before the correction for `square`.
@@ -84,7 +84,7 @@ class AnchorConfig:
         return shapes
 
 
-def _one_per_map(rows: tuple, maps: int, what: str) -> list:
+def _one_per_map(rows: tuple[tuple[float, ...], ...], maps: int, what: str) -> list[tuple[float, ...]]:
     if len(rows) == 1:
         return list(rows) * maps
     if len(rows) != maps:
@@ -106,7 +106,7 @@ def make_anchors(config: AnchorConfig, map_sizes: list[tuple[int, int]], image_s
 
     Source: SSD, Sec. 2.2, "Choosing scales and aspect ratios"; d2l.ai 14.4 `multibox_prior`.
     """
-    anchors = []
+    parts = []
     all_shapes, all_cells = config.shapes(len(map_sizes)), _cells(config, map_sizes, image_size)
     for (height, width), shapes, (cell_x, cell_y) in zip(map_sizes, all_shapes, all_cells, strict=True):
         centre_y = (torch.arange(height, dtype=torch.float64) + 0.5) * cell_y
@@ -117,8 +117,8 @@ def make_anchors(config: AnchorConfig, map_sizes: list[tuple[int, int]], image_s
             sides = sides * torch.tensor([height / width, 1.0], dtype=torch.float64)
         low = centres[:, :, None] - sides / 2
         high = centres[:, :, None] + sides / 2
-        anchors.append(torch.cat([low, high], dim=-1).reshape(-1, 4))
-    anchors = torch.cat(anchors).float()
+        parts.append(torch.cat([low, high], dim=-1).reshape(-1, 4))
+    anchors = torch.cat(parts).float()
     return anchors.clamp(0, 1) if config.clip else anchors
 
 
@@ -129,7 +129,9 @@ def make_cells(config: AnchorConfig, map_sizes: list[tuple[int, int]], image_siz
     return cells.repeat_interleave(torch.tensor(counts), dim=0, output_size=sum(counts)).float()
 
 
-def _cells(config: AnchorConfig, map_sizes: list[tuple[int, int]], image_size: tuple[int, int]):
+def _cells(
+    config: AnchorConfig, map_sizes: list[tuple[int, int]], image_size: tuple[int, int]
+) -> list[tuple[float, float]]:
     """(width, height) of a cell of each map, in unit coordinates."""
     if config.steps is None:
         return [(1 / width, 1 / height) for height, width in map_sizes]

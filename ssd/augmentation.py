@@ -47,7 +47,7 @@ class AugmentConfig:
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("horizontal_flip", "vertical_flip", "photometric", "zoom_out"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"augment: {name} is a probability, in [0, 1]: {getattr(self, name)}")
@@ -64,8 +64,9 @@ class AugmentConfig:
         """(height, width) of the pixels that an image of the input's `size` is made from."""
         if self.source == 1:
             return size
-        most = math.inf if self.source == "original" else self.source
-        return tuple(round(min(side, most * target)) for side, target in zip(photograph, size))
+        most = math.inf if isinstance(self.source, str) else self.source
+        height, width = (round(min(side, most * target)) for side, target in zip(photograph, size))
+        return height, width
 
 
 class Augmentation:
@@ -123,7 +124,7 @@ class Augmentation:
         Returns:
             image uint8 [3, *size]; boxes, in its pixels, and labels of what is still visible, regions to ignore last.
         """
-        size = size or tuple(image.shape[-2:])
+        size = size or (image.shape[-2], image.shape[-1])
         if not self.steps and tuple(image.shape[-2:]) == size:
             return image, boxes, labels
         with torch.random.fork_rng(devices=[]):

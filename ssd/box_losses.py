@@ -35,16 +35,19 @@ def box_loss(
         coder: of the A anchors, for the losses on boxes.
         quality: float32 [B, A]; weighs each positive's loss, with no less than LEAST_WEIGHT.
     """
-    on_boxes = config.box_loss in IOU_LOSSES
+    if config.box_loss in IOU_LOSSES:
+        assert coder is not None
+    else:
+        coder = None
     if sync.is_free(offsets):  # the few positives alone
         index = positive.flatten().nonzero().squeeze(1)
-        coder = coder.at(index % positive.shape[1]) if on_boxes else None
+        coder = None if coder is None else coder.at(index % positive.shape[1])
         offsets, wanted = (part.flatten(0, 1).index_select(0, index) for part in (offsets, wanted))
         quality = None if quality is None else quality.flatten().index_select(0, index)
         positive = positive.new_ones(1)
-    elif on_boxes:  # what is not counted shall not divide by nothing either
+    elif coder is not None:  # what is not counted shall not divide by nothing either
         offsets = offsets.where(positive[..., None], wanted)
-    if on_boxes:
+    if coder is not None:
         loss = iou_loss(coder.decode(offsets), coder.decode(wanted), config.box_loss)[..., None]
     elif config.box_loss == "l1":
         loss = F.l1_loss(offsets, wanted, reduction="none")

@@ -29,12 +29,12 @@ class Calibration(NamedTuple):
     scale: float = 1.0
     shift: float = 0.0
 
-    def apply(self, scores: np.ndarray | Sequence[float]) -> np.ndarray:
+    def apply(self, scores: np.ndarray | Sequence[float] | float) -> np.ndarray:
         """Calibrated scores float64 [D]; different scores stay different."""
         scores = np.asarray(scores, np.float64)
         return scores if self == (1.0, 0.0) else _sigmoid(self.scale * _log_odds(scores) + self.shift)
 
-    def invert(self, scores: np.ndarray | Sequence[float]) -> np.ndarray:
+    def invert(self, scores: np.ndarray | Sequence[float] | float) -> np.ndarray:
         """The network's scores float64 [D] that have these calibrated ones."""
         scores = np.asarray(scores, np.float64)
         return scores if self == (1.0, 0.0) else _sigmoid((_log_odds(scores, 0) - self.shift) / self.scale)

@@ -85,7 +85,8 @@ def task_aligned(
     """
     iou = pairwise_iou(boxes, predicted[:, None])
     aligned = _of_truths(scores ** (alpha / beta), labels).mul_(iou)  # t^(1 / beta): the same order, fewer powers
-    allowed = _inside(*_centres(anchors).unbind(-1), boxes) & (labels > 0)[..., None]
+    x, y = _centres(anchors).unbind(-1)
+    allowed = _inside(x, y, boxes) & (labels > 0)[..., None]
     best = aligned.masked_fill_(~allowed, -1.0).topk(min(topk, len(anchors)), dim=2)
     return Claims(best.indices, iou.gather(2, best.indices).masked_fill_(best.values < 0, -torch.inf))
 

@@ -47,7 +47,8 @@ def softmax_loss(
     if config.class_loss == "softmax_mining" and sync.is_free(logits):
         loss = _background_loss(logits.detach())
         taken = positive | hard_negative_mask(loss, classes, config.negatives_per_positive, config.least_negatives)
-        return F.cross_entropy(*_chosen(taken, logits, classes), weights, reduction="sum")  # a gradient for few
+        some_logits, some_classes = _chosen(taken, logits, classes)  # a gradient for few
+        return F.cross_entropy(some_logits, some_classes, weights, reduction="sum")
     loss = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), ignore_index=-1, reduction="none").view_as(classes)
     if config.class_loss == "softmax_mining":
         mined = hard_negative_mask(loss, classes, config.negatives_per_positive, config.least_negatives)

@@ -59,7 +59,9 @@ def cover(
     per_map = anchors_per_map(config, map_sizes)
     if config.clip:  # a cut anchor further away may fit better than the nearest: try all
         anchors = make_anchors(config, map_sizes, image_size)
-        best = [box_iou(chunk, anchors).max(dim=1) for chunk in boxes.split(max(_PAIRS // len(anchors), 1))]
+        best: list[tuple[Tensor, Tensor]] = [
+            box_iou(chunk, anchors).max(dim=1) for chunk in boxes.split(max(_PAIRS // len(anchors), 1))
+        ]
     else:
         shapes = sum(len(on_cell) for on_cell in config.shapes(len(map_sizes)))
         chunks = boxes.split(max(_PAIRS // shapes, 1))
@@ -68,7 +70,13 @@ def cover(
     return Coverage(iou, anchor, torch.searchsorted(torch.tensor(per_map).cumsum(0), anchor, right=True))
 
 
-def _nearest(boxes: Tensor, config: AnchorConfig, map_sizes: list, image_size: tuple, per_map: list[int]):
+def _nearest(
+    boxes: Tensor,
+    config: AnchorConfig,
+    map_sizes: list[tuple[int, int]],
+    image_size: tuple[int, int],
+    per_map: list[int],
+) -> tuple[Tensor, Tensor]:
     """IoU [N] with the best anchor, and its number [N], where anchors are not clipped."""
     cells = nearest_cells(boxes, map_sizes, image_size, config.steps)
     iou, shape = iou_of_shapes(boxes, config, map_sizes, cells.centre).max(dim=0)

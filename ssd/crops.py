@@ -72,7 +72,7 @@ def cut(
     Returns:
         image uint8 [3, *size]; boxes in its pixels, clipped to what is seen.
     """
-    spans = [_span(*window[axis::2], image.shape[2 - axis], size[1 - axis]) for axis in (0, 1)]
+    spans = [_span(window[axis], window[axis + 2], image.shape[2 - axis], size[1 - axis]) for axis in (0, 1)]
     (left, right, to_left, to_right), (top, bottom, to_top, to_bottom) = spans
     target = [to_bottom - to_top, to_right - to_left]
     seen = v2.functional.resized_crop(image, top, left, bottom - top, right - left, target, antialias=True)

@@ -39,7 +39,7 @@ class DetectConfig:
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("score_threshold", "nms_iou"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"detect: {name} is not in [0, 1]: {getattr(self, name)}")

@@ -67,6 +67,8 @@ class EndToEnd(nn.Module):
         ValueError: the model sees photographs in tiles.
     """
 
+    mirrored: Tensor
+
     def __init__(
         self,
         model: SSD,
@@ -101,7 +103,7 @@ class EndToEnd(nn.Module):
         return scores, offsets
 
 
-@torch.jit.script_if_tracing
+@torch.jit.script_if_tracing  # type: ignore[untyped-decorator]
 def _pixels(images: Tensor) -> Tensor:
     """Width, height, width, height of images [B, H, W, 3]; compiled where a tracer would take them for constants."""
     height = torch.scalar_tensor(images.size(1), dtype=torch.float32)
@@ -136,10 +138,12 @@ def select(
     else:
         box = of_class.flatten(1, 2).gather(1, place[..., None].expand(-1, -1, 4))
     box = box.masked_fill(~is_found[..., None], 0.0)
-    columns = box, (label + 1) * is_found, score.clamp(min=0.0)
     missing = config.max_detections - most
-    padded = [F.pad(column, (0, 0) * (column.dim() - 2) + (0, missing)) for column in columns]
-    return (is_found.sum(1), *padded)
+    box, label, score = (
+        F.pad(column, (0, 0) * (column.dim() - 2) + (0, missing))
+        for column in (box, (label + 1) * is_found, score.clamp(min=0.0))
+    )
+    return is_found.sum(1), box, label, score
 
 
 def _vote(

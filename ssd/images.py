@@ -77,7 +77,7 @@ def _read(
 ) -> Preview:
     """All pixels of an image; of JPEGs fewer, but `least` of each side, if that is not 0."""
     try:
-        with Image.open(io.BytesIO(encoded), formats=kinds) as image:
+        with Image.open(io.BytesIO(encoded), formats=None if kinds is None else list(kinds)) as image:
             size = image.height, image.width
             if image.width * image.height > LARGEST:
                 raise ValueError(f"{image.width}×{image.height} pixels, more than {LARGEST} (decompression bomb?)")

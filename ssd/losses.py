@@ -79,7 +79,7 @@ class LossConfig:
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         not_negative = ("negatives_per_positive", "least_negatives", "focal_gamma", "class_weight", "box_weight")
         for name in (*not_negative, "task_alpha", "simota_radius"):
             if getattr(self, name) < 0:
@@ -98,7 +98,7 @@ class LossConfig:
             raise ValueError(f"loss: beta is not positive: {self.beta} (use box_loss: l1)")
 
     @property
-    def scores(self) -> str:
+    def scores(self) -> Literal["softmax", "sigmoid"]:
         """What the logits must mean for this loss: `softmax` or `sigmoid`, as in `ModelConfig.scores`."""
         return "sigmoid" if self.class_loss in SIGMOID_LOSSES else "softmax"
 
@@ -190,6 +190,7 @@ def detection_loss(
     elif classes.ndim == 3:
         quality = positive.float()
     elif quality is None:
+        assert coder is not None
         quality = box_quality(offsets, offset_targets, positive, coder)
     if config.class_loss in SIGMOID_LOSSES:
         class_sum = sigmoid_loss(logits, classes, config, weights, quality)

@@ -7,7 +7,7 @@ moves no IoU by more than rounding for boxes of ordinary size; its inclusive cor
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -70,27 +70,30 @@ class Precision(NamedTuple):
 
 
 def flatten_truths(
-    boxes: Sequence, labels: Sequence, difficult: Sequence | None = None, iscrowd: Sequence | None = None
+    boxes: Sequence[Any],
+    labels: Sequence[Any],
+    difficult: Sequence[Any] | None = None,
+    iscrowd: Sequence[Any] | None = None,
 ) -> Truths:
     """Join the boxes [N, 4], labels [N] and flags [N] of each image; images are numbered as they come."""
-    images, boxes, labels = _flatten(boxes, labels)
+    images, all_boxes, all_labels = _flatten(boxes, labels)
     none = np.zeros(len(images), bool)
-    return Truths(images, boxes, labels, *(none if f is None else _join(f, bool) for f in (difficult, iscrowd)))
+    return Truths(images, all_boxes, all_labels, *(none if f is None else _join(f, bool) for f in (difficult, iscrowd)))
 
 
-def flatten_found(boxes: Sequence, labels: Sequence, scores: Sequence) -> Found:
+def flatten_found(boxes: Sequence[Any], labels: Sequence[Any], scores: Sequence[Any]) -> Found:
     """Join the boxes [D, 4], labels [D] and scores [D] of each image; images are numbered as they come."""
     return Found(*_flatten(boxes, labels), _join(scores, np.float64))
 
 
-def _flatten(boxes: Sequence, labels: Sequence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _flatten(boxes: Sequence[Any], labels: Sequence[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     counts = [len(of_one) for of_one in labels]
     images = np.repeat(np.arange(len(counts)), np.asarray(counts, np.int64))
     joined = _join([np.asarray(b, np.float64).reshape(-1, 4) for b in boxes], np.float64)
     return images, joined.reshape(-1, 4), _join(labels, np.int64)
 
 
-def _join(parts: Iterable, dtype: type) -> np.ndarray:
+def _join(parts: Iterable[Any], dtype: type) -> np.ndarray:
     parts = [np.asarray(part, dtype) for part in parts]
     return np.concatenate(parts) if parts else np.zeros(0, dtype)
 

@@ -12,6 +12,7 @@ from torchvision.ops import Conv2dNormActivation
 
 from ssd.anchors import AnchorConfig, make_anchors, make_cells
 from ssd.backbones import BACKBONES
+from ssd.backbones.layers import Backbone
 from ssd.boxes import Coder, OffsetCoder, TanhCoder
 from ssd.necks import NECKS
 from ssd.tiles import TileConfig
@@ -61,7 +62,7 @@ class ModelConfig:
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
             raise ValueError(f"model: there is no backbone {self.backbone!r}; there are {sorted(BACKBONES)}")
         if min(self.image_size) < 64:
@@ -89,6 +90,11 @@ class SSD(nn.Module):
         cells_of_maps: how many cells each feature map has, and how many anchors each of its cells.
     """
 
+    anchors: Tensor
+    cells: Tensor
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: ModelConfig, num_classes: int):
         super().__init__()
         if num_classes < 1:
@@ -114,7 +120,7 @@ class SSD(nn.Module):
         self.box_heads = nn.ModuleList(nn.Conv2d(c, k * 4, 3, padding=1) for c, k in zip(channels, per_cell))
         if config.class_bias:
             for head in self.class_heads:
-                nn.init.constant_(head.bias, config.class_bias)
+                nn.init.constant_(head.get_parameter("bias"), config.class_bias)
         for name, value in (
             ("anchors", make_anchors(config.anchors, sizes, config.image_size)),
             ("cells", make_cells(config.anchors, sizes, config.image_size)),
@@ -166,7 +172,7 @@ def _tower(channels: int, depth: int) -> nn.Sequential:
     return nn.Sequential(*(Conv2dNormActivation(channels, channels, 3) for _ in range(depth)))
 
 
-def make_backbone(config: ModelConfig) -> nn.Module:
+def make_backbone(config: ModelConfig) -> Backbone:
     """The backbone of a config, with random weights."""
     return BACKBONES[config.backbone](**({} if config.width == 1 else {"width": config.width}))
 

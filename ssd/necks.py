@@ -67,4 +67,7 @@ def _resized(features: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(features, size=like.shape[-2:], mode="nearest")
 
 
-NECKS: dict[str, Callable[[Sequence[int], int], nn.Module]] = {"fpn": FeaturePyramid, "pan": PathAggregation}
+NECKS: dict[str, Callable[[Sequence[int], int], FeaturePyramid | PathAggregation]] = {
+    "fpn": FeaturePyramid,
+    "pan": PathAggregation,
+}

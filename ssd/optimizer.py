@@ -76,7 +76,7 @@ class TrainConfig:
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "lr"):
             if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
                 raise ValueError(f"train: {name} is not positive: {getattr(self, name)}")

@@ -45,7 +45,7 @@ class Detector:
         thresholds: calibrated scores [C] from which on detections of the labels 1..C are worth showing, likewise.
     """
 
-    def __init__(self, state: dict[str, Any], device: torch.device | str = "cpu", **detect_overrides):
+    def __init__(self, state: dict[str, Any], device: torch.device | str = "cpu", **detect_overrides: Any):
         """Build from what `ssd.checkpoint.load` read.
 
         Raises:
@@ -58,7 +58,8 @@ class Detector:
         except (LookupError, TypeError, AttributeError, RuntimeError, ValueError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
             raise ValueError(f"not a model of this project: {reason}") from error
-        self.model = model.to(device, memory_format=torch.channels_last)  # half as fast again on CPUs
+        # half as fast again on CPUs; the types of Module.to know no memory_format
+        self.model: SSD = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = torch.device(device)
         self.class_names = list(state["class_names"])
         self.calibration = stored_calibration(state)
@@ -93,7 +94,9 @@ class Detector:
         return self.predict_prepared(*self._prepare(images), score_threshold)
 
     def _prepare(self, images: Sequence[Tensor]) -> tuple[Iterator[Tensor], list[tuple[int, int]]]:
-        return (prepare(image, self.model.config) for image in images), [image.shape[-2:] for image in images]
+        return (prepare(image, self.model.config) for image in images), [
+            (image.shape[-2], image.shape[-1]) for image in images
+        ]
 
     def predict_prepared(
         self, pixels: Iterable[Tensor], sizes: Sequence[tuple[int, int]], score_threshold: float | None = None
@@ -136,9 +139,9 @@ class Detector:
         logits, offsets = self.forward(batch.to(self.device))
         scores = self.model.scores(logits)
         if config.flip:
-            logits, mirrored = self.forward(batch.to(self.device).flip(-1))
+            other_logits, other_offsets = self.forward(batch.to(self.device).flip(-1))
             at = mirrored_anchors(self.model)
-            plain, mirrored = (scores, offsets), (self.model.scores(logits), mirrored)
+            plain, mirrored = (scores, offsets), (self.model.scores(other_logits), other_offsets)
             scores, offsets = average_mirrored(self.model.coder, at, plain, mirrored)
         found = detect(scores, offsets, self.model.coder, config)
         return [_to_pixels(one, *size) for one, size in zip(found, sizes, strict=True)]
@@ -175,7 +178,7 @@ def prepare(image: Tensor, config: ModelConfig) -> Tensor:
     """An image uint8 [3, H, W] as the network takes it: uint8 [T, 3, h, w], T the number of its tiles, 1 without."""
     if config.tile == "none":
         return resize(image, config.image_size)[None]
-    tiles = grid(image.shape[-2:], config.tile)
+    tiles = grid((image.shape[-2], image.shape[-1]), config.tile)
     return torch.stack([resize(cut_tile(image, one, config.mean), config.image_size) for one in tiles])
 
 

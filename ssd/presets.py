@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any, Literal
 
 from ssd.anchors import AnchorConfig
 from ssd.detection import DetectConfig
@@ -41,12 +42,12 @@ def _tiny(sizes: tuple[tuple[float, ...], ...]) -> Preset:
     return Preset(ModelConfig(anchors=AnchorConfig(sizes=sizes, square=True)))
 
 
-def _ssd300(**model) -> Preset:
+def _ssd300(**model: Any) -> Preset:
     anchors = _authors_anchors(300, (30, 60, 111, 162, 213, 264, 315), (8, 16, 32, 64, 100, 300), three=3)
     return Preset(ModelConfig(image_size=(300, 300), anchors=anchors, **model))
 
 
-def _ssd512(**model) -> Preset:
+def _ssd512(**model: Any) -> Preset:
     sizes = (35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.6)
     anchors = _authors_anchors(512, sizes, (8, 16, 32, 64, 128, 256, 512), three=4)
     return Preset(ModelConfig(image_size=(512, 512), anchors=anchors, **model))
@@ -56,7 +57,16 @@ VOTING = DetectConfig(nms="voting")
 _PIXELS_MINUS_MEAN = {"mean": (123.0, 117.0, 104.0), "std": (1.0, 1.0, 1.0)}
 
 
-def _resnet34(backbone: str, grids, zooms=(1.0,), ratios=(1.0,), bias=0.0, task="detection", loss="bce", **more):
+def _resnet34(
+    backbone: str,
+    grids: tuple[int, ...],
+    zooms: tuple[float, ...] = (1.0,),
+    ratios: tuple[float, ...] = (1.0,),
+    bias: float = 0.0,
+    task: Literal["detection", "largest_object", "multi_label"] = "detection",
+    loss: Literal["softmax", "bce", "focal"] = "bce",
+    **more: Any,
+) -> Preset:
     model = ModelConfig(
         backbone=backbone,
         image_size=(224, 224),

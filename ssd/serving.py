@@ -122,7 +122,9 @@ def answers(detector: Detector, images: Sequence[bytes], threshold: float | None
     return found
 
 
-def _groups(images: Sequence[bytes], found: list) -> Iterator[tuple[list[int], list[Tensor]]]:
+def _groups(
+    images: Sequence[bytes], found: list[dict[str, Any] | InputError]
+) -> Iterator[tuple[list[int], list[Tensor]]]:
     """Numbers and decoded photographs, as many together as PIXELS_AT_ONCE allows; errors go into `found`."""
     numbers: list[int] = []
     group: list[Tensor] = []

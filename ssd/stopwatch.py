@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from typing import Any
 
 import torch
 
@@ -20,12 +21,12 @@ class Stopwatch:
     def __init__(self, device: torch.device | str):
         self.on_gpu = torch.device(device).type == "cuda"
         self.seconds: dict[str, float] = {}
-        self.marks: deque = deque()  # (part, moment)
+        self.marks: deque[tuple[str | None, Any]] = deque()  # (part, moment)
 
     def mark(self, part: str | None = None) -> None:
         """Give `part` the time since the last mark; None gives it to no part."""
         if self.on_gpu:
-            moment = torch.cuda.Event(enable_timing=True)
+            moment: Any = torch.cuda.Event(enable_timing=True)
             moment.record()
         else:
             moment = time.perf_counter()

@@ -38,7 +38,7 @@ def truths(
         wanted = iscrowd.clone()
         if not iscrowd.all():
             wanted[box_area(boxes).masked_fill(iscrowd, -1).argmax()] = True
-        return tuple(column[wanted] for column in columns)
+        return boxes[wanted], labels[wanted], difficult[wanted], iscrowd[wanted]
     classes = labels.unique()
     whole = boxes.new_tensor([0.0, 0.0, size[1], size[0]]).expand(len(classes), 4)
     hard = torch.stack([difficult[labels == label].all() for label in classes])

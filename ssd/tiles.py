@@ -37,7 +37,7 @@ class TileConfig:
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "size", tuple(self.size))
         if len(self.size) != 2 or min(self.size) < 64:
             raise ValueError(f"size {self.size} of a tile is [height, width], each at least 64 pixels")

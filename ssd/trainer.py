@@ -40,7 +40,9 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`, copied without waiting where the memory is pinned."""
-        return Batch(*(part.to(device, non_blocking=True) if torch.is_tensor(part) else part for part in self))
+        images, boxes, labels = (part.to(device, non_blocking=True) for part in self[:3])
+        ignored = None if self.ignored is None else self.ignored.to(device, non_blocking=True)
+        return Batch(images, boxes, labels, self.image_ids, ignored)
 
 
 class NonFiniteLoss(FloatingPointError):  # noqa: N818  named after what happened
@@ -84,7 +86,8 @@ class Trainer:
             )
         self.config, self.loss, self.total_steps, self.device = config, loss, total_steps, torch.device(device)
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.model = model.to(self.device, memory_format=layout)
+        # the types of Module.to know no memory_format
+        self.model: SSD = model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if config.ema_decay else None
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1
         self.frozen: tuple[bool, bool] | None = None
@@ -274,7 +277,7 @@ class Trainer:
             self.sums.zero_()  # they are of all workers
 
 
-def autocast(device: torch.device, precision: str):
+def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The context in which the network runs at `precision`."""
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")

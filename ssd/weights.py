@@ -41,7 +41,8 @@ def load_weights(model: SSD, state: dict[str, Any], class_names: Sequence[str] =
     kind, weights = _recognise(model, state)
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ValueError("it holds other things than tensors; give a state dict")
-    expected, notes = model.state_dict(), ()
+    expected = model.state_dict()
+    notes: tuple[str, ...] = ()
     if "config" in state and weights is state.get("weights"):
         heads, notes = heads_by_name(model, class_names, state)
         weights = {name: value for name, value in weights.items() if not name.startswith(HEADS)} | heads

@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from torch import nn
-
 from ssd.backbones.efficientnet import EfficientNetLite0Backbone
 from ssd.backbones.fast import FastBackbone
+from ssd.backbones.layers import Backbone
 from ssd.backbones.mobile import MobileNetV3Backbone
 from ssd.backbones.resnet34 import ResNet34Backbone
 from ssd.backbones.tiny import TinyBackbone
 from ssd.backbones.vgg16 import SSD300_EXTRAS, SSD512_EXTRAS, VGG16Backbone
 
-BACKBONES: dict[str, Callable[..., nn.Module]] = {
+BACKBONES: dict[str, Callable[..., Backbone]] = {
     "tiny": TinyBackbone,
     "fast": FastBackbone,
     "fast_slim": partial(FastBackbone, channels=(32, 64, 96, 128, 128, 128, 128), blocks=(1, 2, 1, 1, 0, 0)),

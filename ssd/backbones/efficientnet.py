@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
+from ssd.backbones.layers import Backbone
 from ssd.backbones.published import PackageFile
 
 # Of the blocks of each stage: expansion, kernel, stride of the first, channels, how many.
@@ -56,16 +58,19 @@ class ConvNorm(nn.Sequential):
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C', ⌈H/stride⌉, ⌈W/stride⌉]."""
-        learned = torch.is_grad_enabled() and self[0].weight.requires_grad and not features.is_meta
-        if self[0].groups > 1 and learned:
+        conv = cast(nn.Conv2d, self[0])
+        learned = torch.is_grad_enabled() and conv.weight.requires_grad and not features.is_meta
+        if conv.groups > 1 and learned:
             with torch.autocast(features.device.type, enabled=False):
                 return self._convolve(features.float())
         return self._convolve(features)
 
     def _convolve(self, features: Tensor) -> Tensor:
-        conv, norm = self[0], self[1]
+        conv, norm = cast(nn.Conv2d, self[0]), cast(nn.BatchNorm2d, self[1])
         if norm.training:
-            return super().forward(features)
+            return super().forward(features)  # type: ignore[no-untyped-call]  # nn.Sequential's has no types
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         weight, bias = conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
         features = conv._conv_forward(features, weight, bias)
@@ -92,7 +97,7 @@ class InvertedResidual(nn.Module):
         return features + out if self.has_shortcut else out
 
 
-class EfficientNetLite0Backbone(nn.Module):
+class EfficientNetLite0Backbone(Backbone):
     """EfficientNet-Lite0 and two extra layers like SSDLite's: strides of 8, 16, 32, 64 and 128 pixels.
 
     The maps are the last of the body with 40, 112 and 320 channels, and those of the extra layers.
@@ -107,14 +112,15 @@ class EfficientNetLite0Backbone(nn.Module):
         "models/efficientnet-lite0-57934424.pth",
     )
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(ConvNorm(3, 32, 3, stride=2))
-        channels, self.given = 32, []
+        before = 32
+        self.given: list[int] = []
         for expansion, kernel, stride, out, count in STAGES:
             for index in range(count):
-                self.body.append(InvertedResidual(channels, out, expansion, kernel, stride if index == 0 else 1))
-                channels = out
+                self.body.append(InvertedResidual(before, out, expansion, kernel, stride if index == 0 else 1))
+                before = out
             if out in (40, 112, 320):
                 self.given.append(len(self.body))
         self.extras, channels = nn.ModuleList(), [40, 112, 320]

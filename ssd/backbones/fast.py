@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation as ConvNorm
 
+from ssd.backbones.layers import Backbone
+
 
 class Residual(nn.Module):
     """Two 3×3 convolutions with batch norm and a shortcut around them (He et al. 2015, Fig. 5, left)."""
@@ -21,7 +23,7 @@ class Residual(nn.Module):
         return self.relu(features + self.second(self.first(features)))
 
 
-class FastBackbone(nn.Module):
+class FastBackbone(Backbone):
     """Residual blocks of dense 3×3 convolutions, few layers at high resolution.
 
     [B, 3, H, W] becomes five maps with strides of 8, 16, 32, 64 and 128 pixels, of ⌈H/8⌉ by ⌈W/8⌉ and so on. Two
@@ -44,13 +46,13 @@ class FastBackbone(nn.Module):
         blocks: tuple[int, ...] = (1, 2, 2, 1, 0, 0),
     ):
         super().__init__()
-        stem, *channels = (max(round(c * width / 16), 1) * 16 for c in channels)
+        stem, *later = (max(round(c * width / 16), 1) * 16 for c in channels)
         self.stem = ConvNorm(3, stem, 3, stride=2)
         self.stages = nn.ModuleList()
-        for before, out, count in zip([stem, *channels], channels, blocks):
+        for before, out, count in zip([stem, *later], later, blocks):
             halve = ConvNorm(before, out, 3, stride=2)
             self.stages.append(nn.Sequential(halve, *(Residual(out) for _ in range(count))))
-        self.out_channels = tuple(channels[1:])
+        self.out_channels = tuple(later[1:])
         self.depths = [self.stem, *self.stages[:2]], list(self.stages[2:])
 
     def forward(self, images: Tensor) -> list[Tensor]:

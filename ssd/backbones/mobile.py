@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from torchvision.models import MobileNet_V3_Large_Weights, mobilenet_v3_large
 from torchvision.ops import Conv2dNormActivation
 
+from ssd.backbones.layers import Backbone
 
-class MobileNetV3Backbone(nn.Module):
+
+class MobileNetV3Backbone(Backbone):
     """MobileNetV3-large with the maps of SSDLite: 20, 10, 5, 3, 2 and 1 a side for 320 pixels.
 
     Source: Howard et al. 2019, Sec. 6.3, after whose layer 13 (stride 16) and last layer (stride 32) the heads stand;
@@ -18,7 +20,7 @@ class MobileNetV3Backbone(nn.Module):
 
     imagenet = MobileNet_V3_Large_Weights.IMAGENET1K_V2
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         # torchvision's momentum of 0.01 needs thousands of steps to see what the weights have become
         self.body = mobilenet_v3_large(norm_layer=partial(nn.BatchNorm2d, eps=0.001, momentum=0.1)).features

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torchvision.models import ResNet34_Weights, resnet34
 
+from ssd.backbones.layers import Backbone
+
 
 class StdConv(nn.Sequential):
     """3×3 convolution, ReLU, batch norm, dropout (fast.ai 2018, part 2, lesson 9)."""
@@ -16,7 +18,7 @@ class StdConv(nn.Sequential):
         super().__init__(conv, nn.ReLU(inplace=True), nn.BatchNorm2d(out_channels), nn.Dropout(dropout))
 
 
-class ResNet34Backbone(nn.Module):
+class ResNet34Backbone(Backbone):
     """ResNet34 and fast.ai's chain of StdConv blocks.
 
     The 7×7 map of 224 pixels goes through one block of stride 1 and `halvings` of stride 2: 4×4, 2×2, 1×1.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssd.backbones.layers import scaled
+from ssd.backbones.layers import Backbone, scaled
 
 
 def _down_sampling(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -16,7 +16,7 @@ def _down_sampling(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.MaxPool2d(2))
 
 
-class TinyBackbone(nn.Module):
+class TinyBackbone(Backbone):
     """The backbone of d2l.ai's TinySSD, Sec. 14.7.
 
     [B, 3, H, W] becomes five maps, of H/8, H/16, H/32 and H/64 a side and 1×1, with 64 and four times 128 channels.

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torchvision.models import VGG16_BN_Weights, VGG16_Weights
 from torchvision.models.vgg import make_layers
 
-from ssd.backbones.layers import scaled
+from ssd.backbones.layers import Backbone, scaled
 
 # Channels of the 1×1 and of the second convolution of each extra layer, and kernel, stride, padding of the second.
 SSD300_EXTRAS = ((256, 512, 3, 2, 1), (128, 256, 3, 2, 1), (128, 256, 3, 1, 0), (128, 256, 3, 1, 0))
 SSD512_EXTRAS = ((256, 512, 3, 2, 1), *((128, 256, 3, 2, 1),) * 3, (128, 256, 4, 1, 1))
 
 
-class VGG16Backbone(nn.Module):
+class VGG16Backbone(Backbone):
     """VGG16 as SSD300 and SSD512 have it.
 
     The maps are conv4_3, each position of it scaled to the length `scale` (20 at first, learned), conv7, and the
@@ -92,4 +92,5 @@ def _initialise(backbone: VGG16Backbone) -> None:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             else:
                 nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -48,6 +48,7 @@ def fails(*words):
     return str(ended.value.code)
 
 
+@pytest.mark.slow
 def test_the_file_has_the_version_s_numbers(project, own_home, capsys):
     capsys.readouterr()
     options = ["--prepared", str(project), "--params", "params.yaml"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,17 @@ from ssd.model import SSD, ModelConfig
 WIDTH, HEIGHT = 90, 60
 
 
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file of weights that have learned nothing."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "model.pt"
+    save(model_state(SSD(ModelConfig(image_size=(64, 64)), 2), ["x", "y"]), path)
+    return path
+
+
 @pytest.fixture
-def photos(tmp_path, monkeypatch):
+def photos(weights, tmp_path, monkeypatch):
     """A folder with two photographs, one below; a broken one, and a text; a weights file outside."""
     monkeypatch.chdir(tmp_path)
     for name, colour in (("photos/a.png", "red"), ("photos/below/a.jpg", "blue")):
@@ -26,8 +36,7 @@ def photos(tmp_path, monkeypatch):
         Image.new("RGB", (WIDTH, HEIGHT), colour).save(tmp_path / name)
     (tmp_path / "photos/broken.jpg").write_bytes(b"not an image")
     (tmp_path / "photos/notes.txt").write_text("no image")
-    torch.manual_seed(0)
-    save(model_state(SSD(ModelConfig(image_size=(64, 64)), 2), ["x", "y"]), tmp_path / "model.pt")
+    shutil.copy(weights, tmp_path / "model.pt")
     return tmp_path
 
 

@@ -46,27 +46,26 @@ def weights(trainer):
 
 @pytest.mark.parametrize("loss", [LossConfig(), *MODERN], ids=lambda loss: loss.match)
 def test_learns_one_batch_by_heart(loss):
-    trainer = make_trainer(total=40, loss=loss, warmup_steps=5, ema_decay=0.9, clip_norm=10.0)
+    trainer = make_trainer(total=20, loss=loss, warmup_steps=3, ema_decay=0.9, clip_norm=10.0)
     losses = []
-    for _ in range(40):
+    for _ in range(20):
         trainer.step(batch(2))
         sums = trainer.take_sums()
         losses.append((sums["class_sum"] + sums["box_sum"]) / sums["normaliser"])
-    assert losses[-1] < 0.2 * losses[0]
+    assert losses[-1] < 0.1 * losses[0]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_going_on_from_a_state_equals_never_having_stopped(tmp_path, precision):
     settings = {"precision": precision, "ema_decay": 0.9, "warmup_steps": 3, "clip_norm": 1.0}
     calm = make_trainer(**settings)
-    for step in range(5):
-        if step == 3:
+    for step in range(3):
+        if step == 2:
             save(calm.state(), tmp_path / "state.pt")
         calm.step(batch(1, seed=step))  # of one image: fp16 takes CPUs a second each
     resumed = make_trainer(seed=99, **settings)
     resumed.load_state(load(tmp_path / "state.pt"))
-    for step in range(3, 5):
-        resumed.step(batch(1, seed=step))
+    resumed.step(batch(1, seed=2))
     assert torch.equal(weights(calm), weights(resumed))
     for name, value in calm.averaged_model.state_dict().items():
         assert torch.equal(value, resumed.averaged_model.state_dict()[name]), name

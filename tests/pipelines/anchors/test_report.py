@@ -1,6 +1,8 @@
 """The command that measures and designs anchors."""
 
+import contextlib
 import csv
+import io
 import re
 import shutil
 from pathlib import Path
@@ -26,19 +28,32 @@ from tests.conftest import TINY, write_params
 from tests.pipelines.layouts.trees import voc_xml, write_voc
 
 
+def words_in(folder, prepared):
+    """A command line on data whose rectangles are smaller than the anchors."""
+    params = write_params(folder / "params.yaml", {**TINY, "model.anchors.scale_min": 0.5})
+    return ["--params", str(params), "--prepared", str(prepared), "--out", str(folder / "out")]
+
+
 @pytest.fixture
 def words(tiny_prepared, tmp_path):
-    """A command line on `tiny_prepared`, whose rectangles are smaller than the anchors."""
-    params = write_params(tmp_path / "params.yaml", {**TINY, "model.anchors.scale_min": 0.5})
-    return ["--params", str(params), "--prepared", str(tiny_prepared), "--out", str(tmp_path / "out")]
+    return words_in(tmp_path, tiny_prepared)
 
 
-def test_it_writes_a_table_a_picture_and_a_proposal(words, tiny_prepared, tmp_path, capsys):
-    main(words)
-    said = capsys.readouterr().out
-    out = tmp_path / "out"
+@pytest.fixture(scope="module")
+def done(tiny_prepared, tmp_path_factory):
+    """The folder in which the command has run, its command line, and what it has said."""
+    folder = tmp_path_factory.mktemp("anchors")
+    words = words_in(folder, tiny_prepared)
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        main(words)
+    return folder, words, said.getvalue()
+
+
+def test_it_writes_a_table_a_picture_and_a_proposal(done, tiny_prepared):
+    folder, _, said = done
+    out = folder / "out"
     proposal = yaml.safe_load((out / "anchors.yaml").read_text())
-    params = load_params(tmp_path / "params.yaml")
+    params = load_params(folder / "params.yaml")
     assert proposal == propose(params, read_manifest(tiny_prepared), tiny_prepared)
     pasted = yaml.safe_load(re.search(r"^model:\n(?:  .*\n)+", said, re.MULTILINE)[0])
     assert {f"model.anchors.{name}": value for name, value in pasted["model"]["anchors"].items()} == proposal
@@ -54,14 +69,12 @@ def test_it_writes_a_table_a_picture_and_a_proposal(words, tiny_prepared, tmp_pa
         assert len(picture.convert("RGB").getcolors(1 << 20)) > 100
 
 
-def test_what_cannot_be_bettered_stays(words, tmp_path, capsys):
-    main(words)
+def test_what_cannot_be_bettered_stays(done, tmp_path, capsys):
+    folder, words, _ = done
     settings = [
-        f"--set={name}={value}"
-        for name, value in yaml.safe_load((tmp_path / "out" / "anchors.yaml").read_text()).items()
+        f"--set={name}={value}" for name, value in yaml.safe_load((folder / "out" / "anchors.yaml").read_text()).items()
     ]
-    capsys.readouterr()
-    main([*words, *settings])
+    main([*words, *settings, "--out", str(tmp_path / "out")])
     said = capsys.readouterr().out
     assert "nothing better was found: keep these anchors" in said
     assert "→" not in said

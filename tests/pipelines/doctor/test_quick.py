@@ -1,5 +1,6 @@
 """`ssd doctor --quick` on set-ups that are broken in one place: that is named, and nothing else."""
 
+import functools
 import re
 import resource
 import shutil
@@ -18,6 +19,7 @@ GIB = 1 << 30
 AVX2, BF16 = {"avx2", "avx512f"}, {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}
 LARGE = {"deps": [{"path": "s3://b/a"}], "outs": [{"path": "data", "md5": DATA, "size": 102.4 * GIB}]}
 Usage = namedtuple("Usage", "total used free")
+installed = functools.cache(packages.installed)  # of hundreds of packages; they stay while the tests run
 
 
 @pytest.fixture
@@ -27,6 +29,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(found.folder)
     monkeypatch.setattr(machine, "cpu_flags", lambda: BF16)
     monkeypatch.setattr(machine, "memory_limit", lambda: 16 * GIB)
+    monkeypatch.setattr(packages, "installed", installed)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(100 * GIB, 50 * GIB, 50 * GIB))
     found.patch = monkeypatch
     return found

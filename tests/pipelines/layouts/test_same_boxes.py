@@ -70,7 +70,7 @@ def assert_same(folder: Path, photos: dict[str, tuple], number: str) -> None:
 def test_whole_pixels(tmp_path, number):
     rng = np.random.default_rng(0)
     photos = {}
-    for row, (height, width) in enumerate([(480, 640), (333, 500), (97, 89), (1080, 1920), (2999, 3997), (31, 4000)]):
+    for row, (height, width) in enumerate([(480, 640), (333, 500), (97, 89), (1080, 1920), (2999, 97), (31, 3997)]):
         image = tmp_path / f"{row}.png"
         image.write_bytes(encode(height, width, value=row))
         corners = np.sort(rng.integers(0, (width, height), (40, 2, 2)), axis=1).reshape(-1, 4)

@@ -39,6 +39,7 @@ def logged_version(client: MlflowClient, state, folder: Path):
     return client.get_model_version("ssd", version.version)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_a_version_has_its_files_in_other_formats(tmp_path, empty_store, capsys):
     torch.manual_seed(0)

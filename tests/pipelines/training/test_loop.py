@@ -110,7 +110,7 @@ TILED = {"model.image_size": [64, 64], "model.tile": {"size": [64, 64], "overlap
 
 @pytest.mark.parametrize(
     ("stops", "more"),
-    [((1, 2, 3, 6), {}), ((2,), RARE_FROM_ORIGINALS), ((2,), TILED), ((4,), TILED | RARE_FROM_ORIGINALS)],
+    [((1, 3, 6), {}), ((2,), RARE_FROM_ORIGINALS), ((2,), TILED), ((4,), TILED | RARE_FROM_ORIGINALS)],
 )
 def test_stopped_anywhere_it_ends_as_if_it_had_not_been(tiny_prepared, tmp_path, stops, more):
     """Each stop leaves what a killed process leaves: the file of the last state that was reported."""

@@ -1,8 +1,10 @@
 """The report on prepared data, read as a browser would."""
 
+import contextlib
 import csv
+import io
 import json
-import shutil
+from collections import namedtuple
 from xml.sax.saxutils import escape
 
 import pytest
@@ -62,15 +64,27 @@ def planted(folder):
     (labels / "0004.xml").write_text(voc_xml(("bar", 5, 5, 60, 60), ("bar", 100, 5, 170, 60), height=120, width=160))
 
 
-def test_planted_faults_are_named(tmp_path, capsys):
-    planted(tmp_path / "data")
-    text, statistics, rows = made(tmp_path, bad_boxes="clip")
+Made = namedtuple("Made", "folder said text statistics rows")
+
+
+@pytest.fixture(scope="module")
+def of_planted(tmp_path_factory):
+    """What is made of `planted` data, and what is said meanwhile."""
+    folder = tmp_path_factory.mktemp("planted")
+    planted(folder / "data")
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        found = made(folder, bad_boxes="clip")
+    return Made(folder, said.getvalue(), *found)
+
+
+def test_planted_faults_are_named(of_planted):
+    _, said, text, statistics, rows = of_planted
     found = {(row["image"], row["other_image"], row["view"]) for row in rows if row["split"] != row["other_split"]}
     assert found == {("0000", "0033", ""), ("0001", "0025", "mirrored")}
     bad = " | ".join(titles(statistics, "bad"))
     assert "1 of 8 photographs of val (12.5%) have a near-duplicate in train" in bad
     assert "1 of 8 photographs of test (12.5%) have a near-duplicate in train" in bad
-    assert bad.split(" | ")[0] in capsys.readouterr().out  # loud on the terminal
+    assert bad.split(" | ")[0] in said  # loud on the terminal
     suspicious = " | ".join(titles(statistics))
     for title in (
         "1 record in quarantine",
@@ -104,15 +118,12 @@ def test_good_data_have_nothing_bad(tmp_path):
     assert "Quarantine</h2>" not in text
 
 
-def test_the_page_is_self_contained_and_the_same_every_time(tmp_path):
+def test_the_page_is_self_contained_and_the_same_every_time(of_planted, tmp_path, monkeypatch):
     planted(tmp_path / "data")
-    made(tmp_path)
-    shutil.copytree(tmp_path / "prepare", tmp_path / "first")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage, "THREADS", 5)
-        text, _, _ = made(tmp_path)
+    monkeypatch.setattr(stage, "THREADS", 5)
+    text, _, _ = made(tmp_path, bad_boxes="clip")
     files = {path.name: path.read_bytes() for path in (tmp_path / "prepare").iterdir()}
-    assert files == {path.name: path.read_bytes() for path in (tmp_path / "first").iterdir()}
+    assert files == {path.name: path.read_bytes() for path in (of_planted.folder / "prepare").iterdir()}
     assert set(files) == {PAGE, DUPLICATES, STATISTICS}
     page = Page(text)
     links = [a[key] for _, a in page.elements for key in ("href", "xlink:href", "src") if a.get(key)]

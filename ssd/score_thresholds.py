@@ -35,8 +35,9 @@ def best_threshold(found: Found, truths: Truths, threshold: float = 0.5) -> floa
         threshold: the IoU from which on a detection is right.
 
     Returns:
-        Half way from the last detection that counts to the next lower one, rounded down to hundredths: where boxes are
-        few, the last one's own score would be far too high for other images. Of equal F1 the highest.
+        The middle of all scores around the best that are within one standard error of its F1, rounded down to
+        hundredths: where boxes are few, the best score itself is chance and often far too high (Breiman et al. 1984,
+        "Classification and Regression Trees", Sec. 3.4.3, the 1 SE rule).
     """
     (verdicts,) = judge(found, truths, (threshold,))
     return _best_score(found.scores, verdicts, int(truths.counted.sum()))
@@ -64,6 +65,9 @@ def _best_score(scores: np.ndarray, verdicts: np.ndarray, truths: int) -> float:
     if not recall.any():
         return 0.0
     f1 = 2 * recall * precision / np.maximum(recall + precision, 1e-12)
-    last = int(f1.argmax())
-    lower = scores[last + 1] if last + 1 < len(scores) else 0.0
-    return max(float(np.floor((scores[last] + lower) / 2 * 100)), 1.0) / 100
+    best = int(f1.argmax())
+    rate = (f1[best] * truths + 1) / (truths + 2)  # never 0 or 1, by which no error could be told
+    worse = np.flatnonzero(f1 < f1[best] - np.sqrt(rate * (1 - rate) / max(truths, 1)))
+    first, end = worse[worse < best].max(initial=-1) + 1, worse[worse > best].min(initial=len(f1))
+    lower = scores[end] if end < len(f1) else 0.0
+    return float(max(np.floor((scores[first] + lower) / 2 * 100), 1) / 100)

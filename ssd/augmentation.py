@@ -31,8 +31,8 @@ class AugmentConfig:
         lighting: brightness and contrast change by up to this share (fast.ai, likewise: 0.05).
         source: the pixels that all this is done with. 1.0: the image, resized to the input's size once; a crop of a
             third is then enlarged threefold. Above: the photograph, of each side at most so many times the input's,
-            or `original`, whatever its size (SSD); zoom-out and crop are cut from it and resized in one step, before
-            the rest. A crop's aspect ratio is that in the input always, as in SSD's code.
+            or `original`, whatever its size (SSD). Zoom-out and crop are cut from these pixels and resized in one
+            step, before the rest. A crop's aspect ratio is that in the input always, as in SSD's code.
     """
 
     horizontal_flip: float = 0.0
@@ -74,8 +74,7 @@ class Augmentation:
 
     def __init__(self, config: AugmentConfig, mean: tuple[float, float, float] = (0.0, 0.0, 0.0)):
         self.config, self.fill = config, [int(m) for m in mean]
-        colours, cuts, turns = self._colours(), self._cuts(), self._turns()
-        self.steps = [*colours, *cuts, *turns] if config.source == 1 else [*turns, *colours]
+        self.steps = [*self._turns(), *self._colours()]
 
     def _colours(self) -> list[v2.Transform]:
         steps: list[v2.Transform] = []
@@ -83,15 +82,6 @@ class Augmentation:
             steps.append(v2.RandomPhotometricDistort(p=self.config.photometric))
         if lighting := self.config.lighting:
             steps.append(v2.ColorJitter(brightness=lighting, contrast=lighting))
-        return steps
-
-    def _cuts(self) -> list[v2.Transform]:
-        steps: list[v2.Transform] = []
-        if self.config.zoom_out:
-            sides = (1.0, self.config.zoom_out_most)
-            steps.append(v2.RandomZoomOut(fill=self.fill, side_range=sides, p=self.config.zoom_out))
-        if self.config.iou_crop:
-            steps.append(v2.RandomIoUCrop())
         return steps
 
     def _turns(self) -> list[v2.Transform]:
@@ -125,28 +115,27 @@ class Augmentation:
             image uint8 [3, *size]; boxes, in its pixels, and labels of what is still visible, regions to ignore last.
         """
         size = size or (image.shape[-2], image.shape[-1])
-        if not self.steps and tuple(image.shape[-2:]) == size:
+        is_cut = self.config.zoom_out > 0 or self.config.iou_crop or tuple(image.shape[-2:]) != size
+        if not self.steps and not is_cut:
             return image, boxes, labels
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed formats tracebacks
-            if self.config.source != 1:
+            if is_cut:
                 image, boxes, labels = self._cut(image, boxes, labels, size)
-            ignored, frame = labels < 0, tuple(image.shape[-2:])
+            ignored = labels < 0
             sample = {
                 "image": tv_tensors.Image(image),
-                "boxes": tv_tensors.BoundingBoxes(boxes[~ignored], format="XYXY", canvas_size=frame),
+                "boxes": tv_tensors.BoundingBoxes(boxes[~ignored], format="XYXY", canvas_size=size),
                 "labels": labels[~ignored],
             }
             if ignored.any():
-                sample["ignored"] = tv_tensors.KeyPoints(_corners(boxes[ignored]), canvas_size=frame)
+                sample["ignored"] = tv_tensors.KeyPoints(_corners(boxes[ignored]), canvas_size=size)
             for step in self.steps:
                 sample = step(sample)
             if "ignored" in sample:
                 regions = _around(sample.pop("ignored").as_subclass(Tensor))
                 sample["boxes"] = tv_tensors.wrap(torch.cat([sample["boxes"], regions]), like=sample["boxes"])
                 sample["labels"] = torch.cat([sample["labels"], labels[ignored]])
-            if sample["image"].shape[-2:] != size:
-                sample = v2.Resize(size, antialias=True)(sample)
         boxes = v2.functional.clamp_bounding_boxes(sample["boxes"])  # rounding may lead past the border
         image, boxes, labels = sample["image"].as_subclass(Tensor), boxes.as_subclass(Tensor), sample["labels"]
         visible = (labels > 0) | (boxes[:, :2] < boxes[:, 2:]).all(dim=1)

@@ -102,28 +102,25 @@ def test_lighting_changes_pixels_a_little_and_boxes_not_at_all():
     assert not torch.equal(lit, image)
 
 
-def test_the_resized_image_goes_through_torchvisions_transforms_one_after_the_other():
+def test_what_is_not_cut_goes_through_torchvisions_transforms_one_after_the_other():
     pixels = np.random.default_rng(0).integers(0, 256, (3, 30, 40), dtype=np.uint8)
     image = v2.functional.resize(torch.from_numpy(pixels), [60, 80])
     boxes, labels = torch.tensor([[10.0, 5.0, 30.0, 25.0], [50.0, 8.0, 61.0, 52.0]]), torch.tensor([1, 2])
-    fill = [123, 117, 104]
     steps = [
-        v2.RandomPhotometricDistort(p=0.5),
-        v2.ColorJitter(brightness=0.3, contrast=0.3),
-        v2.RandomZoomOut(fill=fill, side_range=(1.0, 4.0), p=0.5),
-        v2.RandomIoUCrop(),
         v2.RandomHorizontalFlip(0.5),
         v2.RandomVerticalFlip(0.5),
-        v2.RandomApply([v2.RandomRotation(20.0, v2.InterpolationMode.BILINEAR, fill=fill)], p=0.5),
+        v2.RandomApply([v2.RandomRotation(20.0, v2.InterpolationMode.BILINEAR, fill=[123, 117, 104])], p=0.5),
         v2.SanitizeBoundingBoxes(min_size=1),
-        v2.Resize((60, 80), antialias=True),
+        v2.RandomPhotometricDistort(p=0.5),
+        v2.ColorJitter(brightness=0.3, contrast=0.3),
         v2.ClampBoundingBoxes(),
     ]
+    whole = replace(EVERYTHING, zoom_out=0.0, iou_crop=False)
     for seed in range(20):
         torch.manual_seed(seed)
         framed = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(60, 80))
         sample = v2.Compose(steps)({"image": tv_tensors.Image(image), "boxes": framed, "labels": labels})
-        ours = Augmentation(EVERYTHING, (123.7, 117.0, 104.0))(image, boxes, labels, seed)
+        ours = Augmentation(whole, (123.7, 117.0, 104.0))(image, boxes, labels, seed)
         assert all(torch.equal(a, b) for a, b in zip(ours, sample.values(), strict=True))
 
 

@@ -61,6 +61,10 @@ class Recipe:
         """Why a key is as it was chosen; "" where the file says it."""
         return next((choice.reason for choice in self.choices if choice.key == key), "")
 
+    def without(self, section: str) -> Recipe:
+        """The same, but for what was chosen of a section."""
+        return Recipe(self.draft, tuple(choice for choice in self.choices if not choice.key.startswith(f"{section}.")))
+
     def __str__(self) -> str:
         return "\n".join(f"  auto: {choice}" for choice in self.choices)
 

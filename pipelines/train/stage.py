@@ -163,7 +163,7 @@ def train_to_end(plan: Plan, spec: runs.RunSpec, recipe: Recipe, fresh: bool = F
     found = saved.latest()
     if found is None or not is_complete(found[1], params.train.patience):
         if recipe.choices:
-            print(recipe, flush=True)
+            print(recipe.without("tune"), flush=True)
         _print_start(name, found, total, params, manifest)
         if weights is not None:
             _print_weights(try_weights(params, weights, manifest.classes), weights)

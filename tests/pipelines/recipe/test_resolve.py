@@ -99,6 +99,14 @@ def test_fine_tuning_where_weights_of_the_backbone_are_installed(draft):
     assert (own.epochs, own.lr, own.unfreeze_epochs, own.freeze_norms) == (61, 5e-4, (0, 0), False)
 
 
+def test_a_stage_tells_what_concerns_it(draft):
+    recipe = resolve(draft(), manifest(), ground)
+    assert "auto: tune.trials" in str(recipe)
+    told = str(recipe.without("tune"))
+    assert "auto: train.epochs" in told
+    assert "tune." not in told
+
+
 @pytest.mark.parametrize("val", [0, 19])
 def test_without_enough_to_validate_on_nothing_is_stopped_early_and_nothing_searched(draft, val):
     params = chosen(draft(), manifest(205, val))  # with 38 boxes, on under 20 photographs

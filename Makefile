@@ -34,11 +34,11 @@ repro: setup  ## Run the whole pipeline: generate, prepare, tune, train, evaluat
 	python -m pipelines.doctor --quick --quiet
 	dvc repro
 
-test: setup  ## Run all tests: the fast ones first, then those on real Ray, DVC and MLflow
+test: setup  ## Run all tests: the fast ones first, then a quarter of an hour on real Ray, DVC and MLflow
 	pytest -m "not slow" -n 2 --dist worksteal
 	pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
-test-fast: setup  ## Run the fast tests, five minutes
+test-fast: setup  ## Run the fast tests, three minutes
 	pytest -m "not slow" -n 2 --dist worksteal
 
 lint: setup  ## Check style, format and the types of ssd/

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.arguments import ArgumentsError, NamedModel
+from pipelines.arguments import ArgumentsError, NamedModel, find_model
 from pipelines.errors import first_line
 from pipelines.live import LiveLines
 from pipelines.store.shards import Manifest, read_records, split_of
@@ -118,11 +118,6 @@ class OnnxDetector:
         return [self.class_names[label - 1] for label in labels]
 
 
-def is_onnx(model: str | None) -> bool:
-    """Whether such a file is meant, and not weights."""
-    return bool(model) and model.endswith(SUFFIX)
-
-
 def read_onnx(model: str) -> NamedModel:
     """A file, or the one under `models:/NAME@ALIAS/export/model.onnx` in MLflow; its `state` are the bytes.
 
@@ -137,6 +132,15 @@ def read_onnx(model: str) -> NamedModel:
         return NamedModel(content, model, model, hashlib.sha256(content).hexdigest())
     with formats.fetched(runs.connect(), model) as (path, address):
         return NamedModel(path.read_bytes(), model, address, sha256(path))
+
+
+def read_model(model: str | None, name: str) -> NamedModel:
+    """What is asked for, weights (`pipelines.arguments.find_model`) or an ONNX file; `open_detector` takes its state.
+
+    Raises:
+        ArgumentsError, RegistryError: it is not there, or is neither.
+    """
+    return read_onnx(model) if model and model.endswith(SUFFIX) else find_model(model, name)
 
 
 def open_onnx(model: str) -> OnnxDetector:

@@ -13,9 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipelines.arguments import ArgumentsError, find_model
 from pipelines.errors import writing
-from pipelines.onnx_detector import OnnxDetector, is_onnx, open_onnx
+from pipelines.onnx_detector import OnnxDetector, open_detector, read_model
 from pipelines.pictures.boxes import draw
 from ssd.images import decode
 from ssd.prediction import Detector, Prediction
@@ -24,18 +23,13 @@ BATCH = 16
 
 
 def load_model(model: str | None, name: str) -> tuple[Detector | OnnxDetector, str]:
-    """The detector, on the GPU where there is one, and what it is called; see `pipelines.arguments.find_model`.
+    """The detector, on the GPU where there is one, and what it is called; see `pipelines.onnx_detector.read_model`.
 
     Raises:
         ArgumentsError: it is not there, or is not a model of this project.
     """
-    if is_onnx(model):
-        return open_onnx(model), model
-    found = find_model(model, name)
-    try:
-        return Detector(found.state, "cuda" if torch.cuda.is_available() else "cpu"), found.address
-    except ValueError as error:
-        raise ArgumentsError(f"{found.address}: {error}") from None
+    found = read_model(model, name)
+    return open_detector(found.state, found.address, "cuda" if torch.cuda.is_available() else "cpu"), found.address
 
 
 def predict(

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.arguments import add_model_arguments, find_model, registered_name
+from pipelines.arguments import add_model_arguments, registered_name
 from pipelines.command import CommandParser, command, file_pattern
 from pipelines.score import FORMATS
 
@@ -71,10 +71,10 @@ def parser() -> CommandParser:
 def main(words: Sequence[str] | None = None) -> None:
     """Read the command line and score."""
     args = parser().parse_args(words)
-    from pipelines.onnx_detector import is_onnx, read_onnx  # these take seconds, and --help does not need them
+    from pipelines.onnx_detector import read_model  # these take seconds, and --help does not need them
     from pipelines.score.run import score
 
-    model = read_onnx(args.model) if is_onnx(args.model) else find_model(args.model, registered_name(args.model))
+    model = read_model(args.model, registered_name(args.model))
     forms = list(dict.fromkeys(args.format))
     print(
         score(args.source, args.out, model, args.score, args.part, forms, args.fresh, args.statistics, args.evaluated)

@@ -45,7 +45,7 @@ lint: setup  ## Check style, format and the types of ssd/
 	ruff check . && ruff format --check . && mypy
 
 lock: setup  ## Write requirements.lock anew from pyproject.toml
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --extra dev --extra export --extra serve pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --extra dev --extra export --extra serve --extra video pyproject.toml -o requirements.lock
 
 ui: setup  ## Open MLflow on the runs that `dvc repro` made
 	python -m pipelines.ui

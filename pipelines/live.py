@@ -62,10 +62,11 @@ class LiveLines:
                 self._progress.remove_task(task)
 
 
-def show_progress(things: Iterable[Thing], what: str, total: int, leave: bool = True) -> Iterator[Thing]:
+def show_progress(things: Iterable[Thing], what: str, total: int | None, leave: bool = True) -> Iterator[Thing]:
     """Pass `total` things on one by one: below a bar on a terminal, else with a line every half minute.
 
     Args:
+        total: None where it is not known.
         leave: whether the bar stays when all have passed.
     """
     if sys.stderr.isatty():
@@ -77,10 +78,10 @@ def show_progress(things: Iterable[Thing], what: str, total: int, leave: bool = 
     for done, thing in enumerate(things, 1):
         yield thing
         now = time.monotonic()
-        if now - shown > LINES and done < total:
+        if now - shown > LINES and (total is None or done < total):
             shown = now
-            left = clock((now - started) / done * (total - done))
-            print(f"  {what}: {done}/{total}, {left} left", flush=True)
+            left = f"/{total}, {clock((now - started) / done * (total - done))} left" if total else ""
+            print(f"  {what}: {done}{left}", flush=True)
 
 
 def clock(seconds: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -12,8 +11,8 @@ from pipelines.pictures.palette import colour
 from ssd.prediction import Prediction
 
 
-def draw(image: Tensor, found: Prediction, names: Sequence[str], path: Path) -> None:
-    """Write uint8 [3, H, W] as a JPEG with a box, class name and score for each detection, the surest on top.
+def draw(image: Tensor, found: Prediction, names: Sequence[str]) -> Image.Image:
+    """The picture of uint8 [3, H, W] with a box, class name and score for each detection, the surest on top.
 
     Lines and letters grow with the image.
     """
@@ -26,7 +25,7 @@ def draw(image: Tensor, found: Prediction, names: Sequence[str], path: Path) -> 
         box = [float(side) for side in found.boxes[index]]
         pen.rectangle(box, outline=ink, width=max(2, longest // 300))
         _tag(pen, f"{names[index]} {found.scores[index]:.2f}", box, ink, font, canvas.size)
-    canvas.save(path, "JPEG", quality=92)
+    return canvas
 
 
 def _tag(pen: ImageDraw.ImageDraw, text: str, box: list[float], ink: str, font, size: tuple[int, int]) -> None:

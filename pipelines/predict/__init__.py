@@ -1,4 +1,5 @@
-"""The tool `predict`: detect in photographs and draw what was found.
+"""The tool `predict`: detect in photographs and videos and draw what was found.
 
-`photographs` does it; others may use nothing of this room.
+`photographs` does it with photographs, `videos` with the `sources` that move, `objects` is what both write; others may
+use nothing of this room.
 """

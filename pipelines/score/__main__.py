@@ -50,7 +50,11 @@ def parser() -> CommandParser:
         default=[],
         help="write OUT/FORMAT as well, photographs with labels for labelling tools; may be given several times",
     )
-    parser.add_argument("--fresh", action="store_true", help="forget what an earlier run wrote to OUT")
+    earlier = parser.add_mutually_exclusive_group()
+    earlier.add_argument("--fresh", action="store_true", help="forget what an earlier run wrote to OUT")
+    earlier.add_argument(
+        "--replace", action="store_true", help="forget it if it is of other photographs, settings or another model"
+    )
     parser.add_argument("--part", type=_count, default=PART, help="photographs in a part (default: %(default)s)")
     parser.add_argument(
         "--statistics",
@@ -76,9 +80,8 @@ def main(words: Sequence[str] | None = None) -> None:
 
     model = read_model(args.model, registered_name(args.model))
     forms = list(dict.fromkeys(args.format))
-    print(
-        score(args.source, args.out, model, args.score, args.part, forms, args.fresh, args.statistics, args.evaluated)
-    )
+    earlier = "forget" if args.fresh else "replace" if args.replace else "keep"
+    print(score(args.source, args.out, model, args.score, args.part, forms, earlier, args.statistics, args.evaluated))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ OURS |= {f".{name}.partial" for name in (MANIFEST, LISTED, ERRORS, DRIFT, PAGE)}
 STATE = ("file", "row", "bytes", "state")  # columns of a listing by which a photograph is the same
 DETECTING = ("detect", "photographs", "results")  # files of this room that decide what a part holds
 DECISIVE = ("weights", "listing", "score", "part")
-ANEW = "add --fresh to begin anew, or name another folder"
+ANEW = "add --replace to begin anew, or name another folder"
+Earlier = Literal["keep", "replace", "forget"]
 
 
 class ManifestError(UserError):
@@ -87,11 +88,12 @@ def missing_parts(out: Path, manifest: Manifest) -> list[int]:
     return [part for part in range(manifest.parts) if not part_file(out, part).is_file()]
 
 
-def begin(out: Path, manifest: Manifest, listing: pa.Table, fresh: bool) -> None:
+def begin(out: Path, manifest: Manifest, listing: pa.Table, earlier: Earlier) -> None:
     """Make a folder that of these results, or go on in it if it is that already.
 
     Args:
-        fresh: remove earlier results of whatever else.
+        earlier: what becomes of results that are there: `keep` goes on with its own and refuses others, `replace`
+            removes others, `forget` removes all.
 
     Raises:
         ManifestError: it holds results of something else, or files of somebody else.
@@ -100,18 +102,35 @@ def begin(out: Path, manifest: Manifest, listing: pa.Table, fresh: bool) -> None
     if strangers:
         raise ManifestError(f"{out}: {strangers[0]!r} is in it, which `score` did not write; name a new folder")
     with writing(out):
-        before = None if fresh else read_manifest(out)
+        if earlier != "forget" and _belongs(out, manifest, listing, earlier == "replace"):
+            return
+        clear(out)
+        (out / PARTS).mkdir(parents=True)
+        sink = pa.BufferOutputStream()
+        pq.write_table(listing, sink)
+        write_whole(out / LISTED, sink.getvalue().to_pybytes())
+        write_whole(out / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+
+
+def _belongs(out: Path, manifest: Manifest, listing: pa.Table, replace: bool) -> bool:
+    """Whether a folder holds results of a manifest, to go on with.
+
+    Raises:
+        ManifestError: it holds others, which are not to be replaced.
+    """
+    try:
+        before = read_manifest(out)
         if before is None:
-            clear(out)
-            (out / PARTS).mkdir(parents=True)
-            sink = pa.BufferOutputStream()
-            pq.write_table(listing, sink)
-            write_whole(out / LISTED, sink.getvalue().to_pybytes())
-            write_whole(out / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
-        elif any(getattr(before, name) != getattr(manifest, name) for name in DECISIVE) or (
-            before.code != manifest.code and missing_parts(out, before)  # finished results need no code
-        ):
+            return False
+        other_code = before.code != manifest.code and missing_parts(out, before)  # finished results need no code
+        if other_code or any(getattr(before, name) != getattr(manifest, name) for name in DECISIVE):
             raise ManifestError(f"{out}: {_difference(out, before, manifest, listing)}; {ANEW}")
+    except ManifestError as error:
+        if not replace:
+            raise
+        print(f"{str(error).removesuffix(f'; {ANEW}')}: replaced")
+        return False
+    return True
 
 
 def clear(out: Path) -> None:

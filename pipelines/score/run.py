@@ -19,6 +19,7 @@ from pipelines.score.manifest import (
     LOCK,
     PAGE,
     PARTS,
+    Earlier,
     Manifest,
     ManifestError,
     begin,
@@ -38,7 +39,7 @@ def score(
     lowest: float | None,
     part: int,
     forms: list[str],
-    fresh: bool,
+    earlier: Earlier,
     statistics: Path,
     evaluated: Path,
 ) -> str:
@@ -49,7 +50,7 @@ def score(
         lowest: score that counts; None: the model's own of each class.
         part: photographs in a part.
         forms: of `pipelines.score.FORMATS`.
-        fresh: forget earlier results.
+        earlier: what becomes of results that are there, see `begin`.
         statistics, evaluated: see `pipelines.score.drift.compare`.
 
     Raises:
@@ -78,7 +79,7 @@ def score(
         out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / LOCK, timeout=0):
-            begin(out, manifest, found.listing, fresh)
+            begin(out, manifest, found.listing, earlier)
             config = detector.config if isinstance(detector, OnnxDetector) else detector.model.config
             _detect(out, manifest, found, model, config)
             return _conclude(out, manifest, found, forms, statistics, evaluated)

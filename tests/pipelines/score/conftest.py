@@ -44,7 +44,7 @@ def results_of(file, height, width, boxes):
     return {"file": file, "error": None, "height": height, "width": width, "brightness": 100.0} | found
 
 
-def begun(source, out, rows=None, part=2, **changes):
+def begun(source, out, rows=None, part=2, earlier="keep", **changes):
     """Results of a source in `out`, with a row for each of its photographs."""
     found = list_source(str(source), out)
     facts = {
@@ -60,7 +60,7 @@ def begun(source, out, rows=None, part=2, **changes):
         "code": code_digest(),
     }
     manifest = Manifest(**facts | changes)
-    begin(out, manifest, found.listing, False)
+    begin(out, manifest, found.listing, earlier)
     for number in range(0 if rows is None else manifest.parts):
         table = pa.Table.from_pylist(rows[number * part : (number + 1) * part], schema=RESULTS)
         write_part(out, number, table, manifest)

@@ -1,6 +1,7 @@
 """A folder of results belongs to one source, one model and one set of settings."""
 
 import os
+import re
 import shutil
 
 import pytest
@@ -38,13 +39,21 @@ def change(path):
         (None, {"code": "d" * 64}, r"begun with other code \(\w{12}, now d{12}\), .*; go on with the commit of then"),
     ],
 )
-def test_what_differs_is_refused_and_named(tmp_path, act, options, says):
+def test_what_differs_is_refused_and_named_or_replaced(tmp_path, capsys, act, options, says):
     draw(tmp_path / "photos", 3)
     begun(tmp_path / "photos", tmp_path / "out")
     if act:
         act(tmp_path / "photos")
-    with pytest.raises(ManifestError, match=f"{says}; .*--fresh|{says}.*--fresh"):
+    part_file(tmp_path / "out", 0).write_bytes(b"whole")
+    with pytest.raises(ManifestError, match=f"{says}.*; add --replace"):
         begun(tmp_path / "photos", tmp_path / "out", **options)
+    assert part_file(tmp_path / "out", 0).exists()
+    _, now = begun(tmp_path / "photos", tmp_path / "out", earlier="replace", **options)
+    assert re.search(f"{says}.*: replaced", capsys.readouterr().out)
+    assert missing_parts(tmp_path / "out", now) == list(range(now.parts))
+    part_file(tmp_path / "out", 0).write_bytes(b"whole")
+    begun(tmp_path / "photos", tmp_path / "out", earlier="replace", **options)  # its own are gone on with
+    assert part_file(tmp_path / "out", 0).exists()
 
 
 def test_finished_results_need_no_code(tmp_path):
@@ -65,13 +74,13 @@ def test_fresh_forgets_and_takes_nothing_of_others(tmp_path):
     source, manifest = begun(tmp_path / "photos", tmp_path / "out", [results_of("a", 9, 9, [])] * 2)
     write_errors(tmp_path / "out", manifest)
     other = manifest.model_copy(update={"score": 0.9})
-    begin(tmp_path / "out", other, source.listing, fresh=True)
+    begin(tmp_path / "out", other, source.listing, "forget")
     assert missing_parts(tmp_path / "out", other) == [0]
     assert not (tmp_path / "out/errors.csv").exists()
     (tmp_path / "out/thesis.tex").write_text("mine")
-    for fresh in (False, True):
+    for earlier in ("keep", "replace", "forget"):
         with pytest.raises(ManifestError, match=r"'thesis.tex' is in it, which `score` did not write"):
-            begin(tmp_path / "out", manifest, source.listing, fresh)
+            begin(tmp_path / "out", manifest, source.listing, earlier)
 
 
 def test_a_kill_while_earlier_results_are_removed_leaves_none_of_them(tmp_path, monkeypatch):
@@ -85,7 +94,7 @@ def test_a_kill_while_earlier_results_are_removed_leaves_none_of_them(tmp_path, 
     with pytest.raises(KeyboardInterrupt):
         clear(tmp_path / "out")
     monkeypatch.undo()
-    begin(tmp_path / "out", manifest.model_copy(update={"score": 0.9}), source.listing, fresh=False)
+    begin(tmp_path / "out", manifest.model_copy(update={"score": 0.9}), source.listing, "keep")
     assert missing_parts(tmp_path / "out", manifest) == [0], "parts of the other score must not stay"
 
 
@@ -93,5 +102,5 @@ def test_a_manifest_of_another_kind_is_refused(tmp_path):
     draw(tmp_path / "photos", 1)
     (tmp_path / "out").mkdir()
     (tmp_path / "out/manifest.json").write_text('{"version": 9}')
-    with pytest.raises(ManifestError, match="not written by this version of `score`; add --fresh"):
+    with pytest.raises(ManifestError, match="not written by this version of `score`; add --replace"):
         begun(tmp_path / "photos", tmp_path / "out")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -65,6 +66,32 @@ def test_killed_it_ends_with_the_bytes_of_a_calm_run(on_kept_cluster, tmp_path, 
     compare_with_predict(tmp_path / "photos", rows, Detector(load(weights)))
 
 
+@pytest.mark.slow
+def test_as_a_stage_of_dvc(on_kept_cluster, tmp_path, weights, monkeypatch):
+    """The commands of docs/using-the-model.md; what is scored already is kept between the runs of a stage."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+
+    def dvc(*words):
+        return subprocess.run(["dvc", *words], check=True, capture_output=True, text=True).stdout
+
+    draw(tmp_path / "photos", 6)
+    dvc("init", "--no-scm")
+    score = f"python -m pipelines.score photos scored --model {weights.name} --part 2"
+    stage = ["stage", "add", "--name", "score", "--deps", "photos", "--deps", weights.name]
+    dvc(*stage, "--outs-persist", "scored", f"{score} --replace")
+    assert "6 photographs" in dvc("repro", "score")
+    assert "didn't change" in dvc("repro", "score")
+    draw(tmp_path / "photos/more", 2, seed=1)
+    assert "2 new (more/000.jpg): replaced" in dvc("repro", "score")
+    table = pq.read_table("scored/parts")
+    assert sorted(table.column("file").to_pylist())[-2:] == ["more/000.jpg", "more/001.png"]
+    Path("scored/parts/part-00001.parquet").unlink()  # as after a kill
+    assert "8 photographs, 6 of them scored before" in dvc("repro", "score")
+    assert pq.read_table("scored/parts") == table
+
+
 def compare_with_predict(photos, rows, detector):
     """Boxes and scores are those of the detector on the same photographs, but for rounding."""
     seen = [row for row in rows if row["error"] is None]
@@ -109,7 +136,7 @@ def test_what_is_complete_needs_no_detector(tmp_path, weights, monkeypatch, caps
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--score", "0.5"], r"^score: out: begun with --score of each class, and now it is 0.5; add --fresh"),
+        (["--score", "0.5"], r"^score: out: begun with --score of each class, and now it is 0.5; add --replace"),
         (["--model", "missing.pt"], r"^score: missing.pt: no such file"),
     ],
 )

@@ -21,9 +21,9 @@ $(VENV)/.installed: requirements.lock
 $(BIN)/ssd: infra/ssd.sh $(VENV)/.installed
 	@install -m 755 infra/ssd.sh $@
 
-.PHONY: help setup doctor repro test test-fast lint lock ui up down base job chaos clean
+.PHONY: help setup doctor repro test test-fast lint lock ui up down demo-cluster base job chaos clean
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed $(BIN)/ssd  ## Make .venv from the hashed requirements.lock (once)
 
@@ -55,6 +55,9 @@ up: setup  ## Build a small real cluster on this machine: Ray with three nodes, 
 
 down: setup  ## Stop that cluster
 	python -m infra.local.cluster down
+
+demo-cluster: setup  ## Run the pipeline on such a cluster and on this machine alone, and compare: ten minutes
+	python -m infra.local.demo
 
 base:  ## Make the base of infra/Dockerfile from Debian's packages, where no registry of images is reached (root)
 	infra/local/base.sh

@@ -21,6 +21,7 @@ AUTO = (  # what `pipelines.recipe` chooses by the data where params.yaml says `
     "train.lr_factors",
     "train.unfreeze_epochs",
     "train.freeze_norms",
+    "train.progressive_resizing",
     "train.warmup_steps",
     "train.ema_decay",
     "train.precision",

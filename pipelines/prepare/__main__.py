@@ -42,8 +42,9 @@ def main(words: Sequence[str] | None = None) -> None:
         print(warning)
     counts = ", ".join(f"{name} {split.images}" for name, split in manifest.splits.items())
     shards = sum(len(split.shards) for split in manifest.splits.values())
+    classes = f"{len(manifest.classes)} class{'es' * (len(manifest.classes) != 1)}"
     print(
-        f"prepare: {counts} images of {len(manifest.classes)} classes in {shards} shards, "
+        f"prepare: {counts} images of {classes} in {shards} shards, "
         f"{manifest.quarantined} quarantined, in {args.out} ({time.monotonic() - start:.0f} s)"
     )
 

@@ -7,6 +7,7 @@ from pipelines.recipe.facts import Chosen, Facts
 from ssd.backbones.published import PackageFile
 from ssd.model import make_backbone
 
+PROGRESSIVE = 0.625  # of the input's sides at the first step
 LR_FACTORS = (0.1, 0.3, 1.0)  # for early and late layers from ImageNet, and the rest
 
 
@@ -35,6 +36,15 @@ def freeze_norms(params: Params, facts: Facts) -> Chosen:
     """Where the body comes from ImageNet: its statistics are of more images than a few a step."""
     fine_tuned = is_fine_tuned(params)
     return fine_tuned, "ImageNet's statistics are of more images" if fine_tuned else "no layer is trained already"
+
+
+def progressive_resizing(params: Params, facts: Facts) -> Chosen:
+    """From ImageNet's weights the first steps see smaller photographs: as good after the same minutes, or better."""
+    if params.model.anchors.steps is not None or params.model.anchors.combine == "product":
+        return 1.0, "the preset's anchors are made for its size"
+    if is_fine_tuned(params):
+        return PROGRESSIVE, "first steps on smaller photographs take less time"
+    return 1.0, "no layer is trained already"
 
 
 def is_fine_tuned(params: Params) -> bool:

@@ -8,11 +8,15 @@ from dataclasses import asdict
 from pipelines.params import Params
 from pipelines.recipe.boxes import Boxes
 from pipelines.recipe.facts import Chosen, Facts
+from pipelines.recipe.fine_tuning import is_fine_tuned
 from ssd.coverage import cover
 from ssd.design import design, fit
 from ssd.model import map_sizes
 
-SMALL_SIDE = 20  # pixels of the network's input that a small object's shorter side shall have
+# Of one class: images seen by the network in all, and times that each is; from random weights, and from ImageNet's.
+IMAGES_SEEN, TIMES_SEEN = {False: 7200, True: 6000}, {False: 8, True: 5}
+SEEN_OFTEN = 24  # epochs from which on photographs are cropped: a network learns by heart what is only mirrored
+SMALL_SIDE, SMALL_SIDE_OFTEN = 20, 26  # pixels of the input that a small object's shorter side shall have
 SIDES = (256, 512)  # of the input: below there is little to see, above a step takes too long
 GRID = 32  # of the input's sides
 GAIN = 0.01  # of recall, for which other anchors than the preset's are worth it
@@ -30,8 +34,23 @@ def small_side(ground: Boxes) -> float:
     return min(sides.kthvalue(max(len(sides) // 10, 1)).values.item(), *medians)  # quantile() takes 16 million at most
 
 
+def passes(params: Params, facts: Facts, of_pixels: bool) -> float:
+    """Epochs that are enough: that the network sees enough images, and each often enough; more for more classes.
+
+    `of_pixels`: from ImageNet's weights fewer images are enough where they are larger than the least of SIDES.
+    """
+    fine_tuned = is_fine_tuned(params)
+    side = math.sqrt(math.prod(params.model.image_size)) if of_pixels and fine_tuned else SIDES[0]
+    images = IMAGES_SEEN[fine_tuned] * min(SIDES[0] / side, 1)
+    return math.sqrt(facts.classes) * max(images / max(facts.images, 1), TIMES_SEEN[fine_tuned])
+
+
 def image_size(params: Params, facts: Facts) -> Chosen:
-    """So many pixels that a small object's shorter side has SMALL_SIDE of them."""
+    """So many pixels that a small object's shorter side has SMALL_SIDE of them.
+
+    More where a network from ImageNet's weights sees each photograph often: it has learned then what there is to be
+    learned from fewer, while with few epochs the same minutes are better spent on more of them.
+    """
     model = params.model
     if model.anchors.steps is not None or model.anchors.combine == "product":
         return list(model.image_size), "the preset's own: its anchors are made for it"
@@ -43,7 +62,9 @@ def image_size(params: Params, facts: Facts) -> Chosen:
     if native:
         largest = min(largest, max(native, GRID * 2))
         smallest = min(smallest, largest)
-    side = min(max(round(SMALL_SIDE / small / GRID) * GRID, smallest), largest)
+    often = is_fine_tuned(params) and passes(params, facts, of_pixels=False) >= SEEN_OFTEN
+    wanted = SMALL_SIDE_OFTEN if often else SMALL_SIDE
+    side = min(max(round(wanted / small / GRID) * GRID, smallest), largest)
     return [
         side,
         side,

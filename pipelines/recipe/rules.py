@@ -5,23 +5,18 @@ The figures reproduce what was found to be good by hand (docs/recipe.md); a rule
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from pipelines.params import Params
 from pipelines.recipe import fine_tuning, network
 from pipelines.recipe.facts import Chosen, Facts, can_rank, of_val, plural
-from pipelines.recipe.fine_tuning import is_fine_tuned
 
 STEPS_AN_EPOCH = 12
 BATCHES = (4, 8, 16, 32)
-# Of one class: images seen by the network in all, and times that each is; from random weights, and from ImageNet's.
-IMAGES_SEEN, TIMES_SEEN = {False: 7200, True: 6000}, {False: 8, True: 4}
 MOST_EPOCHS = 100
 LR = {"adamw": (2e-3, 0.0), "sgd": (2e-3, 1.0)}  # of 32 images a step, and the power of batch / 32 that it goes with
 TRAINED = {"none": 1.0, "imagenet": 0.5}  # share of the learning rate, by the initial weights; of others OTHERS
 OTHERS = 0.25
-SEEN_OFTEN = 24  # epochs from which on photographs are cropped: a network learns by heart what is only mirrored
 FEW = 100  # photographs to validate on, below which a search compares with two seeds
 LONG = 30_000  # photographs seen in all, from which on their colours are changed too: that asks for a long training
 
@@ -35,10 +30,8 @@ def batch_size(params: Params, facts: Facts) -> Chosen:
 
 def epochs(params: Params, facts: Facts) -> Chosen:
     """So many that the network sees enough images, and each often enough; more where there are more classes."""
-    root = math.sqrt(facts.classes)
     images = max(facts.images, 1)
-    wanted = root * max(IMAGES_SEEN[is_fine_tuned(params)] / images, TIMES_SEEN[is_fine_tuned(params)])
-    count = max(min(round(wanted), MOST_EPOCHS), 1)
+    count = max(min(round(network.passes(params, facts, of_pixels=True)), MOST_EPOCHS), 1)
     steps = count * _steps(images, params.train.batch_size)
     return (
         count,
@@ -105,7 +98,7 @@ def photometric(params: Params, facts: Facts) -> Chosen:
 
 def _is_often(params: Params) -> tuple[bool, str]:
     """Whether crops pay, and how often each photograph is seen."""
-    return params.train.epochs >= SEEN_OFTEN, f"each photograph is seen {params.train.epochs} times"
+    return params.train.epochs >= network.SEEN_OFTEN, f"each photograph is seen {params.train.epochs} times"
 
 
 def zoom_out(params: Params, facts: Facts) -> Chosen:
@@ -126,10 +119,10 @@ def seeds(params: Params, facts: Facts) -> Chosen:
 
 
 def trials(params: Params, facts: Facts) -> Chosen:
-    """Four, or three and the best of them again; none where the validation split is too small to tell them apart."""
-    if not can_rank(facts):
+    """Four; none where the validation split is too small to tell them apart, and the minutes are better trained."""
+    if facts.val_images < FEW or not can_rank(facts):
         return 0, f"{of_val(facts)}: too few to compare by"
-    return (4 if params.tune.seeds == 1 else 3), f"compared on {of_val(facts)}"
+    return 4, f"compared on {of_val(facts)}"
 
 
 def trial_epochs(params: Params, facts: Facts) -> Chosen:
@@ -155,6 +148,7 @@ RULES: dict[str, Callable[[Params, Facts], Chosen]] = {
     "train.lr_factors": fine_tuning.lr_factors,
     "train.unfreeze_epochs": fine_tuning.unfreeze_epochs,
     "train.freeze_norms": fine_tuning.freeze_norms,
+    "train.progressive_resizing": fine_tuning.progressive_resizing,
     "train.warmup_steps": warmup_steps,
     "train.ema_decay": ema_decay,
     "train.precision": precision,

@@ -123,7 +123,7 @@ def _read(file: Path, plan: Plan) -> dict[str, Any] | None:
 
 
 def _measure(configuration: Configuration, plan: Plan, state: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Measure the best epoch by the rules of `evaluate`."""
+    """Measure the registered epoch by the rules of `evaluate`."""
     params, manifest = plan.params, plan.manifest
     weights = configuration.folder / f".seed-{seed}.pt"
     save(state["best"]["model"], weights)

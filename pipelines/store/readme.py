@@ -13,7 +13,7 @@ TEXT = f"""What ssd {__version__} keeps here, in the folder of runs (SSD_HOME, b
 
 train-ID/        One training. ID is made of its parameters, data, code and initial weights: the same inputs find this
                  folder again and go on from its newest checkpoint, any other inputs get a folder of their own.
-  step-N.pt      Checkpoint after N steps: weights, optimizer, schedule, moving average, history, best model so far.
+  step-N.pt      Checkpoint after N steps: weights, optimizer, schedule, moving average, history, model so far.
                  The two newest are kept. After the end `ssd train` still reads the newest one.
   times.csv      How long each part of each epoch took; times.png shows it.
   *.lock         Empty. They keep two processes from working on one training.

@@ -1,4 +1,4 @@
-"""Train on Ray Train, register the best epoch in MLflow: `ssd train`, the DVC stage `train`."""
+"""Train on Ray Train, register the model in MLflow: `ssd train`, the DVC stage `train`."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def _images(rows: list[dict[str, Any]], params: Params) -> Iterator[tuple[int, T
 
 
 def draw_curves(history: list[dict[str, float]], best: int, path: Path) -> None:
-    """Losses and validation mAP (the best epoch marked) over the epochs."""
+    """Losses and validation mAP (the registered epoch marked) over the epochs."""
     epochs = [row["epoch"] for row in history]
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)

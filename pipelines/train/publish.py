@@ -1,4 +1,4 @@
-"""The end of training: outputs for DVC, the MLflow run brought up to date, the best epoch in the registry."""
+"""The end of training: outputs for DVC, the MLflow run brought up to date, the model in the registry."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def publish(
     recipe: Recipe,
     out: Path,
 ) -> None:
-    """Write model.pt, history.csv, resolved.yaml, two pictures and model.json below `out`, and register the best epoch.
+    """Write model.pt, history.csv, resolved.yaml, two pictures and model.json below `out`, and register the model.
 
     What it writes there is a function of the training's inputs: how long things took goes to MLflow and to the run's
     folder. Everything may be done twice without harm: a run that was killed half-way is published by the next one.

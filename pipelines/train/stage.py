@@ -1,4 +1,4 @@
-"""Train on Ray Train, register the best epoch in MLflow: `ssd train`, the DVC stage `train`."""
+"""Train on Ray Train, register the model in MLflow: `ssd train`, the DVC stage `train`."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def describe_placement(placement: Placement) -> dict[str, str]:
 
 
 def train(draft: Draft, prepared: Path, out: Path, tuned: Tuned | None = None, fresh: bool = False) -> None:
-    """Train what the parameters and shards say, unless that is done already, and publish the best epoch.
+    """Train what the parameters and shards say, unless that is done already, and publish the epoch of `train.select`.
 
     Args:
         draft: of params.yaml.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +25,7 @@ from pipelines.training.validation import Validated, validate
 from ssd.augmentation import Augmentation
 from ssd.checkpoint import load, model_state
 from ssd.model import SSD
+from ssd.optimizer import input_size, mean_pixels
 from ssd.trainer import Trainer
 from ssd.weights import load_weights
 
@@ -54,7 +56,7 @@ class Job:
 
 
 class Run:
-    """The state of one worker's training: data, trainer, history, best epoch.
+    """The state of one worker's training: data, trainer, history, and the epoch to be registered so far.
 
     Attributes:
         resampled: val/map on each of `job.resamples` resamples of the validation split, by epoch, of each that was the
@@ -104,7 +106,7 @@ class Run:
 
     def validate(self) -> dict[str, float]:
         """The averaged model's metrics on the validation split; {} on other ranks than 0, and without such a split."""
-        self.validated = validate(self.trainer, self.val, self.params, self.classes) if self.val else None
+        self.validated = validate(self.trainer, self.val, self.params, self.classes) if self.val is not None else None
         return self.validated.metrics if self.validated else {}
 
     def shorten(self, epochs: int) -> None:
@@ -157,7 +159,7 @@ class Run:
         return metrics
 
     def state(self) -> dict[str, Any]:
-        """Everything that the run needs to go on, and the best model so far."""
+        """Everything that the run needs to go on, and the model to be registered so far."""
         return {
             "trainer": self.trainer.state(),
             "history": self.history,
@@ -244,7 +246,10 @@ def fit(
         run.trainer.step(batch)
         if speed.budget and run.epochs is None and speed.is_known(run.steps):
             validated = len(run.val) * (1 + run.params.detect.flip) if run.val else 0
-            run.shorten(run.agree(speed.epochs(run.steps, run.images, validated, run.params.train.epochs)))
+            size, train = run.params.model.image_size, run.params.train
+            first = math.prod(input_size(0, 1, train, size))
+            pixels = mean_pixels(train, size) / first, math.prod(size) / first
+            run.shorten(run.agree(speed.epochs(run.steps, run.images, validated, train.epochs, *pixels)))
         images += len(batch.images) * run.workers
         seconds = time.perf_counter() - started
         within = run.trainer.steps % run.steps

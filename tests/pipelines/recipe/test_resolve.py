@@ -53,7 +53,7 @@ def test_what_follows_from_the_steps(draft):
     assert params.train.ema_decay == 0.9887  # 1 - 9 / 793
     assert params.train.patience == 30  # 61 / 2
     assert params.train.select == "best"
-    assert (params.tune.seeds, params.tune.trials) == (2, 3)  # of 87 photographs to validate on
+    assert (params.tune.seeds, params.tune.trials) == (2, 0)  # of 87 photographs to validate on
     assert (params.tune.epochs, params.tune.grace_epochs) == (6, 3)  # 61 / 10, and half
     more = chosen(draft(), manifest(205, 100, 3)).tune
     assert (more.seeds, more.trials, more.epochs, more.grace_epochs) == (1, 4, 7, 3)  # 61 / 8, and half
@@ -88,12 +88,14 @@ def test_fine_tuning_where_weights_of_the_backbone_are_installed(draft):
     """For 205 photographs of 3 classes: 6000·√3 / 205 = 51 epochs."""
     start = dict.fromkeys(
         ("train__weights", "train__lr_factors", "train__unfreeze_epochs", "train__freeze_norms"), "auto"
-    )
+    ) | {"train__progressive_resizing": "auto"}
     tuned = chosen(draft(model__preset="ssd320_efficientnet_lite0", **start), manifest(205, 87, 3)).train
     assert (tuned.weights, tuned.epochs, tuned.lr) == ("imagenet", 51, 1e-3)
+    assert tuned.progressive_resizing == 0.625
     assert (tuned.lr_factors, tuned.unfreeze_epochs, tuned.freeze_norms) == ((0.1, 0.3, 1.0), (51, 0), True)
     new = chosen(draft(**start), manifest(205, 87, 3)).train
     assert (new.weights, new.epochs, new.lr) == ("none", 61, 2e-3)
+    assert new.progressive_resizing == 1
     assert (new.lr_factors, new.unfreeze_epochs, new.freeze_norms) == ((1.0, 1.0, 1.0), (0, 0), False)
     own = chosen(draft(**start | {"train__weights": "model.pt"}), manifest(205, 87, 3)).train
     assert (own.epochs, own.lr, own.unfreeze_epochs, own.freeze_norms) == (61, 5e-4, (0, 0), False)
@@ -126,6 +128,19 @@ def test_without_enough_to_validate_on_nothing_is_stopped_early_and_nothing_sear
 def test_the_input_is_so_large_that_small_objects_are_seen(draft, width, side):
     params = chosen(draft(), manifest(), ground(width))
     assert params.model.image_size == (side, side)
+
+
+def test_from_imagenets_weights_photographs_that_are_seen_often_are_seen_larger_and_less_often(draft):
+    """√3·6000 / 205 = 51 times is often: 26 / 0.0625 = 416 pixels, and 51·256 / 416 = 31 times."""
+    boxes = ground(0.0625)
+    of_lite0 = {"model__preset": "ssd320_efficientnet_lite0", "train__weights": "imagenet"}
+    often = chosen(draft(**of_lite0), manifest(205, 87, 3), boxes)
+    assert (often.model.image_size, often.train.epochs) == ((416, 416), 31)
+    assert often.augment.iou_crop
+    seldom = chosen(draft(**of_lite0), manifest(2000, 200, 3), boxes)  # √3·5 = 8.7 times
+    assert (seldom.model.image_size, seldom.train.epochs) == ((320, 320), 9)
+    new = chosen(draft(), manifest(205, 87, 3), boxes)
+    assert (new.model.image_size, new.train.epochs) == ((320, 320), 61)
 
 
 def test_small_photographs_are_not_enlarged(draft):

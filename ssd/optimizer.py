@@ -121,9 +121,10 @@ def input_size(step: int, total_steps: int, config: TrainConfig, image_size: tup
     return height, width
 
 
-def mean_pixels(config: TrainConfig, image_size: tuple[int, int]) -> float:
-    """Pixels of the input in the mean of a training's steps."""
-    return sum(math.prod(input_size(step, 100, config, image_size)) for step in range(100)) / 100
+def mean_pixels(config: TrainConfig, image_size: tuple[int, int], begin: float = 0.0, end: float = 1.0) -> float:
+    """Pixels of the input in the mean of the steps between two shares of a training."""
+    positions = [begin + (end - begin) * number / 100 for number in range(100)]
+    return sum(math.prod(input_size(round(share * 10_000), 10_000, config, image_size)) for share in positions) / 100
 
 
 def depth_of(model: SSD) -> dict[nn.Parameter, int]:

@@ -140,6 +140,7 @@ class Run:
         metrics = {"epoch": epoch, "step": self.trainer.steps} | training_metrics(sums, self.params) | self.validate()
         metrics["time/train_s"] = seconds
         metrics["time/validate_s"] = time.perf_counter() - started
+        metrics["time/left_s"] = self.seconds_left(epoch, seconds, metrics["time/validate_s"])
         metrics |= parts | self.decoding
         self.decoding = {}
         metrics["time/images_per_s"] = sums["images"] / seconds if seconds else float("nan")
@@ -157,6 +158,13 @@ class Run:
                 images = len(self.val.samples)
                 self.resampled[epoch] = resampled_map(found, truths, images, self.classes, self.job.resamples)
         return metrics
+
+    def seconds_left(self, epoch: int, training: float, validation: float) -> float:
+        """Until the last epoch's end, by what this one took and how much larger the input grows."""
+        config, size = self.trainer.config, self.params.model.image_size
+        share = epoch / config.epochs
+        growth = mean_pixels(config, size, share) / mean_pixels(config, size, share - 1 / config.epochs, share)
+        return (config.epochs - epoch) * (training * growth + validation)
 
     def state(self) -> dict[str, Any]:
         """Everything that the run needs to go on, and the model to be registered so far."""

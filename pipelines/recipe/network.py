@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from pipelines.params import Params
 from pipelines.recipe.boxes import Boxes
-from pipelines.recipe.facts import Chosen, Facts
+from pipelines.recipe.facts import SEEN_OFTEN, Chosen, Facts
 from pipelines.recipe.fine_tuning import is_fine_tuned
 from ssd.coverage import cover
 from ssd.design import design, fit
@@ -15,7 +15,6 @@ from ssd.model import map_sizes
 
 # Of one class: images seen by the network in all, and times that each is; from random weights, and from ImageNet's.
 IMAGES_SEEN, TIMES_SEEN = {False: 7200, True: 6000}, {False: 8, True: 5}
-SEEN_OFTEN = 24  # epochs from which on photographs are cropped: a network learns by heart what is only mirrored
 SMALL_SIDE, SMALL_SIDE_OFTEN = 20, 26  # pixels of the input that a small object's shorter side shall have
 SIDES = (256, 512)  # of the input: below there is little to see, above a step takes too long
 GRID = 32  # of the input's sides

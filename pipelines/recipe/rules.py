@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from pipelines.params import Params
 from pipelines.recipe import fine_tuning, network
-from pipelines.recipe.facts import Chosen, Facts, can_rank, of_val, plural
+from pipelines.recipe.facts import SEEN_OFTEN, Chosen, Facts, can_rank, of_val, plural
 
 STEPS_AN_EPOCH = 12
 BATCHES = (4, 8, 16, 32)
@@ -98,7 +98,7 @@ def photometric(params: Params, facts: Facts) -> Chosen:
 
 def _is_often(params: Params) -> tuple[bool, str]:
     """Whether crops pay, and how often each photograph is seen."""
-    return params.train.epochs >= network.SEEN_OFTEN, f"each photograph is seen {params.train.epochs} times"
+    return params.train.epochs >= SEEN_OFTEN, f"each photograph is seen {params.train.epochs} times"
 
 
 def zoom_out(params: Params, facts: Facts) -> Chosen:

@@ -91,7 +91,9 @@ def test_fine_tuning_where_weights_of_the_backbone_are_installed(draft):
     ) | {"train__progressive_resizing": "auto"}
     tuned = chosen(draft(model__preset="ssd320_efficientnet_lite0", **start), manifest(205, 87, 3)).train
     assert (tuned.weights, tuned.epochs, tuned.lr) == ("imagenet", 51, 1e-3)
-    assert tuned.progressive_resizing == 0.625
+    assert tuned.progressive_resizing == 1  # of 51 epochs
+    few = chosen(draft(model__preset="ssd320_efficientnet_lite0", **start), manifest(2000, 200, 3)).train
+    assert (few.epochs, few.progressive_resizing) == (9, 0.625)
     assert (tuned.lr_factors, tuned.unfreeze_epochs, tuned.freeze_norms) == ((0.1, 0.3, 1.0), (51, 0), True)
     new = chosen(draft(**start), manifest(205, 87, 3)).train
     assert (new.weights, new.epochs, new.lr) == ("none", 61, 2e-3)

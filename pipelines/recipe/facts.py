@@ -8,7 +8,6 @@ from pipelines.recipe.boxes import Boxes
 from pipelines.store.shards import Manifest
 
 RANKABLE = (20, 30)  # photographs and boxes of a validation split, below which its verdict is chance
-SEEN_OFTEN = 24  # epochs from which on a network learns photographs by heart rather than what they have in common
 
 Chosen = tuple[Any, str]  # what a rule chooses, and why
 

@@ -7,14 +7,12 @@ from dataclasses import asdict
 
 from pipelines.params import Params
 from pipelines.recipe.boxes import Boxes
-from pipelines.recipe.facts import SEEN_OFTEN, Chosen, Facts
-from pipelines.recipe.fine_tuning import is_fine_tuned
+from pipelines.recipe.facts import Chosen, Facts
+from pipelines.recipe.fine_tuning import SEEN_OFTEN, is_fine_tuned, passes
 from ssd.coverage import cover
 from ssd.design import design, fit
 from ssd.model import map_sizes
 
-# Of one class: images seen by the network in all, and times that each is; from random weights, and from ImageNet's.
-IMAGES_SEEN, TIMES_SEEN = {False: 7200, True: 6000}, {False: 8, True: 5}
 SMALL_SIDE, SMALL_SIDE_OFTEN = 20, 26  # pixels of the input that a small object's shorter side shall have
 SIDES = (256, 512)  # of the input: below there is little to see, above a step takes too long
 GRID = 32  # of the input's sides
@@ -31,17 +29,6 @@ def small_side(ground: Boxes) -> float:
     sides = (ground.boxes[:, 2:] - ground.boxes[:, :2]).amin(dim=1)
     medians = [sides[ground.labels == label].median().item() for label in ground.labels.unique()]
     return min(sides.kthvalue(max(len(sides) // 10, 1)).values.item(), *medians)  # quantile() takes 16 million at most
-
-
-def passes(params: Params, facts: Facts, of_pixels: bool) -> float:
-    """Epochs that are enough: that the network sees enough images, and each often enough; more for more classes.
-
-    `of_pixels`: from ImageNet's weights fewer images are enough where they are larger than the least of SIDES.
-    """
-    fine_tuned = is_fine_tuned(params)
-    side = math.sqrt(math.prod(params.model.image_size)) if of_pixels and fine_tuned else SIDES[0]
-    images = IMAGES_SEEN[fine_tuned] * min(SIDES[0] / side, 1)
-    return math.sqrt(facts.classes) * max(images / max(facts.images, 1), TIMES_SEEN[fine_tuned])
 
 
 def image_size(params: Params, facts: Facts) -> Chosen:
@@ -61,7 +48,7 @@ def image_size(params: Params, facts: Facts) -> Chosen:
     if native:
         largest = min(largest, max(native, GRID * 2))
         smallest = min(smallest, largest)
-    often = is_fine_tuned(params) and passes(params, facts, of_pixels=False) >= SEEN_OFTEN
+    often = is_fine_tuned(params) and passes(params, facts) >= SEEN_OFTEN
     wanted = SMALL_SIDE_OFTEN if often else SMALL_SIDE
     side = min(max(round(wanted / small / GRID) * GRID, smallest), largest)
     return [

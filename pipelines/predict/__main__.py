@@ -46,7 +46,7 @@ def parser() -> CommandParser:
     parser.add_argument("--out", type=Path, default=Path("artifacts/predict"), help="default: artifacts/predict")
     parser.add_argument("--crops", type=Path, help="a folder for what was found, cut out of the images, by class")
     parser.add_argument("--every", type=_positive, default=1, help="of a video each so-many-th frame (default: 1)")
-    parser.add_argument("--seconds", type=float, default=0.0, help="of a video (default: to its end, or ctrl-C)")
+    parser.add_argument("--seconds", type=_duration, default=0.0, help="of a video (default: to its end, or ctrl-C)")
     return parser
 
 
@@ -56,6 +56,12 @@ def _source(text: str) -> str:
 
 def _positive(text: str) -> int:
     if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return value
+
+
+def _duration(text: str) -> float:
+    if not (value := float(text)) > 0:
         raise argparse.ArgumentTypeError(f"{text} is not positive")
     return value
 

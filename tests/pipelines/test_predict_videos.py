@@ -221,6 +221,13 @@ def test_what_was_drawn_before_a_kill_can_be_played(film):
     assert 100 <= len(frames_of("out/long.mp4")) <= seen + 1
 
 
+@pytest.mark.parametrize("words", [("--every", "0"), ("--seconds", "-1"), ("--seconds", "nan")])
+def test_what_selects_no_frame_is_an_error(words, capsys):
+    with pytest.raises(SystemExit):
+        main(["film.mp4", *words])
+    assert f"argument {words[0]}: {words[1]} is not positive" in capsys.readouterr().err
+
+
 def test_names():
     assert is_video("a.MP4")
     assert is_video("camera:0")

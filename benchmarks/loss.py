@@ -1,35 +1,16 @@
-"""Matching and loss of a batch, gradient included, beside the d2l.ai book's and torchvision's on the same anchors.
-
-`python -m benchmarks.loss` compares the assignments and losses of `ssd.losses.LossConfig` with each other.
-"""
+"""Matching and loss of a batch, gradient included, beside the d2l.ai book's and torchvision's on the same anchors."""
 
 from __future__ import annotations
 
-import argparse
-import statistics
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from benchmarks.others import d2l, torchvision_loss, torchvision_parts
-from benchmarks.paired import Figure, Settings, figure, machine, measure, ratio
+from benchmarks.paired import Figure, Settings, figure, measure
 from benchmarks.step import BATCH, matching_and_loss, network, random_batch, random_outputs
-from ssd.losses import LossConfig
-from ssd.memory import keep_memory
 from ssd.trainer import Batch
-
-# Assignment, class loss and box loss; the first is the presets' own.
-COMBINATIONS = (
-    ("max_iou", "softmax_mining", "smooth_l1"),
-    ("max_iou", "softmax_mining", "giou"),
-    ("max_iou", "quality_focal", "giou"),
-    ("atss", "softmax_mining", "smooth_l1"),
-    ("atss", "quality_focal", "giou"),
-    ("atss", "varifocal", "ciou"),
-    ("task_aligned", "quality_focal", "giou"),
-    ("simota", "quality_focal", "giou"),
-)
 
 
 def the_books(batch: Batch, device: str) -> Callable[[], None]:
@@ -80,35 +61,3 @@ def beside_torchvision(settings: Settings) -> Figure:
         "ours": matching_and_loss(batch, "ssd300_vgg16", 20, settings.device),
     }
     return figure(measure(candidates, 5 * settings.rounds, settings.device), "torchvision's", "ours")
-
-
-def main() -> None:
-    """Time every combination on the anchors of a preset, and print each as a multiple of the first."""
-    keep_memory()
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.loss", description=__doc__.split("\n")[0])
-    parser.add_argument("--preset", default="tiny")
-    parser.add_argument("--classes", type=int, default=1)
-    parser.add_argument("--objects", type=int, default=1, help="an image")
-    parser.add_argument("--batch-size", type=int, default=BATCH)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
-    batch = random_batch(args.batch_size, (8, 8), args.device, args.objects, args.classes)
-    candidates = {
-        " ".join(names): matching_and_loss(
-            batch,
-            args.preset,
-            args.classes,
-            args.device,
-            LossConfig(match=names[0], class_loss=names[1], box_loss=names[2]),
-        )
-        for names in COMBINATIONS
-    }
-    seconds = measure(candidates, args.rounds, args.device)
-    print(f"{machine(args.device)}; {args.preset}, {args.classes} classes, {args.objects} objects an image")
-    for name, times in seconds.items():
-        print(f"{name:40}{1000 * statistics.median(times):9.1f} ms{ratio(seconds, name, next(iter(seconds))):9.2f}")
-
-
-if __name__ == "__main__":
-    main()

@@ -3,8 +3,8 @@
 A network that cannot has a fault somewhere between anchors, coder, matching, loss and detection. Prints AP at IoU 0.5
 on the photographs themselves, whether an object could be found at all (fast.ai's coder moves a box by half a cell and
 sizes it by ½ to 1½: from a 4×4 grid nothing small can be reached), and the time. The VGGs are a quarter as wide on
-CPUs unless `--width` says otherwise. `--loss match=atss class_loss=quality_focal box_loss=giou box_weight=5.0` changes
-the preset's loss by the names of `ssd.losses.LossConfig`.
+CPUs unless `--width` says otherwise. `--loss class_loss=focal box_loss=l1` changes the preset's loss by the names of
+`ssd.losses.LossConfig`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from torchvision.ops import box_iou
 
 from ssd.detection import detect
 from ssd.images import decode, resize
-from ssd.losses import QUALITY_LOSSES
 from ssd.matching import match
 from ssd.metrics import evaluate, flatten_found, flatten_truths
 from ssd.model import SSD
@@ -95,7 +94,7 @@ def overfit(name: str, args: argparse.Namespace) -> str:
         preset = replace(preset, model=replace(preset.model, width=width))
     if args.loss:
         loss = replace(preset.loss, **dict(args.loss))
-        bias = preset.model.class_bias or (-4.6 if loss.class_loss in ("focal", *QUALITY_LOSSES) else 0.0)
+        bias = preset.model.class_bias or (-4.6 if loss.class_loss == "focal" else 0.0)
         preset = replace(preset, loss=loss, model=replace(preset.model, scores=loss.scores, class_bias=bias))
     classes = WITHIN_REACH.get(name, ["Platelets", "RBC", "WBC"])
     batch = make_batch(read_voc(args.folder, args.photographs, classes), preset)

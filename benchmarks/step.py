@@ -11,15 +11,14 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import nn
 
 from benchmarks.others import d2l, torchvision_ssd300
 from benchmarks.paired import Apart, Figure, Missing, Settings, figure, machine, measure, ratio
-from ssd.assignment import assign
-from ssd.losses import LossConfig, detection_loss, targets
+from ssd.losses import detection_loss, targets
+from ssd.matching import match
 from ssd.memory import keep_memory
 from ssd.model import SSD
 from ssd.presets import PRESETS
@@ -28,11 +27,10 @@ from ssd.trainer import Batch, TrainConfig, Trainer, autocast
 BATCH = 32
 
 
-def network(preset: str, num_classes: int, device: str, loss: LossConfig | None = None) -> SSD:
-    """A preset's network with the same random weights each time, and scores that fit `loss`."""
+def network(preset: str, num_classes: int, device: str) -> SSD:
+    """A preset's network with the same random weights each time."""
     torch.manual_seed(0)
-    model = PRESETS[preset].model
-    return SSD(model if loss is None else replace(model, scores=loss.scores), num_classes).to(device)
+    return SSD(PRESETS[preset].model, num_classes).to(device)
 
 
 def random_batch(size: int, image_size: tuple[int, int], device: str, objects: int = 1, num_classes: int = 1) -> Batch:
@@ -93,19 +91,17 @@ def book(batch: Batch, device: str) -> Callable[[], None]:
     return step
 
 
-def matching_and_loss(
-    batch: Batch, preset: str, num_classes: int, device: str, config: LossConfig | None = None
-) -> Callable[[], None]:
-    """Match, loss and its gradient, on logits and offsets that lie on the device; the preset's loss by default."""
-    model, config = network(preset, num_classes, device, config), config or PRESETS[preset].loss
+def matching_and_loss(batch: Batch, preset: str, num_classes: int, device: str) -> Callable[[], None]:
+    """Match, the preset's loss and its gradient, on logits and offsets that lie on the device."""
+    model, config = network(preset, num_classes, device), PRESETS[preset].loss
     logits, offsets = random_outputs(len(batch.images), len(model.anchors), model.logits_an_anchor, device)
 
     def step() -> None:
-        matched, quality = assign(model, config, batch.boxes, batch.labels, None, logits, offsets)
+        matched = match(model.anchors, batch.boxes, batch.labels, config.iou_threshold)
         classes, wanted = targets(model.coder, batch.boxes, batch.labels, matched)
-        sums = detection_loss(logits, offsets, classes, wanted, config, None, model.coder, quality)
+        sums = detection_loss(logits, offsets, classes, wanted, config)
         logits.grad = offsets.grad = None
-        ((sums.class_sum + sums.box_sum) / sums.normaliser.clamp(min=1)).backward()
+        ((sums.class_sum + sums.box_sum) / sums.positives.clamp(min=1)).backward()
 
     return step
 

@@ -47,7 +47,7 @@ def softmax_loss(
     if config.class_loss == "softmax_mining" and sync.is_free(logits):
         loss = _background_loss(logits.detach())
         taken = positive | hard_negative_mask(loss, classes, config.negatives_per_positive, config.least_negatives)
-        some_logits, some_classes = _chosen(taken, logits, classes)  # a gradient for few
+        some_logits, some_classes = chosen(taken, logits, classes)  # a gradient for few
         return F.cross_entropy(some_logits, some_classes, weights, reduction="sum")
     loss = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), ignore_index=-1, reduction="none").view_as(classes)
     if config.class_loss == "softmax_mining":
@@ -59,7 +59,7 @@ def softmax_loss(
     return (loss if weights is None else loss * weights[classes.clamp(min=0)]).sum()
 
 
-def _chosen(mask: Tensor, *tensors: Tensor) -> list[Tensor]:
+def chosen(mask: Tensor, *tensors: Tensor) -> list[Tensor]:
     """What `mask` [B, A] chooses of tensors [B, A, …]: their [mask], at the cost of looking for it once."""
     index = mask.flatten().nonzero().squeeze(1)
     return [tensor.flatten(0, 1).index_select(0, index) for tensor in tensors]
@@ -73,27 +73,17 @@ def _background_loss(logits: Tensor) -> Tensor:
     return torch.cat([-part.log_softmax(dim=-1)[..., 0] for part in parts])
 
 
-def sigmoid_loss(
-    logits: Tensor, classes: Tensor, config: LossConfig, weights: Tensor | None, quality: Tensor | None = None
-) -> Tensor:
-    """Sum over a batch of the class losses over sigmoids; arguments as of `detection_loss`.
-
-    `quality` float32 [B, A] is what the two quality losses want as the score of an anchor's class, in place of 1.
-    """
+def sigmoid_loss(logits: Tensor, classes: Tensor, config: LossConfig, weights: Tensor | None) -> Tensor:
+    """Sum over a batch of the class losses over sigmoids; arguments as of `detection_loss`."""
     taught = torch.ones_like(classes, dtype=torch.bool)
     if classes.ndim == 2:
         taught = (classes >= 0)[..., None]
         classes = F.one_hot(classes.clamp(min=0), logits.shape[-1] + 1)[..., 1:]
-    wanted = classes.float() if quality is None else classes * quality[..., None]
+    wanted = classes.float()
     if config.class_loss == "focal":
         loss = sigmoid_focal_loss(logits, wanted, config.focal_alpha, config.focal_gamma)
     else:
         loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    if config.class_loss == "quality_focal":
-        loss = loss * (wanted - logits.sigmoid()).abs() ** config.focal_gamma
-    elif config.class_loss == "varifocal":
-        of_negative = (1 - config.focal_alpha) * logits.sigmoid() ** config.focal_gamma
-        loss = loss * wanted.where(wanted > 0, of_negative)
     if weights is not None:
         loss = loss * weights.where(classes.bool(), 1)
     return loss.where(taught, 0).sum()

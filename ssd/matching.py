@@ -34,11 +34,7 @@ def match(
     Source: SSD, Sec. 2.2, "Matching strategy"; d2l.ai 14.4 `assign_anchor_to_bbox`; regions to ignore: as
     `ignore_iof_thr` of mmdetection's `MaxIoUAssigner`.
     """
-    return mark_ignored(_match_truths(anchors, boxes, labels, iou_threshold), anchors, ignored)
-
-
-def mark_ignored(matched: Tensor, anchors: Tensor, ignored: Tensor | None) -> Tensor:
-    """`matched` [B, A] with IGNORED for background that lies in one of the regions [B, K, 4]; overwrites `matched`."""
+    matched = _match_truths(anchors, boxes, labels, iou_threshold)
     if ignored is None:
         return matched
     return matched.masked_fill_((matched == BACKGROUND) & _lies_in(anchors, ignored), IGNORED)
@@ -63,23 +59,10 @@ def _match_truths(anchors: Tensor, boxes: Tensor, labels: Tensor, iou_threshold:
     best_iou, best_truth = iou.max(dim=1)
     matched = torch.where(best_iou >= iou_threshold, best_truth, BACKGROUND)
 
-    return give_each_its_own(matched, iou)
-
-
-def give_each_its_own(matched: Tensor, iou: Tensor) -> Tensor:
-    """`matched` [B, A] after the bipartite step on `iou` [B, M, A]; below 0 is no pair. Overwrites `iou`."""
-    batch, most = iou.shape[:2]
     assigned = _match_bipartite(iou)  # [B, M], A where there is none
     spare = torch.full((batch, 1), -1, dtype=matched.dtype, device=matched.device)  # column A swallows the padding
     truth = torch.arange(most, device=matched.device).expand(batch, -1)
     return torch.cat([matched, spare], dim=1).scatter(1, assigned, truth)[:, :-1]
-
-
-def paired_iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """IoU [...] of boxes [..., 4] xyxy, each with its own of the others [..., 4], which have positive sides."""
-    (low, high), (other_low, other_high) = boxes.split(2, dim=-1), others.split(2, dim=-1)
-    shared = (torch.minimum(high, other_high) - torch.maximum(low, other_low)).clamp(min=0).prod(dim=-1)
-    return shared / ((high - low).prod(dim=-1) + (other_high - other_low).prod(dim=-1) - shared)
 
 
 def pairwise_iou(boxes: Tensor, anchors: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from ssd.anchors import AnchorConfig, make_anchors, make_cells
 from ssd.backbones import BACKBONES
 from ssd.backbones.layers import Backbone
 from ssd.boxes import Coder, OffsetCoder, TanhCoder
-from ssd.necks import NECKS
+from ssd.necks import FeaturePyramid
 from ssd.tiles import TileConfig
 
 
@@ -26,8 +26,7 @@ class ModelConfig:
     Attributes:
         backbone: a key of `ssd.backbones.BACKBONES`.
         width: factor on the backbone's channels, for those that are built here (tiny, fast, vgg16).
-        neck: between backbone and heads, where there are several maps: `none`, `fpn` (`FeaturePyramid`) or `pan`
-            (`PathAggregation`).
+        neck: between backbone and heads, where there are several maps: `none`, or `fpn` (`FeaturePyramid`).
         neck_channels: of each map that a neck gives.
         head_depth: 3×3 convolutions with batch norm before those that predict, of their own for classes and boxes and
             for each map (RetinaNet, Sec. 4, has four, the same for all maps).
@@ -47,7 +46,7 @@ class ModelConfig:
 
     backbone: str = "tiny"
     width: float = 1.0
-    neck: Literal["none", "fpn", "pan"] = "none"
+    neck: Literal["none", "fpn"] = "none"
     neck_channels: int = 128
     head_depth: int = 0
     image_size: tuple[int, int] = (256, 256)
@@ -105,7 +104,7 @@ class SSD(nn.Module):
         self.backbone = make_backbone(config)
         channels = self.backbone.out_channels
         if config.neck != "none":
-            self.neck = NECKS[config.neck](channels, config.neck_channels)
+            self.neck = FeaturePyramid(channels, config.neck_channels)
             channels = self.neck.out_channels
         if config.head_depth:
             self.class_towers, self.box_towers = (

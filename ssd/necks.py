@@ -5,7 +5,7 @@ Coarse maps know what is on the image, fine maps where; a neck brings both to ea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,37 +37,8 @@ class FeaturePyramid(nn.Module):
         return [smooth(features) for smooth, features in zip(self.smooth, reversed(merged))]
 
 
-class PathAggregation(nn.Module):
-    """A feature pyramid, and a second path from fine to coarse maps behind it (Liu et al. 2018, PANet, Sec. 3.1).
-
-    Each map of the second path is the mean of the finer one, halved by a 3×3 convolution, and the pyramid's map, with
-    a 3×3 convolution behind that.
-    """
-
-    def __init__(self, in_channels: Sequence[int], channels: int):
-        super().__init__()
-        self.pyramid = FeaturePyramid(in_channels, channels)
-        self.halve = nn.ModuleList(ConvNorm(channels, channels, 3, stride=2) for _ in in_channels[1:])
-        self.smooth = nn.ModuleList(ConvNorm(channels, channels, 3) for _ in in_channels[1:])
-        self.out_channels = self.pyramid.out_channels
-
-    def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """[B, C_k, H_k, W_k] of each map, finest first, to [B, channels, H_k, W_k]."""
-        finest, *others = self.pyramid(maps)
-        merged = [finest]
-        for features, halve, smooth in zip(others, self.halve, self.smooth):
-            merged.append(smooth((features + _resized(halve(merged[-1]), features)) / 2))
-        return merged
-
-
 def _resized(features: Tensor, like: Tensor) -> Tensor:
     """Features at the height and width of `like`, each position from the nearest."""
     if features.shape[-2:] == like.shape[-2:]:
         return features
     return F.interpolate(features, size=like.shape[-2:], mode="nearest")
-
-
-NECKS: dict[str, Callable[[Sequence[int], int], FeaturePyramid | PathAggregation]] = {
-    "fpn": FeaturePyramid,
-    "pan": PathAggregation,
-}

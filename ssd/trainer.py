@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ssd import sync
-from ssd.assignment import assign
 from ssd.losses import LossConfig, LossSums, class_weights, detection_loss, targets
+from ssd.matching import match
 from ssd.model import SSD
 from ssd.optimizer import (
     TrainConfig,
@@ -59,7 +59,7 @@ class NonFiniteLoss(FloatingPointError):  # noqa: N818  named after what happene
 
 
 # What `Trainer.sums` adds up, in this order.
-SUMS = ("class_sum", "box_sum", "positives", "class_errors", "absolute_offsets", "normaliser", "anchors", "images")
+SUMS = ("class_sum", "box_sum", "positives", "class_errors", "absolute_offsets", "anchors", "images")
 
 
 class Trainer:
@@ -135,14 +135,14 @@ class Trainer:
         logits, offsets = self.forward(images, self.network)
         self.stopwatch.mark("forward")
         boxes, labels, coder = batch.boxes, batch.labels, model.coder
-        matched, quality = assign(model, self.loss, boxes, labels, batch.ignored, logits, offsets)
+        matched = match(model.anchors, boxes, labels, self.loss.iou_threshold, batch.ignored)
         classes, offset_targets = targets(coder, boxes, labels, matched)
         if self.model.config.task == "multi_label":
             classes = present_classes(labels, self.model.num_classes).expand_as(logits)
-        sums = detection_loss(logits, offsets, classes, offset_targets, self.loss, self.class_weights, coder, quality)
+        sums = detection_loss(logits, offsets, classes, offset_targets, self.loss, self.class_weights)
         total = self.loss.class_weight * sums.class_sum + self.loss.box_weight * sums.box_sum
         self.stopwatch.mark("loss")
-        normaliser = self._normaliser(sums.normaliser, total, batch.image_ids)
+        normaliser = self._normaliser(sums.positives, total, batch.image_ids)
         if self.world_size > 1:
             self.stopwatch.mark("all_reduce")
 
@@ -203,9 +203,9 @@ class Trainer:
         self.model.zero_grad(set_to_none=True)
         return network
 
-    def _normaliser(self, normaliser: Tensor, total: Tensor, image_ids: tuple[str, ...]) -> Tensor:
-        """Mean normaliser of the workers, at least 1; all workers learn here if one's loss is not finite."""
-        shared = torch.stack([normaliser.float(), (~total.detach().isfinite()).float()])
+    def _normaliser(self, positives: Tensor, total: Tensor, image_ids: tuple[str, ...]) -> Tensor:
+        """Mean number of positives of the workers, at least 1; all learn here if one's loss is not finite."""
+        shared = torch.stack([positives.float(), (~total.detach().isfinite()).float()])
         if self.world_size > 1:
             dist.all_reduce(shared)
         self.check()
@@ -234,7 +234,7 @@ class Trainer:
             positive, errors = classes.any(dim=-1), ((logits > 0) != classes).float().mean(dim=-1)
         count = torch.tensor([errors.numel(), len(errors)], dtype=torch.float64).to(errors.device, non_blocking=True)
         absolute = (offsets.float() - wanted).abs().where(positive[..., None], 0).sum()
-        parts = (sums.class_sum, sums.box_sum, sums.positives, errors.sum(), absolute, sums.normaliser)
+        parts = (sums.class_sum, sums.box_sum, sums.positives, errors.sum(), absolute)
         return torch.cat([torch.stack([part.double() for part in parts]), count])
 
     @torch.no_grad()

@@ -197,9 +197,9 @@ def score_thresholds(metrics: dict[str, float], classes: Sequence[str]) -> list[
 
 def training_metrics(sums: dict[str, float], params: Params) -> dict[str, float]:
     """Means of an epoch from the sums of `Trainer.take_sums`; class_error and bbox_mae as d2l.ai 14.7 prints them."""
-    normaliser, anchors = max(sums["normaliser"], 1.0), sums["anchors"]
-    class_loss = params.loss.class_weight * sums["class_sum"] / normaliser
-    box_loss = params.loss.box_weight * sums["box_sum"] / normaliser
+    positives, anchors = max(sums["positives"], 1.0), sums["anchors"]
+    class_loss = params.loss.class_weight * sums["class_sum"] / positives
+    box_loss = params.loss.box_weight * sums["box_sum"] / positives
     return {
         "train/loss": class_loss + box_loss,
         "train/class_loss": class_loss,

@@ -37,7 +37,6 @@ def test_what_scores_mean_follows_from_the_loss():
     for loss, scores in (
         ("focal", "sigmoid"),
         ("bce", "sigmoid"),
-        ("quality_focal", "sigmoid"),
         ("softmax", "softmax"),
         ("softmax_focal", "softmax"),
     ):

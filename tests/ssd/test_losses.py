@@ -3,14 +3,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torchvision.ops import box_iou
 
 from ssd import sync
-from ssd.boxes import OffsetCoder
 from ssd.class_losses import hard_negative_mask
-from ssd.losses import QUALITY_LOSSES, LossConfig, class_weights, detection_loss
+from ssd.losses import LossConfig, class_weights, detection_loss
 
-CLASS_LOSSES = ["softmax_mining", "softmax", "softmax_focal", "bce", "focal", *QUALITY_LOSSES]
+CLASS_LOSSES = ["softmax_mining", "softmax", "softmax_focal", "bce", "focal"]
 
 
 def test_hard_negatives_by_hand():
@@ -44,18 +42,17 @@ def test_an_ignored_anchor_costs_and_teaches_nothing(monkeypatch, class_loss, ga
     ignored[:, ::4] = True  # as many in each image, so that the rest is a tensor again
     logits = torch.randn(3, 60, num_classes + (config.scores == "softmax"), generator=generator) * 3
     offsets, wanted = torch.randn(2, 3, 60, 4, generator=generator)
-    quality = torch.rand(3, 60, generator=generator) * (classes > 0)
 
-    def sums_and_gradients(logits, offsets, classes, wanted, quality):
+    def sums_and_gradients(logits, offsets, classes, wanted):
         logits, offsets = logits.clone().requires_grad_(), offsets.clone().requires_grad_()
-        sums = detection_loss(logits, offsets, classes, wanted, config, quality=quality * (classes > 0))
+        sums = detection_loss(logits, offsets, classes, wanted, config)
         return sums, *torch.autograd.grad(sums.class_sum + sums.box_sum, (logits, offsets))
 
     def rest(tensor):
         return tensor[~ignored].view(3, 45, *tensor.shape[2:])
 
-    expected = sums_and_gradients(*map(rest, (logits, offsets, classes, wanted, quality)))
-    found = sums_and_gradients(logits, offsets, classes.masked_fill(ignored, -1), wanted, quality)
+    expected = sums_and_gradients(*map(rest, (logits, offsets, classes, wanted)))
+    found = sums_and_gradients(logits, offsets, classes.masked_fill(ignored, -1), wanted)
     assert expected[0].positives > 0
     torch.testing.assert_close(found[0], expected[0])
     for of_all, of_rest in zip(found[1:], expected[1:]):
@@ -111,9 +108,8 @@ def test_equals_the_reference_on_random_batches():
 def test_a_batch_without_boxes_has_finite_gradients(class_loss):
     logits = torch.randn(2, 50, 3, requires_grad=True)
     offsets = torch.randn(2, 50, 4, requires_grad=True)
-    config, coder = LossConfig(class_loss=class_loss), OffsetCoder(torch.tensor([[0.2, 0.2, 0.5, 0.4]]).expand(50, 4))
     classes = torch.zeros(2, 50, dtype=torch.int64)
-    sums = detection_loss(logits, offsets, classes, torch.zeros(2, 50, 4), config, coder=coder)
+    sums = detection_loss(logits, offsets, classes, torch.zeros(2, 50, 4), LossConfig(class_loss=class_loss))
     (sums.class_sum + sums.box_sum).backward()
     assert sums.positives.item() == 0
     assert logits.grad.isfinite().all()
@@ -142,69 +138,6 @@ def test_losses_over_sigmoids_by_hand():
     focal = detection_loss(logits, zero, classes, zero, LossConfig(class_loss="focal"))
     assert focal.class_sum.item() == pytest.approx((0.25 + 3 * 0.75) * 0.25 * math.log(2))
     assert bce.positives.item() == focal.positives.item() == 1
-
-
-def test_quality_losses_by_hand():
-    # two anchors, two classes: anchor 0 is of class 2 with a quality of 0.8, anchor 1 background; every p is ½
-    logits, classes, quality = torch.zeros(1, 2, 2), torch.tensor([[2, 0]]), torch.tensor([[0.8, 0.0]])
-    offsets = torch.tensor([[[1.0, 0.0, 0.0, 0.0], [9.0, 9.0, 9.0, 9.0]]])
-
-    def sums(class_loss):
-        config = LossConfig(class_loss=class_loss)
-        return detection_loss(logits, offsets, classes, torch.zeros(1, 2, 4), config, quality=quality)
-
-    # cross-entropy is ln 2 for any target; |0.8 - ½|² of it, and ½² for the three that are not there
-    assert sums("quality_focal").class_sum.item() == pytest.approx((0.09 + 3 * 0.25) * math.log(2))
-    # the quality itself of it, and ¾·½² for the three
-    assert sums("varifocal").class_sum.item() == pytest.approx((0.8 + 3 * 0.75 * 0.25) * math.log(2))
-    for class_loss in QUALITY_LOSSES:
-        assert sums(class_loss).box_sum.item() == pytest.approx(0.8 * 0.5)  # smooth L1 of 1, weighed by the quality
-        assert sums(class_loss).positives.item() == 1
-        assert sums(class_loss).normaliser.item() == pytest.approx(0.8)
-    assert detection_loss(logits, offsets, classes, offsets, LossConfig(class_loss="bce")).normaliser.item() == 1
-
-
-@pytest.mark.parametrize("is_free", [True, False])
-def test_quality_losses_are_their_formulas(monkeypatch, is_free):
-    """Li et al. 2020, eq. 2, and Zhang et al. 2021, eq. 2, term by term, with the IoU of the boxes as the quality."""
-    monkeypatch.setattr(sync, "is_free", lambda _: is_free)
-    generator = torch.Generator().manual_seed(0)
-    logits, offsets, wanted = (torch.randn(2, 30, n, generator=generator) for n in (3, 4, 4))
-    classes = torch.randint(-6, 4, (2, 30), generator=generator).clamp(min=0)
-    low = torch.rand(30, 2, generator=generator)
-    coder = OffsetCoder(torch.cat([low, low + 0.1 + torch.rand(30, 2, generator=generator)], dim=1))
-    focal, varifocal, total = 0.0, 0.0, 0.0
-    for b in range(2):
-        iou = box_iou(coder.decode(offsets[b]), coder.decode(wanted[b])).diagonal()
-        for a in range(30):
-            total += float(iou[a]) if classes[b, a] else 0.0
-            for c in range(3):
-                p, q = logits[b, a, c].sigmoid(), iou[a] if classes[b, a] == c + 1 else torch.tensor(0.0)
-                cross_entropy = -(q * p.log() + (1 - q) * (1 - p).log())
-                focal += (q - p).abs() ** 2 * cross_entropy
-                varifocal += q * cross_entropy if q > 0 else -0.75 * p**2 * (1 - p).log()
-    for class_loss, expected in (("quality_focal", focal), ("varifocal", varifocal)):
-        sums = detection_loss(logits, offsets, classes, wanted, LossConfig(class_loss=class_loss), coder=coder)
-        torch.testing.assert_close(sums.class_sum, expected, rtol=1e-4, atol=1e-4)
-        assert sums.normaliser.item() == pytest.approx(total, rel=1e-4)
-
-
-def test_a_positive_whose_box_misses_learns_still():
-    """Its quality is 0, and its box has a tenth of the weight."""
-    coder = OffsetCoder(torch.tensor([[0.0, 0.0, 0.2, 0.2]]))
-    wanted = coder.encode(torch.tensor([[[0.5, 0.5, 0.7, 0.7]]]))
-    config = LossConfig(class_loss="quality_focal", box_loss="l1")
-    sums = detection_loss(torch.zeros(1, 1, 1), torch.zeros(1, 1, 4), torch.tensor([[1]]), wanted, config, coder=coder)
-    assert sums.normaliser.item() == 0
-    # the centre is 0.5 / 0.2 / 0.1 = 25 away in both directions, the sides are right
-    assert sums.box_sum.item() == pytest.approx(0.1 * 50)
-
-
-def test_qualities_of_several_classes_at_once_are_1():
-    classes, zero = torch.tensor([[[True, False, True]]]), torch.zeros(1, 1, 4)
-    sums = detection_loss(torch.zeros(1, 1, 3), zero, classes, zero, LossConfig(class_loss="quality_focal"))
-    assert sums.class_sum.item() == pytest.approx(3 * 0.25 * math.log(2))
-    assert sums.normaliser.item() == 1
 
 
 def fastai_focal(logits, classes, alpha, gamma):
@@ -301,8 +234,7 @@ def test_weights_multiply_what_anchors_of_their_class_cost(monkeypatch, class_lo
     offsets = torch.zeros(1, 6, 4)
 
     def cost(weights):
-        quality = (classes > 0).float()
-        return detection_loss(logits, offsets, classes, offsets, config, weights, quality=quality).class_sum
+        return detection_loss(logits, offsets, classes, offsets, config, weights).class_sum
 
     plain = cost(None)
     torch.testing.assert_close(cost(torch.ones(2)), plain)
@@ -314,8 +246,7 @@ def test_weights_multiply_what_anchors_of_their_class_cost(monkeypatch, class_lo
                 loss = 0.25 * (1 - torch.exp(-loss)) ** 2 * loss
         else:
             chance = logits[0, :, label - 1].sigmoid()
-            factor = {"focal": 0.25 * (1 - chance) ** 2, "quality_focal": (1 - chance) ** 2}
-            loss = -chance.log() * factor.get(class_loss, 1)
+            loss = -chance.log() * (0.25 * (1 - chance) ** 2 if class_loss == "focal" else 1)
         torch.testing.assert_close(more, loss[classes[0] == label].sum())
 
 
@@ -325,19 +256,3 @@ def test_weights_of_several_classes_at_once():
     config = LossConfig(class_loss="bce")
     found = detection_loss(logits, offsets, classes, offsets, config, torch.tensor([3.0, 0.5])).class_sum
     assert found.item() == pytest.approx(3 * math.log(2) + 0.5 * math.log(1 + math.exp(-1)))
-
-
-@pytest.mark.parametrize(
-    ("value", "says"),
-    [
-        ({"atss_topk": 0}, "atss_topk is less than 1: 0"),
-        ({"task_topk": 0}, "task_topk is less than 1"),
-        ({"simota_topk": -1}, "simota_topk is less than 1"),
-        ({"task_beta": 0.0}, "task_beta is not positive"),
-        ({"task_alpha": -1.0}, "task_alpha is negative"),
-        ({"simota_radius": -0.5}, "simota_radius is negative"),
-    ],
-)
-def test_values_that_make_no_sense_are_refused(value, says):
-    with pytest.raises(ValueError, match=f"loss: {says}"):
-        LossConfig(**value)

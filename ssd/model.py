@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -102,6 +101,7 @@ class SSD(nn.Module):
         self.config = config
         self.num_classes = num_classes
         self.backbone = make_backbone(config)
+        sizes = map_sizes(config)
         channels = self.backbone.out_channels
         if config.neck != "none":
             self.neck = FeaturePyramid(channels, config.neck_channels)
@@ -110,7 +110,8 @@ class SSD(nn.Module):
             self.class_towers, self.box_towers = (
                 nn.ModuleList(_tower(c, config.head_depth) for c in channels) for _ in range(2)
             )
-        per_cell = [len(shapes) for shapes in config.anchors.shapes(len(channels))]
+        per_cell = [len(shapes) for shapes in config.anchors.shapes(len(sizes))]
+        self.cells_of_maps = [(height * width, k) for (height, width), k in zip(sizes, per_cell)]
         self.logits_an_anchor = num_classes + (config.scores == "softmax")
         self.class_heads = nn.ModuleList(
             nn.Conv2d(c, k * self.logits_an_anchor, 3, padding=1) for c, k in zip(channels, per_cell)
@@ -119,29 +120,13 @@ class SSD(nn.Module):
         if config.class_bias:
             for head in self.class_heads:
                 nn.init.constant_(head.get_parameter("bias"), config.class_bias)
-        for name, value in (("mean", config.mean), ("std", config.std)):
-            self.register_buffer(name, torch.tensor(value).view(1, 3, 1, 1), persistent=False)
-        self._lay_anchors()
-
-    def _lay_anchors(self) -> None:
-        """Make the anchors of `config.image_size`."""
-        sizes, size, anchors = map_sizes(self.config), self.config.image_size, self.config.anchors
-        shapes = anchors.shapes(len(sizes))
-        self.cells_of_maps = [(height * width, len(of_cell)) for (height, width), of_cell in zip(sizes, shapes)]
-        for name, make in (("anchors", make_anchors), ("cells", make_cells)):
-            self.register_buffer(name, make(anchors, sizes, size).to(self.mean.device), persistent=False)
-
-    def at_size(self, image_size: tuple[int, int]) -> SSD:
-        """The same network, weights and all, for images of another (height, width) in pixels: its anchors are other.
-
-        Raises:
-            ValueError: it is too small for the backbone.
-        """
-        other = copy.copy(self)
-        other._buffers = dict(self._buffers)
-        other.config = replace(self.config, image_size=image_size)
-        other._lay_anchors()
-        return other
+        for name, value in (
+            ("anchors", make_anchors(config.anchors, sizes, config.image_size)),
+            ("cells", make_cells(config.anchors, sizes, config.image_size)),
+            ("mean", torch.tensor(config.mean).view(1, 3, 1, 1)),
+            ("std", torch.tensor(config.std).view(1, 3, 1, 1)),
+        ):
+            self.register_buffer(name, value, persistent=False)
 
     @property
     def coder(self) -> Coder:

@@ -11,9 +11,6 @@ from torch import nn
 
 from ssd.model import SSD
 
-GROWN = 0.75  # of the steps are done when `TrainConfig.progressive_resizing` has come to the whole size
-GRID = 32  # pixels by which it grows
-
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -41,9 +38,6 @@ class TrainConfig:
         weight_decay: of all weights but biases and norms.
         warmup_steps: over which the learning rate grows linearly.
         schedule: `cosine` to zero at the last step, or `constant`.
-        progressive_resizing: sides of the input at the first step, as a share of the model's `image_size`; they grow
-            evenly until three quarters of the steps are done, in steps of 32 pixels (fast.ai's progressive resizing;
-            Tan and Le 2021, "EfficientNetV2", Sec. 4). 1: all steps see whole ones.
         clip_norm: largest gradient norm; 0 clips nothing.
         ema_decay: of the exponential moving average of the weights; 0 keeps none.
         precision: of the network; the loss is always float32.
@@ -71,7 +65,6 @@ class TrainConfig:
     weight_decay: float = 1e-2
     warmup_steps: int = 0
     schedule: Literal["cosine", "constant"] = "cosine"
-    progressive_resizing: float = 1.0
     clip_norm: float = 0.0
     ema_decay: float = 0.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -94,9 +87,8 @@ class TrainConfig:
         for name in ("lr_factors", "unfreeze_epochs"):
             if min(getattr(self, name)) < 0:
                 raise ValueError(f"train: {name} has a negative number: {getattr(self, name)}")
-        for name in ("repeat_threshold", "progressive_resizing"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"train: {name} is a share, in (0, 1]: {getattr(self, name)}")
+        if not 0 < self.repeat_threshold <= 1:
+            raise ValueError(f"train: repeat_threshold is a share, in (0, 1]: {self.repeat_threshold}")
         for name in ("momentum", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"train: {name} is not in [0, 1): {getattr(self, name)}")
@@ -110,21 +102,6 @@ def lr_factor(step: int, total_steps: int, config: TrainConfig) -> float:
         return 1.0
     progress = (step - config.warmup_steps) / max(total_steps - config.warmup_steps, 1)
     return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-
-
-def input_size(step: int, total_steps: int, config: TrainConfig, image_size: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) in pixels of the input at `step`, see `TrainConfig.progressive_resizing`."""
-    share = config.progressive_resizing + (1 - config.progressive_resizing) * step / (GROWN * total_steps)
-    if share >= 1:
-        return image_size
-    height, width = (min(max(round(side * share / GRID) * GRID, 2 * GRID), side) for side in image_size)
-    return height, width
-
-
-def mean_pixels(config: TrainConfig, image_size: tuple[int, int], begin: float = 0.0, end: float = 1.0) -> float:
-    """Pixels of the input in the mean of the steps between two shares of a training."""
-    positions = [begin + (end - begin) * number / 100 for number in range(100)]
-    return sum(math.prod(input_size(round(share * 10_000), 10_000, config, image_size)) for share in positions) / 100
 
 
 def depth_of(model: SSD) -> dict[nn.Parameter, int]:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -16,15 +15,7 @@ from ssd import sync
 from ssd.losses import LossConfig, LossSums, class_weights, detection_loss, targets
 from ssd.matching import match
 from ssd.model import SSD
-from ssd.optimizer import (
-    TrainConfig,
-    frozen_depths,
-    input_size,
-    lr_factor,
-    make_optimizer,
-    norms_of_body,
-    update_average,
-)
+from ssd.optimizer import TrainConfig, frozen_depths, lr_factor, make_optimizer, norms_of_body, update_average
 from ssd.stopwatch import Stopwatch
 from ssd.tasks import present_classes
 
@@ -106,7 +97,6 @@ class Trainer:
         weights = class_weights(boxes_per_class, loss)
         self.class_weights = None if weights is None else weights.to(self.device)
         self.steps = 0
-        self._at_sizes = {self.model.config.image_size: self.model}
         self.stopwatch = Stopwatch(self.device)
         self.sums = torch.zeros(len(SUMS), dtype=torch.float64, device=self.device)
         self._unchecked: tuple[Tensor, int, tuple[str, ...]] | None = None
@@ -131,12 +121,11 @@ class Trainer:
                 need not wait for the device. No state taken before `check` returned is good to keep.
         """
         self._prepare()
-        model, images = self._at_size(batch.images)
-        logits, offsets = self.forward(images, self.network)
+        logits, offsets = self.forward(batch.images, self.network)
         self.stopwatch.mark("forward")
-        boxes, labels, coder = batch.boxes, batch.labels, model.coder
-        matched = match(model.anchors, boxes, labels, self.loss.iou_threshold, batch.ignored)
-        classes, offset_targets = targets(coder, boxes, labels, matched)
+        boxes, labels = batch.boxes, batch.labels
+        matched = match(self.model.anchors, boxes, labels, self.loss.iou_threshold, batch.ignored)
+        classes, offset_targets = targets(self.model.coder, boxes, labels, matched)
         if self.model.config.task == "multi_label":
             classes = present_classes(labels, self.model.num_classes).expand_as(logits)
         sums = detection_loss(logits, offsets, classes, offset_targets, self.loss, self.class_weights)
@@ -179,15 +168,6 @@ class Trainer:
                 module.train(not is_frozen)
         for norm in self.frozen_norms:
             norm.eval()
-
-    def _at_size(self, images: Tensor) -> tuple[SSD, Tensor]:
-        """The model and the images at the input's size of the coming step, a function of its position."""
-        size = input_size(self.steps, self.total_steps, self.config, self.model.config.image_size)
-        if size not in self._at_sizes:
-            self._at_sizes[size] = self.model.at_size(size)
-        if images.shape[-2:] != size:
-            images = F.interpolate(images.float(), size, mode="bilinear", antialias=True)
-        return self._at_sizes[size], images
 
     def _distributed(self) -> DistributedDataParallel:
         """Wrap the model in DDP, and take one backward pass that changes no weights.

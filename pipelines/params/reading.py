@@ -31,7 +31,6 @@ from ssd.augmentation import AugmentConfig
 from ssd.detection import DetectConfig
 from ssd.losses import SIGMOID_LOSSES, LossConfig
 from ssd.model import ModelConfig, map_sizes
-from ssd.optimizer import input_size
 from ssd.presets import PRESETS
 from ssd.trainer import TrainConfig
 
@@ -76,11 +75,6 @@ class Params(Stated):
     def _anchors_fit_the_backbone(self) -> Params:
         model = self.model
         model.anchors.shapes(_count_maps(model.backbone, model.width, model.neck, model.image_size))
-        if self.train.progressive_resizing < 1:
-            if model.anchors.steps is not None:
-                raise ValueError("train.progressive_resizing: model.anchors.steps are of one size; write 1.0")
-            first = input_size(0, 1, self.train, model.image_size)
-            _count_maps(model.backbone, model.width, model.neck, first)  # too small a one is an error
         return self
 
 

@@ -13,7 +13,6 @@ AUTO = (  # what `pipelines.recipe` chooses by the data where params.yaml says `
     "train.weights",
     "model.image_size",
     "model.anchors",
-    "train.progressive_resizing",
     "train.batch_size",
     "train.epochs",
     "train.patience",

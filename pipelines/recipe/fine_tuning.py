@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 
 from pipelines.params import Params
-from pipelines.recipe.facts import Chosen, Facts, plural
+from pipelines.recipe.facts import Chosen, Facts
 from ssd.backbones.published import PackageFile
 from ssd.model import make_backbone
 
-PROGRESSIVE = 0.625  # of the input's sides at the first step
-MANY_CLASSES = 10  # from which on that has been seen to pay: of VOC's 20
 # Of one class: images seen by the network in all, and times that each is; from random weights, and from ImageNet's.
 IMAGES_SEEN, TIMES_SEEN = {False: 7200, True: 6000}, {False: 8, True: 4}
 SEEN_OFTEN = 24  # times from which on a network learns photographs by heart rather than what they have in common
@@ -52,22 +50,6 @@ def freeze_norms(params: Params, facts: Facts) -> Chosen:
     """Where the body comes from ImageNet: its statistics are of more images than a few a step."""
     fine_tuned = is_fine_tuned(params)
     return fine_tuned, "ImageNet's statistics are of more images" if fine_tuned else "no layer is trained already"
-
-
-def progressive_resizing(params: Params, facts: Facts) -> Chosen:
-    """Where a network from ImageNet's weights has many classes and few epochs, of which smaller photographs make more.
-
-    On one class, generated bananas, it finds boxes less exactly.
-    """
-    if params.model.anchors.steps is not None or params.model.anchors.combine == "product":
-        return 1.0, "the preset's anchors are made for its size"
-    if not is_fine_tuned(params):
-        return 1.0, "no layer is trained already"
-    if (times := passes(params, facts)) >= SEEN_OFTEN:
-        return 1.0, f"to see each photograph {times:.0f} times is enough"
-    if facts.classes < MANY_CLASSES:
-        return 1.0, f"{plural(facts.classes, 'class', 'classes')}"
-    return PROGRESSIVE, f"{facts.classes} classes, seen {times:.0f} times: more often if the first ones are smaller"
 
 
 def is_fine_tuned(params: Params) -> bool:

@@ -12,7 +12,6 @@ from pipelines.params import Params
 from pipelines.recipe import fine_tuning, network
 from pipelines.recipe.facts import Chosen, Facts, can_rank, of_val, plural
 from pipelines.recipe.fine_tuning import SEEN_OFTEN, passes
-from ssd.optimizer import mean_pixels
 
 STEPS_AN_EPOCH = 12
 BATCHES = (4, 8, 16, 32)
@@ -34,13 +33,11 @@ def batch_size(params: Params, facts: Facts) -> Chosen:
 def epochs(params: Params, facts: Facts) -> Chosen:
     """So many that the network sees enough images, and each often enough.
 
-    Fewer of images that are larger than the least, and more in the same time where the first are seen smaller.
+    Fewer of images that are larger than the least.
     """
     images, size = max(facts.images, 1), params.model.image_size
     times = passes(params, facts, min(network.SIDES[0] / math.sqrt(math.prod(size)), 1.0))
-    saved = math.prod(size) / mean_pixels(params.train, size)
-    most = MOST_EPOCHS if saved == 1 else SEEN_OFTEN - 1
-    count = max(min(round(times * saved), most), 1)
+    count = max(min(round(times), MOST_EPOCHS), 1)
     steps = count * _steps(images, params.train.batch_size)
     return (
         count,
@@ -149,7 +146,6 @@ RULES: dict[str, Callable[[Params, Facts], Chosen]] = {
     "train.weights": fine_tuning.weights,
     "model.image_size": network.image_size,
     "model.anchors": network.anchors,
-    "train.progressive_resizing": fine_tuning.progressive_resizing,
     "train.batch_size": batch_size,
     "train.epochs": epochs,
     "train.patience": patience,

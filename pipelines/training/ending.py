@@ -58,19 +58,17 @@ class Speed:
         self.steps.append(time.monotonic())
         return len(self.steps) >= min(TIMED, steps_an_epoch)
 
-    def epochs(self, steps_an_epoch: int, images: int, validated: int, most: int, mean: float, whole: float) -> int:
+    def epochs(self, steps_an_epoch: int, images: int, validated: int, most: int) -> int:
         """How many epochs fit into the budget: at least one, at most `most`.
 
         Args:
             steps_an_epoch, images: of the training split.
             validated: images of the validation split.
             most: that were asked for.
-            mean, whole: pixels of the input in the mean of all steps, and at its whole size, as multiples of those in
-                the steps that were timed; see `TrainConfig.progressive_resizing`.
         """
         times = [self.began, *self.steps]
         first = UNTIMED if len(times) > UNTIMED + 1 else 0
         step = (times[-1] - times[first]) / (len(times) - 1 - first)
-        epoch = step * steps_an_epoch * (mean + VALIDATION * whole * validated / images)
+        epoch = step * steps_an_epoch * (1 + VALIDATION * validated / images)
         left = self.budget * SAFETY - (times[-1] - self.began) + len(self.steps) * step
         return max(min(int(left / epoch), most), 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +24,6 @@ from pipelines.training.validation import Validated, validate
 from ssd.augmentation import Augmentation
 from ssd.checkpoint import load, model_state
 from ssd.model import SSD
-from ssd.optimizer import input_size, mean_pixels
 from ssd.trainer import Trainer
 from ssd.weights import load_weights
 
@@ -140,7 +138,6 @@ class Run:
         metrics = {"epoch": epoch, "step": self.trainer.steps} | training_metrics(sums, self.params) | self.validate()
         metrics["time/train_s"] = seconds
         metrics["time/validate_s"] = time.perf_counter() - started
-        metrics["time/left_s"] = self.seconds_left(epoch, seconds, metrics["time/validate_s"])
         metrics |= parts | self.decoding
         self.decoding = {}
         metrics["time/images_per_s"] = sums["images"] / seconds if seconds else float("nan")
@@ -158,13 +155,6 @@ class Run:
                 images = len(self.val.samples)
                 self.resampled[epoch] = resampled_map(found, truths, images, self.classes, self.job.resamples)
         return metrics
-
-    def seconds_left(self, epoch: int, training: float, validation: float) -> float:
-        """Until the last epoch's end, by what this one took and how much larger the input grows."""
-        config, size = self.trainer.config, self.params.model.image_size
-        share = epoch / config.epochs
-        growth = mean_pixels(config, size, share) / mean_pixels(config, size, share - 1 / config.epochs, share)
-        return (config.epochs - epoch) * (training * growth + validation)
 
     def state(self) -> dict[str, Any]:
         """Everything that the run needs to go on, and the model to be registered so far."""
@@ -253,11 +243,8 @@ def fit(
         stopwatch.mark("transfer")
         run.trainer.step(batch)
         if speed.budget and run.epochs is None and speed.is_known(run.steps):
-            validated = len(run.val) * (1 + run.params.detect.flip) if run.val else 0
-            size, train = run.params.model.image_size, run.params.train
-            first = math.prod(input_size(0, 1, train, size))
-            pixels = mean_pixels(train, size) / first, math.prod(size) / first
-            run.shorten(run.agree(speed.epochs(run.steps, run.images, validated, train.epochs, *pixels)))
+            validated = len(run.val) * (1 + run.params.detect.flip) if run.val is not None else 0
+            run.shorten(run.agree(speed.epochs(run.steps, run.images, validated, run.params.train.epochs)))
         images += len(batch.images) * run.workers
         seconds = time.perf_counter() - started
         within = run.trainer.steps % run.steps

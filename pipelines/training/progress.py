@@ -84,7 +84,7 @@ def step_line(step: Step) -> str:
 def epoch_line(metrics: dict[str, float], epochs: int) -> str:
     """One epoch in one line: losses, mAP, speed, time left, and what held it up."""
     epoch = int(metrics["epoch"])
-    seconds = metrics["time/left_s"]
+    seconds = (metrics["time/train_s"] + metrics["time/validate_s"]) * (epochs - epoch)
     left = f", {int(seconds // 60)}:{int(seconds % 60):02d} left" if epoch < epochs else ""
     help_for = advice(metrics)
     validation = ""

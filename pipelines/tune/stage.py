@@ -15,6 +15,7 @@ from pipelines.cluster.ray import Placement, place_workers, ray_cluster, trials_
 from pipelines.cluster.signals import end_state, run_lock
 from pipelines.errors import UserError, first_line, without_secrets
 from pipelines.params import Params, Range, load_draft
+from pipelines.recipe.facts import plural
 from pipelines.recipe.resolve import resolve_for
 from pipelines.settings import home, tracking_uri
 from pipelines.store.s3 import object_store
@@ -175,7 +176,10 @@ def run(search: Search, training: Callable[[Trial, Sweep, int, Placement], Train
         return
     ended = len(sweep.trials) - len(sweep.open)
     done = f", {ended} of them done" if ended else ""
-    print(f"{name}: {count} trials{done}, {tune.epochs} epochs each at most, {len(tune.space)} parameters", flush=True)
+    print(
+        f"{name}: {count} trials{done}, {plural(tune.epochs, 'epoch', 'epochs')} each at most, {len(tune.space)} parameters",
+        flush=True,
+    )
     from pipelines.tune import driver
 
     def log(text: str) -> None:

@@ -20,7 +20,7 @@ from pipelines.training.progress import printing
 
 metrics = {
     "epoch": 1, "train/loss": 1.5, "train/class_loss": 1.0, "train/box_loss": 0.5, "val/map50": 0.75, "val/map": 0.5,
-    "time/images_per_s": 40.0, "time/left_s": 126.0, "time/wait_s": 0.0,
+    "time/images_per_s": 40.0, "time/train_s": 60.0, "time/validate_s": 3.0, "time/wait_s": 0.0,
 }
 with printing(3) as show:
     show(Step(1, 1, 100, 38.0))

@@ -57,10 +57,6 @@ def test_what_scores_mean_follows_from_the_loss():
         ({"model.preset": "ssd9000"}, "model.preset: there is no preset 'ssd9000'; there are"),
         ({"model.preset": "tiny_fine", "model.anchors.scale_min": 0.1}, "scale_min and scale_max go together"),
         ({"model.anchors.ratios": [[1.0], [2.0]]}, "anchors: ratios has 2 lists, the backbone gives 5 feature maps"),
-        (
-            {"model.preset": "ssd300_vgg16", "train.progressive_resizing": 0.5},
-            "train.progressive_resizing: model.anchors.steps are of one size; write 1.0",
-        ),
         ({"model.anchors.steps": [8.0]}, "anchors: steps has 1 numbers, the backbone gives 5 feature maps"),
         ({"model.image_size": [64, 64], "model.backbone": "vgg16_ssd512"}, "64×64 is too small for the back"),
         ({"augment.horizontal_flip": 2}, "horizontal_flip is a probability"),

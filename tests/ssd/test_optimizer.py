@@ -7,9 +7,7 @@ from ssd.optimizer import (
     TrainConfig,
     depth_of,
     frozen_depths,
-    input_size,
     make_optimizer,
-    mean_pixels,
     norms_of_body,
 )
 from ssd.presets import PRESETS
@@ -120,17 +118,3 @@ def test_every_parameter_is_in_one_group_and_only_kernels_decay(name):
 def test_a_negative_factor_is_refused():
     with pytest.raises(ValueError, match="lr_factors has a negative number"):
         TrainConfig(lr_factors=(1.0, -1.0, 1.0))
-
-
-def test_the_input_grows_for_three_quarters_of_the_steps():
-    """At step 30 of 100 its sides are 0.625 + 0.375·30/75 = 0.775 of the whole: 248 and 198 pixels; in 32s 256, 192."""
-    config = TrainConfig(progressive_resizing=0.625)
-    sizes = [input_size(step, 100, config, (320, 256)) for step in range(100)]
-    assert (sizes[0], sizes[30], sizes[75], sizes[99]) == ((192, 160), (256, 192), (320, 256), (320, 256))
-    assert sizes == sorted(sizes)
-    pixels = [height * width for height, width in sizes]
-    assert mean_pixels(config, (320, 256)) == sum(pixels) / 100
-    assert mean_pixels(config, (320, 256), 0.2, 0.3) == pytest.approx(sum(pixels[20:30]) / 10, rel=0.02)
-    assert [input_size(step, 100, config, (300, 300))[0] for step in (0, 74, 75)] == [192, 288, 300]
-    assert input_size(0, 100, TrainConfig(), (300, 300)) == (300, 300)
-    assert input_size(0, 100, TrainConfig(progressive_resizing=0.1), (300, 96)) == (64, 64)  # a map is left of that

@@ -7,7 +7,6 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch.multiprocessing import start_processes
 
 from ssd.checkpoint import build_model, load, model_state, save
@@ -55,7 +54,6 @@ def test_learns_one_batch_by_heart(loss):
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_going_on_from_a_state_equals_never_having_stopped(tmp_path, precision):
     settings = {"precision": precision, "ema_decay": 0.9, "warmup_steps": 3, "clip_norm": 1.0}
-    settings |= {"total": 6, "progressive_resizing": 0.7}  # three steps on 64×64 pixels, then on 64×96
     calm = make_trainer(**settings)
     for step in range(5):
         if step == 3:
@@ -69,19 +67,6 @@ def test_going_on_from_a_state_equals_never_having_stopped(tmp_path, precision):
     for name, value in calm.averaged_model.state_dict().items():
         assert torch.equal(value, resumed.averaged_model.state_dict()[name]), name
     assert calm.take_sums() == resumed.take_sums()
-
-
-def test_a_step_on_smaller_images_is_that_of_a_smaller_model():
-    large, images = make_trainer(progressive_resizing=0.7, ema_decay=0.9), batch()
-    torch.manual_seed(0)
-    small = Trainer(SSD(replace(CONFIG, image_size=(64, 64)), 2), TrainConfig(epochs=1, lr=1e-2), LossConfig(), 20)
-    large.step(images)
-    resized = F.interpolate(images.images.float(), (64, 64), mode="bilinear", antialias=True)
-    small.step(images._replace(images=resized))
-    assert torch.equal(weights(large), weights(small))
-    assert large.take_sums() == small.take_sums()
-    for model in (large.model, large.averaged_model):  # are validated as they are
-        assert torch.equal(model.anchors, SSD(CONFIG, 2).anchors)
 
 
 def test_a_state_is_not_touched_by_later_steps():

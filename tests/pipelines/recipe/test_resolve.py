@@ -88,18 +88,12 @@ def test_fine_tuning_where_weights_of_the_backbone_are_installed(draft):
     """For 205 photographs of 3 classes: 6000·√3 / 205 = 51 epochs."""
     start = dict.fromkeys(
         ("train__weights", "train__lr_factors", "train__unfreeze_epochs", "train__freeze_norms"), "auto"
-    ) | {"train__progressive_resizing": "auto"}
+    )
     tuned = chosen(draft(model__preset="ssd320_efficientnet_lite0", **start), manifest(205, 87, 3)).train
     assert (tuned.weights, tuned.epochs, tuned.lr) == ("imagenet", 51, 1e-3)
-    assert tuned.progressive_resizing == 1  # of 51 epochs
-    for classes, progressive, epochs in ((3, 1, 7), (16, 0.625, 21), (20, 0.625, 23)):
-        few = draft(model__preset="ssd320_efficientnet_lite0", **start)
-        train = chosen(few, manifest(2000, 200, classes)).train  # √16·4 = 16 times, 21 in the same time; below 24
-        assert (train.epochs, train.progressive_resizing) == (epochs, progressive)
     assert (tuned.lr_factors, tuned.unfreeze_epochs, tuned.freeze_norms) == ((0.1, 0.3, 1.0), (51, 0), True)
     new = chosen(draft(**start), manifest(205, 87, 3)).train
     assert (new.weights, new.epochs, new.lr) == ("none", 61, 2e-3)
-    assert new.progressive_resizing == 1
     assert (new.lr_factors, new.unfreeze_epochs, new.freeze_norms) == ((1.0, 1.0, 1.0), (0, 0), False)
     own = chosen(draft(**start | {"train__weights": "model.pt"}), manifest(205, 87, 3)).train
     assert (own.epochs, own.lr, own.unfreeze_epochs, own.freeze_norms) == (61, 5e-4, (0, 0), False)

@@ -58,11 +58,9 @@ def test_epochs_that_fit_into_a_budget(monkeypatch):
     speed = Speed(5)
     assert [speed.is_known(20) for _ in range(13)] == [False] * 12 + [True]
     # an epoch takes 20·0.5·(1 + 0.5·30/100) = 11.5 s; left are 300·0.95 - 19 + 13·0.5 = 272.5: 23.7 epochs
-    assert speed.epochs(20, 100, 30, 60, 1, 1) == 23
-    assert speed.epochs(20, 100, 30, 7, 1, 1) == 7  # not more than were asked for
-    assert speed.epochs(20_000, 100_000, 0, 60, 1, 1) == 1  # at least one
-    # images grow to twice the pixels, 1.4 times in the mean: 20·0.5·(1.4 + 0.5·2·30/100) = 17 s, 16.03 epochs
-    assert speed.epochs(20, 100, 30, 60, 1.4, 2) == 16
+    assert speed.epochs(20, 100, 30, 60) == 23
+    assert speed.epochs(20, 100, 30, 7) == 7  # not more than were asked for
+    assert speed.epochs(20_000, 100_000, 0, 60) == 1  # at least one
 
 
 def test_a_short_epoch_is_enough_to_measure(monkeypatch):
@@ -70,4 +68,4 @@ def test_a_short_epoch_is_enough_to_measure(monkeypatch):
     monkeypatch.setattr("pipelines.training.ending.time.monotonic", lambda: next(now))
     speed = Speed(1)
     assert [speed.is_known(2), speed.is_known(2)] == [False, True]
-    assert speed.epochs(2, 8, 0, 60, 1, 1) == 28  # an epoch of 2 s; 60·0.95 - 2 + 2 = 57
+    assert speed.epochs(2, 8, 0, 60) == 28  # an epoch of 2 s; 60·0.95 - 2 + 2 = 57

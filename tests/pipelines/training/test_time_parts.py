@@ -17,13 +17,7 @@ def test_advice_where_more_than_a_tenth_is_waiting():
 
 
 def test_the_epochs_line_ends_with_the_advice():
-    row = ROW | {
-        "train/class_loss": 0.5,
-        "train/box_loss": 0.5,
-        "time/validate_s": 0.0,
-        "time/left_s": 0.0,
-        "time/images_per_s": 9.0,
-    }
+    row = ROW | {"train/class_loss": 0.5, "train/box_loss": 0.5, "time/validate_s": 0.0, "time/images_per_s": 9.0}
     assert epoch_line(row, 1).endswith("9.0 images/s; waited 31% for data: raise SSD_LOADER_WORKERS")
     assert epoch_line(row | {"time/wait_s": 0.0}, 1).endswith("9.0 images/s")
 

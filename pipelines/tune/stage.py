@@ -176,10 +176,8 @@ def run(search: Search, training: Callable[[Trial, Sweep, int, Placement], Train
         return
     ended = len(sweep.trials) - len(sweep.open)
     done = f", {ended} of them done" if ended else ""
-    print(
-        f"{name}: {count} trials{done}, {plural(tune.epochs, 'epoch', 'epochs')} each at most, {len(tune.space)} parameters",
-        flush=True,
-    )
+    each = plural(tune.epochs, "epoch", "epochs")
+    print(f"{name}: {count} trials{done}, {each} each at most, {len(tune.space)} parameters", flush=True)
     from pipelines.tune import driver
 
     def log(text: str) -> None:

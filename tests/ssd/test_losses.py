@@ -256,3 +256,19 @@ def test_weights_of_several_classes_at_once():
     config = LossConfig(class_loss="bce")
     found = detection_loss(logits, offsets, classes, offsets, config, torch.tensor([3.0, 0.5])).class_sum
     assert found.item() == pytest.approx(3 * math.log(2) + 0.5 * math.log(1 + math.exp(-1)))
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ({"beta": 0.0}, r"beta is not positive: 0.0 \(use box_loss: l1\)"),
+        ({"iou_threshold": 0.0}, r"iou_threshold is not in \(0, 1\]: 0.0"),
+        ({"focal_alpha": 1.5}, r"focal_alpha is not in \(0, 1\]: 1.5"),
+        ({"balance_beta": 1.0}, r"balance_beta is not in \[0, 1\): 1.0"),
+        ({"negatives_per_positive": -1.0}, "negatives_per_positive is negative: -1.0"),
+        ({"box_weight": -0.5}, "box_weight is negative: -0.5"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(value, says):
+    with pytest.raises(ValueError, match=f"loss: {says}"):
+        LossConfig(**value)

@@ -88,6 +88,13 @@ def test_padding_and_images_without_boxes_match_nothing():
     assert (matched[0] >= 0).any()
     assert set(matched[0].tolist()) == {-1, 0}
     assert (matched[1:] == -1).all()
+    assert match(anchors, boxes[:0], labels[:0]).shape == (0, 40)  # a worker's part of a step may be empty
+
+
+def test_a_broken_box_is_seen():
+    anchors = random_boxes(40, torch.Generator().manual_seed(2))
+    matched = match(anchors, torch.full((1, 1, 4), torch.nan), torch.ones(1, 1, dtype=torch.int64))
+    assert (matched == 0).any()
 
 
 def test_a_batch_without_any_column():

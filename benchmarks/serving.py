@@ -20,7 +20,7 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from benchmarks.paired import machine
+from pipelines.export.write import add_formats
+from pipelines.tracking.registry import MODEL_ID, SHA256, sha256, tracking
 from ssd.checkpoint import model_state, save
 from ssd.model import SSD
 from ssd.prediction import Detector
@@ -181,16 +183,24 @@ def random_state(network: str, seed: int = 0) -> dict[str, Any]:
     return model_state(SSD(PRESETS[network].model, 3), ["a", "b", "c"], {"score_threshold": 0.3})
 
 
-def make_store(home: Path, network: str, versions: int = 2) -> MlflowClient:
-    """A store in a folder with versions of `ssd`, the first of them the champion."""
+def make_store(home: Path, network: str, versions: int = 2, kinds: Sequence[str] = ()) -> MlflowClient:
+    """A store in a folder with versions of `ssd`, also in other formats, the first of them the champion."""
     home.mkdir(parents=True, exist_ok=True)
     client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
     client.create_registered_model("ssd")
+    experiment = client.create_experiment("models", (home / "models").as_uri())
     for seed in range(versions):
-        folder = home / "models" / str(seed) / "artifacts"
-        folder.mkdir(parents=True)
-        save(random_state(network, seed), folder / "model.pt")
-        client.create_model_version("ssd", folder.parent.as_uri())
+        weights = home / "model.pt"
+        save(random_state(network, seed), weights)
+        run = client.create_run(experiment).info.run_id
+        model = client.create_logged_model(experiment, "ssd", run)
+        client.log_model_artifact(model.model_id, str(weights), "artifacts")
+        client.finalize_logged_model(model.model_id, "READY")
+        tags = {SHA256: sha256(weights), MODEL_ID: model.model_id}
+        with tracking(client):
+            source = f"models:/{model.model_id}"
+            version = client.create_model_version("ssd", source, run, tags, model_id=model.model_id)
+        add_formats(client, version, weights, kinds, home)
     client.set_registered_model_alias("ssd", "champion", "1")
     return client
 
@@ -229,14 +239,16 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--network", default="ssd320_efficientnet_lite0", choices=sorted(PRESETS))
+    parser.add_argument("--form", default="weights", choices=["weights", "onnx"], help="what of a version is used")
     args = parser.parse_args()
     photographs = [photograph(seed) for seed in range(32)]
-    print(f"{machine('cpu')}, load {os.getloadavg()[0]:.1f}; {args.network}, {args.clients} clients, {args.replicas} "
-          f"replicas of 1 CPU, JPEGs of {np.mean([len(p) for p in photographs]) / 1024:.0f} KiB")  # fmt: skip
+    kib = np.mean([len(one) for one in photographs]) / 1024
+    print(f"{machine('cpu')}, load {os.getloadavg()[0]:.1f}; {args.network} as {args.form}, {args.clients} clients, "
+          f"{args.replicas} replicas of 1 CPU, JPEGs of {kib:.0f} KiB")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         home, failed = Path(folder) / "home", False
-        client = make_store(home, args.network)
-        with service(home, Path(folder) / "log", replicas=args.replicas, poll=1) as running:
+        client = make_store(home, args.network, kinds=[] if args.form == "weights" else [args.form])
+        with service(home, Path(folder) / "log", replicas=args.replicas, poll=1, form=args.form) as running:
             asyncio.run(put_load(running.url, photographs, args.clients, 10))  # the first batches find nothing warm
             moves: list[str] = []
             besides = {

@@ -24,7 +24,7 @@ from ssd.calibration import Calibration
 from ssd.detection import DetectConfig
 from ssd.images import decode
 from ssd.model import ModelConfig
-from ssd.prediction import Detector, Prediction, keep_likely
+from ssd.prediction import Detector, Prediction, keep_likely, prepare
 
 PACKAGE, SUFFIX = "onnxruntime", ".onnx"
 DESCRIBED = ("class_names", "thresholds", "calibration", "detect", "image_size")  # in the metadata, after `ssd.`; JSON
@@ -68,12 +68,13 @@ class OnnxDetector:
         self.called = called
 
     def predict_likely(self, images: Sequence[Tensor], score_threshold: float | None = None) -> list[Prediction]:
-        """As `Detector.predict_likely`; images uint8 [3, H, W].
+        """As `Detector.predict_likely`; images uint8 [3, H, W]. Resized here: the file's graph does so slowly.
 
         Raises:
             ArgumentsError: of `check_lowest`.
         """
-        return self._likely([self.predict(image) for image in images], score_threshold)
+        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        return self.predict_likely_prepared((prepare(image, self.config) for image in images), sizes, score_threshold)
 
     def predict_likely_prepared(
         self, pixels: Iterable[Tensor], sizes: Sequence[tuple[int, int]], score_threshold: float | None = None
@@ -83,6 +84,7 @@ class OnnxDetector:
         Raises:
             ArgumentsError: of `check_lowest`.
         """
+        self.check_lowest(score_threshold)
         if not sizes:
             return []
         found = self._run(torch.cat(list(pixels)))
@@ -106,10 +108,9 @@ class OnnxDetector:
             ArgumentsError: it is.
         """
         if score_threshold is not None and score_threshold < self.least:
-            raise ArgumentsError(f"--score {score_threshold:g}: {self.called} says nothing below {self.least:.3g}")
+            raise ArgumentsError(f"score {score_threshold:g}: {self.called} says nothing below {self.least:.3g}")
 
     def _likely(self, found: list[Prediction], score_threshold: float | None) -> list[Prediction]:
-        self.check_lowest(score_threshold)
         lowest = self.thresholds if score_threshold is None else [score_threshold] * len(self.class_names)
         return [keep_likely(one, self.calibration, lowest) for one in found]
 

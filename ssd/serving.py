@@ -11,13 +11,14 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ssd.images import decode
-from ssd.prediction import Detector, Prediction
+from ssd.prediction import Prediction
 
 # Pillow knows many more kinds; some start other programs (EPS), and few people ever looked into most of them.
 KINDS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -106,7 +107,17 @@ def _check_image(image: Any, where: str, limits: Limits) -> bytes:
     return bytes(image)
 
 
-def answers(detector: Detector, images: Sequence[bytes], threshold: float | None) -> list[dict[str, Any] | InputError]:
+class Answering(Protocol):
+    """What answers: a `ssd.prediction.Detector`, or whatever else has these two of its methods."""
+
+    def predict_likely(self, images: Sequence[Tensor], score_threshold: float | None = None) -> list[Prediction]:
+        """See `ssd.prediction.Detector.predict_likely`."""
+
+    def names(self, labels: np.ndarray) -> list[str]:
+        """See `ssd.prediction.Detector.names`."""
+
+
+def answers(detector: Answering, images: Sequence[bytes], threshold: float | None) -> list[dict[str, Any] | InputError]:
     """What is found in each of the photographs, which `check_images` let pass; an error for one that is damaged.
 
     Args:
@@ -143,7 +154,7 @@ def _groups(
         yield numbers, group
 
 
-def _plain(detector: Detector, found: Prediction) -> dict[str, Any]:
+def _plain(detector: Answering, found: Prediction) -> dict[str, Any]:
     return {
         "boxes": found.boxes.astype(float).tolist(),
         "labels": detector.names(found.labels),

@@ -14,7 +14,7 @@ from ray import serve
 from ray.serve import Application, metrics
 
 from pipelines.params import PARAMS_FILE, RegistryParams, load_stated
-from pipelines.serving.following import Follower, detect, find
+from pipelines.serving.following import Follower, Form, check, detect
 from pipelines.serving.requests import BODY, LIMITS, Asked, TooLarge, read
 from pipelines.tracking import registry, runs
 from ssd.serving import InputError
@@ -34,6 +34,8 @@ class Arguments(BaseModel):
         replicas: processes that detect.
         cpus, gpus: of each.
         poll: seconds between two looks at where the alias points.
+        form: `weights`, `onnx` or `onnx_int8`, of which the last two have to be in `registry.formats`. By default on
+            a CPU the ONNX file where the version has one, which finds the same and is faster, else the weights.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -43,6 +45,7 @@ class Arguments(BaseModel):
     cpus: Annotated[float, Field(gt=0)] = 1.0
     gpus: Annotated[float, Field(ge=0)] = 0.0
     poll: Annotated[float, Field(gt=0)] = 5.0
+    form: Form = "auto"
 
 
 api = FastAPI(title="SSD detector", description="Boxes are [xmin, ymin, xmax, ymax] in pixels of the photograph.")
@@ -53,9 +56,9 @@ api = FastAPI(title="SSD detector", description="Boxes are [xmin, ymin, xmax, ym
 class Detection:
     """A replica: the version of now, requests, and batches of photographs out of several requests."""
 
-    def __init__(self, address: str, poll: float) -> None:
+    def __init__(self, address: str, poll: float, form: Form) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.follower = Follower(address, runs.connect(), device)
+        self.follower = Follower(address, runs.connect(), device, form)
         # one thread for all batches: the C library keeps memory for each that has ever detected
         self.detecting = ThreadPoolExecutor(1, "detect")
         self.stop = threading.Event()
@@ -88,6 +91,7 @@ class Detection:
             "address": self.follower.address,
             "model": served.model,
             "sha256": served.sha256,
+            "form": served.form,
             "problem": self.follower.problem,
         }
 
@@ -115,11 +119,11 @@ def app(args: Arguments) -> Application:
     """The application, for `serve run` and for Serve's configuration files.
 
     Raises:
-        ServingError: there is no such version; better said here, once, than by every replica.
+        ServingError: there is no such version, or not in this form; better said here, once, than by every replica.
     """
     name = (load_stated().registry if PARAMS_FILE.exists() else RegistryParams()).name
     address = args.model or f"models:/{name}@{registry.CHAMPION}"
-    find(address, runs.connect())
+    check(address, runs.connect(), args.form)
     options = {"num_cpus": args.cpus, "num_gpus": args.gpus}
     deployment = Detection.options(num_replicas=args.replicas, ray_actor_options=options)
-    return deployment.bind(address, args.poll)
+    return deployment.bind(address, args.poll, args.form)

@@ -16,7 +16,7 @@ from pipelines.score.__main__ import main as score
 from ssd.checkpoint import load, model_state, save
 from ssd.images import decode
 from ssd.model import SSD, ModelConfig
-from ssd.prediction import Detector, prepare
+from ssd.prediction import Detector, keep_likely
 
 pytest.importorskip("onnxscript", reason="needs onnx and onnxscript: pip install '.[export]'")
 onnx = pytest.importorskip("onnx")
@@ -61,16 +61,17 @@ def test_boxes_labels_and_calibrated_scores_are_the_same(folder, lowest):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lowest", [None, 0.41])
-def test_photographs_that_are_resized_already_have_the_same_boxes(folder, lowest):
+def test_photographs_that_are_resized_before_have_the_same_boxes_as_in_the_graph(folder, lowest):
     detector = open_onnx(str(folder / "model.onnx"))
     rng = np.random.default_rng(2)
     images = [torch.from_numpy(rng.integers(0, 255, (3, *size), dtype=np.uint8)) for size in ((64, 64), (50, 71))]
-    seen = [prepare(image, detector.config) for image in images]
-    found = detector.predict_likely_prepared(seen, [image.shape[-2:] for image in images], lowest)
-    for one, same in zip(detector.predict_likely(images, lowest), found, strict=True):
+    thresholds = detector.thresholds if lowest is None else [lowest] * 2
+    in_graph = [keep_likely(detector.predict(image), detector.calibration, thresholds) for image in images]
+    for one, same in zip(in_graph, detector.predict_likely(images, lowest), strict=True):
         np.testing.assert_allclose(same.boxes, one.boxes, atol=1e-3)
         np.testing.assert_allclose(same.scores, one.scores, atol=1e-6)
         assert same.labels.tolist() == one.labels.tolist()
+        assert len(one.labels) > 2
     assert detector.predict_likely_prepared([], []) == []
 
 
@@ -81,7 +82,7 @@ def test_score_takes_the_file(folder, tmp_path, monkeypatch):
         shutil.copy(folder / name, tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     words = ["photos", "out", "--model", str(folder / "model.onnx")]
-    with pytest.raises(SystemExit, match=r"^score: --score 0.01: .*model.onnx says nothing below 0\.2"):
+    with pytest.raises(SystemExit, match=r"^score: score 0.01: .*model.onnx says nothing below 0\.2"):
         score([*words, "--score", "0.01"])
     score(words)
     rows = pq.read_table("out/parts").to_pylist()
@@ -98,7 +99,7 @@ def test_predict_takes_the_file(folder, monkeypatch):
     monkeypatch.chdir(folder)
     main(["a.png", "b.png", "--model", "model.onnx", "--out", "out", "--crops", "pieces"])
     assert list((folder / "pieces").rglob("*.jpg"))
-    with pytest.raises(SystemExit, match=r"^predict: --score 0.01: model.onnx says nothing below 0\.2"):
+    with pytest.raises(SystemExit, match=r"^predict: score 0.01: model.onnx says nothing below 0\.2"):
         main(["a.png", "--model", "model.onnx", "--score", "0.01"])
 
 

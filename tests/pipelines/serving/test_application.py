@@ -33,9 +33,9 @@ def test_the_champion_of_params_is_served_by_default(tmp_path, monkeypatch, empt
     client.create_registered_model("ssd")
     client.create_model_version("ssd", "file:///nowhere")
     client.set_registered_model_alias("ssd", "champion", "1")
-    assert app(Arguments())._bound_deployment.init_args == ("models:/ssd@champion", 5.0)
-    bound = app(Arguments(model="models:/ssd/1", replicas="2", cpus="0.5", poll="1"))._bound_deployment
-    assert bound.init_args == ("models:/ssd/1", 1.0)
+    assert app(Arguments())._bound_deployment.init_args == ("models:/ssd@champion", 5.0, "auto")
+    bound = app(Arguments(model="models:/ssd/1", replicas="2", cpus="0.5", poll="1", form="weights"))._bound_deployment
+    assert bound.init_args == ("models:/ssd/1", 1.0, "weights")
     assert bound.num_replicas == 2
     assert bound.ray_actor_options["num_cpus"] == 0.5
 

@@ -1,18 +1,22 @@
 """A service that goes where the alias goes, on a real registry."""
 
+import re
 import threading
 
+import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
 
-from pipelines.serving.following import Follower, Served, ServingError, detect
+from pipelines.export.write import add_formats
+from pipelines.serving.following import Follower, Served, ServingError, check, detect, form_of
 from pipelines.settings import tracking_uri
 from ssd.checkpoint import model_state
 from ssd.model import SSD, ModelConfig
 from ssd.prediction import Detector
 from ssd.serving import InputError, answers
 from tests.conftest import add_version
+from tests.pipelines.tracking.test_formats import logged_version
 from tests.ssd.test_serving import photograph
 
 pytestmark = pytest.mark.usefixtures("empty_store")
@@ -90,7 +94,7 @@ def test_what_cannot_be_served_is_said_with_a_way_out(client):
 
 
 def test_a_batch_may_have_several_thresholds():
-    served = Served("models:/ssd/1", "", Detector(state()))
+    served = Served("models:/ssd/1", "", "weights", Detector(state()))
     images = [photograph(seed=seed) for seed in range(3)]
     items = [(images[0], 0.2), (images[1], None), (b"broken", 0.2), (images[2], 0.2)]
     found = detect(served, items)
@@ -101,3 +105,29 @@ def test_a_batch_may_have_several_thresholds():
         assert len(found[number][1]["scores"]) == len(alone["scores"])
     assert len(found[0][1]["scores"]) > 0
     assert found[1][1]["scores"] == []
+
+
+@pytest.mark.slow
+def test_on_a_cpu_a_version_is_served_as_the_onnx_file_that_it_has(tmp_path):
+    pytest.importorskip("onnxscript", reason="needs onnx and onnxscript: pip install '.[export]'")
+    client = MlflowClient(tracking_uri())
+    trained = state(3) | {"detect": {"score_threshold": 0.2}}
+    version = logged_version(client, trained, tmp_path)
+    address = f"models:/ssd/{version.version}"
+    with pytest.raises(ServingError, match=rf"{address} has no file in the form onnx; name it in `registry.formats`"):
+        check(address, client, "onnx")
+    with pytest.raises(ServingError, match="no such file of a version"):
+        Follower(address, client, "cpu", "onnx")
+    assert Follower(address, client, "cpu").current.form == "weights"
+    add_formats(client, version, tmp_path / "model.pt", ["onnx"], tmp_path)
+    check(address, client, "onnx")
+    assert form_of(client.get_model_version("ssd", version.version), "auto", "cuda") == "weights"
+    served, by_weights = (Follower(address, client, "cpu", form).current for form in ("auto", "weights"))
+    assert (served.form, by_weights.form) == ("onnx", "weights")
+    items = [(photograph(seed=1), 0.25), (photograph(seed=2), 0.01), (b"broken", 0.25)]
+    (_, found), (_, too_low), (_, broken) = detect(served, items)
+    (_, same), *_ = detect(by_weights, items)
+    assert len(found["scores"]) == len(same["scores"]) > 3
+    np.testing.assert_allclose(sorted(found["scores"]), sorted(same["scores"]), atol=1e-5)
+    assert re.match(r"score 0.01: models:/ssd/1/export/model.onnx says nothing below 0.2", str(too_low))
+    assert isinstance(broken, InputError)

@@ -1,5 +1,7 @@
 """Detection on CPUs in photographs/s: PyTorch beside ONNX files of the same network, `python -m benchmarks.runtimes`.
 
+The files run in onnxruntime, and in OpenVINO where it is installed (`pip install openvino`).
+
 Every round runs each candidate once on the same photographs, decoded before; the figures are medians. The network has
 random weights, or those of `--weights`; the 8-bit file is calibrated on the photographs that it is timed with, which
 says nothing of what it finds: `ssd compare FILE.onnx` does.
@@ -12,6 +14,7 @@ import os
 import statistics
 import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -42,12 +45,17 @@ def candidates(
 
     calls: dict[str, Callable[[], object]] = {"torch fp32": lambda: detector.predict(images), "torch bf16": bf16}
     about = describe(Source(detector, "benchmark", "0" * 64), None)
-    for name in ("onnxruntime fp32", "onnxruntime int8"):
-        file = folder / f"{name[-4:]}.onnx"
-        if name in names:
-            write_onnx(detector, about, file) if name.endswith("fp32") else write_int8(detector, about, file, encoded)
+    for name in names:
+        runtime, kind = name.split()
+        file = folder / f"{kind}.onnx"
+        if runtime != "torch" and not file.exists():
+            write_int8(detector, about, file, encoded) if kind == "int8" else write_onnx(detector, about, file)
+        if runtime == "onnxruntime":
             session = _session(file, threads)
             calls[name] = lambda session=session: session.run(None, {"images": pixels})
+        elif runtime == "openvino":
+            compiled = _compiled(file, threads)
+            calls[name] = lambda compiled=compiled: compiled([pixels])
     return {name: calls[name] for name in names}
 
 
@@ -59,7 +67,15 @@ def _session(file: Path, threads: int) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 
+def _compiled(file: Path, threads: int) -> Callable[[list[np.ndarray]], object]:
+    import openvino
+
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    return openvino.Core().compile_model(file, "CPU", settings)
+
+
 NAMES = ["torch fp32", "torch bf16", "onnxruntime fp32", "onnxruntime int8"]
+NAMES += ["openvino fp32", "openvino int8"] if find_spec("openvino") else []
 
 
 def main() -> None:

@@ -43,6 +43,7 @@ from ssd.presets import PRESETS
 from ssd.serving import answers
 
 ROOT = Path(__file__).parents[1]
+ROUNDS = ["calm", "swap", "kill"]
 PATIENCE = 240.0  # seconds for Ray, Serve and the model to start
 
 
@@ -236,6 +237,7 @@ def main() -> int:
     """Read the command line, run the rounds and print a line for each; 1 if a request failed that should not have."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60, help="of each round (default: 60)")
+    parser.add_argument("--rounds", nargs="+", default=ROUNDS, choices=ROUNDS)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--network", default="ssd320_efficientnet_lite0", choices=sorted(PRESETS))
@@ -256,8 +258,8 @@ def main() -> int:
                 "swap": lambda _: swap(client, args.seconds, 8, moves),
                 "kill": lambda _: kill_one(running, args.seconds / 4),
             }
-            for name, beside in besides.items():
-                before = running.memory()
+            for name in args.rounds:
+                beside, before = besides[name], running.memory()
                 load = asyncio.run(put_load(running.url, photographs, args.clients, args.seconds, beside))
                 print(f"{name}: {load}; MiB {before} → {running.memory()}", flush=True)
                 failed |= bool(load.errors) and name != "kill"

@@ -99,6 +99,7 @@ def params_of(changes: dict[str, Any], args: argparse.Namespace) -> Params:
     }
     common = {f"augment.{key}": value for key, value in augment.items()}
     common |= {f"train.{key}": value for key, value in train.items()} | {"loss.least_negatives": args.negatives}
+    common |= {"model.preset": args.preset} if args.preset else {}
     draft = load_draft(overrides=common | changes | {"model.anchors": "auto"})
     prepared = args.folder / "prepared"
     return resolve_for(draft, read_manifest(prepared), prepared).params()
@@ -133,7 +134,9 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path, help="for scenes, shards and decoded images; what is there is used again")
     parser.add_argument("--whole", type=int, nargs="*", default=[512, 1024], help="inputs of whole photographs, a side")
-    parser.add_argument("--tile", type=int, nargs="*", default=[256], help="of tiles and the input, a side")
+    parser.add_argument("--tile", type=int, nargs="*", default=[256], help="of tiles, a side")
+    parser.add_argument("--input", type=int, nargs="*", help="that tiles are resized to, a side each (default: theirs)")
+    parser.add_argument("--preset", help="in place of that of params.yaml")
     parser.add_argument("--overlap", type=float, default=0.25)
     parser.add_argument("--minutes", type=float, default=3.0, help="of training each (default: %(default)s)")
     parser.add_argument("--photographs", type=int, default=24, help="that train; a third as many validate")
@@ -147,16 +150,16 @@ def main() -> None:
     of_sets = PrepareParams(train=["train"], val=["val"], test=["test"])
     prepare(args.folder / "raw", args.folder / "prepared", of_sets, 0)
     networks = {f"whole, {side}×{side}": {"model.image_size": [side, side]} for side in args.whole}
-    for side in args.tile:
+    for side, seen in zip(args.tile, args.input or args.tile, strict=True):
         cut = {"size": [side, side], "overlap": args.overlap}
-        networks[f"tiles of {side}×{side}"] = {"model.image_size": [side, side], "model.tile": cut}
-    print(f"{'input':20} images/epoch  epochs   AP50     AP  training s  validation s", flush=True)
+        networks[f"tiles of {side}×{side} at {seen}"] = {"model.image_size": [seen, seen], "model.tile": cut}
+    print(f"{'input':24} images/epoch  epochs   AP50     AP  training s  validation s", flush=True)
     for name, changes in networks.items():
         params = params_of(changes, args)
         run = train(params, args)
         last, seconds = run.history[-1], sum(row["time/train_s"] for row in run.history)
         print(
-            f"{name:20} {run.images:12} {len(run.history):7} {last['val/map50']:6.3f} {last['val/map']:6.3f} "
+            f"{name:24} {run.images:12} {len(run.history):7} {last['val/map50']:6.3f} {last['val/map']:6.3f} "
             f"{seconds:11.0f} {last['time/validate_s']:13.1f}",
             flush=True,
         )

@@ -3,6 +3,9 @@
 `make chaos`, or `python -m tests.chaos --rounds 20 --seed 0`. Each round trains the same run anew as a Ray job, with
 an MLflow experiment and a storage prefix of its own. What dies in a cluster its supervisor starts again; where a user
 would run the command again, so does this. The weights must end bit-identical to those of the calm round.
+
+With `--apart` (Linux, root, `ip`) every node has a network of its own, and cables are pulled as well: for a moment, or
+until Ray has given the node up, which does not know that and comes back.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ import psutil
 import torch
 from mlflow import MlflowClient
 
-from infra.local.cluster import Cluster
+from infra.local.cluster import NODES, Cluster
 from pipelines.params import load_params
 from pipelines.prepare.stage import prepare
 from pipelines.store.checkpoints import StoredCheckpoints, step_of
@@ -38,6 +41,7 @@ from tests.pipelines.training.states import tensors, timeless
 ROOT = Path(__file__).parents[1]
 # "helpers" is the node without CPUs; the last is no kill, but what a user does.
 VICTIMS = ("worker", "node", "helpers", "driver", "client", "mlflow", "s3", "ctrl-C")
+CABLES = {"blink": 8, "cut": 100}  # of a node that trains; seconds
 EPOCHS, STEPS = 16, 3  # an epoch has 3 steps and ends with a checkpoint
 START = "\n--- the command\n"
 TRIES = 12  # a user's patience
@@ -46,8 +50,9 @@ TRIES = 12  # a user's patience
 class Supervised:
     """The cluster, and the thread that starts again what has died."""
 
-    def __init__(self, folder: Path):
-        self.folder, self.cluster = folder, Cluster(folder)
+    def __init__(self, folder: Path, **how: bool):
+        self.folder, self.cluster = folder, Cluster(folder, **how)
+        self.timers = []
         self.cluster.start()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch)
@@ -58,6 +63,8 @@ class Supervised:
             self.cluster.revive()
 
     def stop(self):
+        for timer in self.timers:
+            timer.cancel()
         self._stop.set()
         self._thread.join()
         self.cluster.stop()
@@ -71,6 +78,16 @@ class Supervised:
                     family = psutil.Process(pid).children(recursive=True)
                     found += [one for one in family if words in " ".join(one.cmdline())]
         return found
+
+    def pull(self, victim, rng):
+        """Pull the cable of a node that trains, and have it plugged in again after a while; whether there was one."""
+        training = [n for n in range(1, NODES + 1) if self.below(f"node-{n}", "RayTrainWorker")]
+        if training:
+            number, network = rng.choice(training), self.cluster.network
+            network.cut(number)
+            self.timers.append(threading.Timer(CABLES[victim], network.mend, [number]))
+            self.timers[-1].start()
+        return bool(training)
 
     def kill(self, victim, client, rng):
         """kill -9 of one process of a kind; whether there was one."""
@@ -135,7 +152,9 @@ class Round:
             time.sleep(0.1)
 
     def strike(self, victim, client, rng):
-        """Kill a process of a kind, or press ctrl-C; whether there was one."""
+        """Kill a process of a kind, pull a cable, or press ctrl-C; whether there was one."""
+        if victim in CABLES:
+            return self.supervised.pull(victim, rng)
         if victim != "ctrl-C":
             return self.supervised.kill(victim, client, rng)
         looks_on = any(words in self.log().rpartition(START)[2] for words in ("submitted with", "following it"))
@@ -220,14 +239,14 @@ def _environment(variables):
         os.environ.update(before)
 
 
-def plans(rounds, seed):
+def plans(rounds, seed, victims=VICTIMS):
     """For each round one to three victims with their steps; over the rounds all kinds come equally often."""
     rng, pool = random.Random(seed), []
     last = EPOCHS * STEPS - 9
     for _ in range(rounds):
         plan = []
         for _ in range(rng.randint(1, 3)):
-            pool = pool or rng.sample(VICTIMS, len(VICTIMS))
+            pool = pool or rng.sample(victims, len(victims))
             plan.append((rng.randint(1, last), pool.pop()))
         yield sorted(plan)
 
@@ -240,13 +259,14 @@ def prepare_data(folder):
     return params
 
 
-def chaos(folder, planned, seed, say=print, calm=None):
+def chaos(folder, planned, seed, say=print, calm=None, **how):
     """Run the planned rounds in a folder with `data`; raises AssertionError where something was lost.
 
     `calm`: the outcome that all have to come to; None: that of a round before them, in which nothing is killed.
+    `how`: of `infra.local.cluster.Cluster`, `apart` and `tls`.
     """
     data, started, rng = folder / "data", time.monotonic(), random.Random(seed)
-    supervised = Supervised(folder / "c")
+    supervised = Supervised(folder / "c", **how)
     try:
         say(f"cluster up after {time.monotonic() - started:.0f} s; seed {seed}, {EPOCHS} epochs of {STEPS} steps")
         say(f"{'round':>5} {'s':>4} {'runs':>4} {'weights':<12} killed (after step)")
@@ -275,10 +295,18 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--apart", action="store_true", help="each node in a network of its own; pull cables, too")
+    parser.add_argument("--tls", action="store_true", help="Ray's processes encrypt what they say")
+    parser.add_argument("--victims", nargs="+", choices=[*VICTIMS, *CABLES], help="that are killed, or cut off")
     args = parser.parse_args()
+    victims = args.victims or (*VICTIMS, *(CABLES if args.apart else ()))
+    if not args.apart and set(victims) & set(CABLES):
+        parser.error("cables are pulled with --apart alone")
     with tempfile.TemporaryDirectory(prefix="ssd-chaos-", ignore_cleanup_errors=True) as folder:
         prepare_data(Path(folder) / "data")
-        chaos(Path(folder), list(plans(args.rounds, args.seed)), args.seed, lambda text: print(text, flush=True))
+        planned = list(plans(args.rounds, args.seed, victims))
+        how = {"apart": args.apart, "tls": args.tls}
+        chaos(Path(folder), planned, args.seed, lambda text: print(text, flush=True), **how)
 
 
 if __name__ == "__main__":

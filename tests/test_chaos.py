@@ -1,14 +1,15 @@
-"""The short form of `make chaos`: a round in which four kinds of process are killed, each once."""
+"""The short form of `make chaos`: a round in which four kinds of process are killed, or cables pulled, each once."""
 
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from infra.local import network
 from infra.local.ceph import missing
 from pipelines.training.loop import Job
 from ssd.checkpoint import load
-from tests.chaos import EPOCHS, STEPS, VICTIMS, chaos, outcome, plans, prepare_data
+from tests.chaos import CABLES, EPOCHS, STEPS, VICTIMS, chaos, outcome, plans, prepare_data
 from tests.conftest import long_test
 from tests.pipelines.training.processes import train_in_processes
 
@@ -26,14 +27,17 @@ HALVES = ("mlflow", "s3", "node", "driver"), ("client", "worker", "ctrl-C", "hel
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("victims", [HALVES[0], pytest.param(HALVES[1], marks=long_test)])
+@pytest.mark.parametrize("victims", [HALVES[0], *(pytest.param(some, marks=long_test) for some in (HALVES[1], CABLES))])
 def test_a_round_of_chaos(victims):
     if lacking := missing():
         pytest.skip(f"no S3 server: {', '.join(lacking)} not installed (apt-get install radosgw ceph-mon ceph-osd)")
-    plan = list(zip((3, 9, 18, 27), victims, strict=True))
+    apart = victims == CABLES
+    if apart and (reason := network.missing()):
+        pytest.skip(reason)
+    plan = list(zip((3, 9, 18, 27), victims))
     with tempfile.TemporaryDirectory(prefix="ssd-chaos-", ignore_cleanup_errors=True) as name:  # short: sockets
         folder, last = Path(name), EPOCHS * STEPS
         params = prepare_data(folder / "data")
         (folder / "calm").mkdir()
         train_in_processes(2, Job(params, folder / "data/prepared", folder / "cache"), folder / "calm", 0, last)
-        chaos(folder, [plan], seed=0, calm=outcome(load(folder / f"calm/{last}.pt")))
+        chaos(folder, [plan], seed=0, calm=outcome(load(folder / f"calm/{last}.pt")), apart=apart)

@@ -113,8 +113,9 @@ class Ceph:
     def environment(self) -> dict[str, str]:
         """The variables that S3 clients read."""
         facts = json.loads(self.facts.read_text())
+        host = "127.0.0.1" if self.address == "0.0.0.0" else self.address
         return {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{facts['port']}",
+            "AWS_ENDPOINT_URL": f"http://{host}:{facts['port']}",
             "AWS_ACCESS_KEY_ID": facts["access"],
             "AWS_SECRET_ACCESS_KEY": facts["secret"],
             "AWS_DEFAULT_REGION": "us-east-1",

@@ -2,7 +2,8 @@
 
 `python -m infra.local.cluster up` starts it, writes the variables that a client needs to env.sh, and leaves a
 supervisor behind that starts again what dies; `down` stops it all. Ray asks for a token, S3 for keys; MLflow, S3 and
-the dashboard listen on 127.0.0.1. Every node has a home of its own, so that nothing works by a disk that all share.
+the dashboard listen on 127.0.0.1. Every node has a home of its own, so that nothing works by a disk that all share,
+and with `--apart` an address and a loopback, so that nothing works by 127.0.0.1 either.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from infra.local import network
 from infra.local.ceph import Ceph, free_port, missing
+from infra.local.network import Network
 from infra.local.processes import Service, end_tree, started_at, with_start_times
 
 FOLDER = (
@@ -32,14 +35,22 @@ FOLDER = (
 )  # short: sockets have names of 107 characters at most
 NODES = 2  # with a CPU each; one more has none, and holds whatever helpers Ray puts there
 BUCKET = "ssd"
+NETWORK = "network"  # file with the name of the nodes' network
 BIN = Path(sys.executable).parent
 
 
 class Cluster:
-    """The services in one folder, in the order they are started in."""
+    """The services in one folder, in the order they are started in.
 
-    def __init__(self, folder: Path, tls: bool = False):
+    Attributes:
+        tls: whether Ray's processes encrypt. network: of the nodes, where they are apart.
+        client: the variables that a client needs.
+    """
+
+    def __init__(self, folder: Path, tls: bool = False, apart: bool = False):
         self.folder, self.tls = folder, tls
+        self.network = Network() if apart else None
+        self.host = self.network.host if self.network else "127.0.0.1"
         self.ceph: Ceph | None = None
         self.services: list[Service] = []
         self.client: dict[str, str] = {}
@@ -48,8 +59,11 @@ class Cluster:
         """Start everything; returns when a client may come."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.client = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        if self.network:
+            (self.folder / NETWORK).write_text(self.network.name)
+            self.network.start()
         if self.tls:
-            self.client |= certificates(self.folder / "tls")
+            self.client |= certificates(self.folder / "tls", self._addresses())
         self._start_s3()
         self._start_mlflow(self._start_postgres())
         self._start_ray()
@@ -64,7 +78,7 @@ class Cluster:
         if lacking := missing():
             print(f"no S3: {', '.join(lacking)} not installed (apt-get install radosgw ceph-mon ceph-osd)", flush=True)
             return
-        self.ceph = Ceph(self.folder / "ceph").start()
+        self.ceph = Ceph(self.folder / "ceph", self.host).start()
         self.client |= self.ceph.environment | {"STORAGE_URI": f"s3://{BUCKET}/main"}
         import boto3
 
@@ -107,38 +121,41 @@ class Cluster:
     def _start_mlflow(self, store: str) -> None:
         port = free_port()
         artifacts = f"s3://{BUCKET}/mlflow" if self.ceph else (self.folder / "mlartifacts").as_uri()
-        words = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+        words = ["mlflow", "server", "--host", self.host, "--port", str(port), "--workers", "1"]
         quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
         self._add(
             "mlflow",
             [sys.executable, "-m", *words, "--artifacts-destination", artifacts],
             self._keys() | quiet | {"MLFLOW_BACKEND_STORE_URI": store},  # not on the command line: it has a password
         )
-        self.client["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{port}"
-        self._until("mlflow", lambda: _answers(f"http://127.0.0.1:{port}/health"))
+        self.client["MLFLOW_TRACKING_URI"] = f"http://{self.host}:{port}"
+        self._until("mlflow", lambda: _answers(f"{self.client['MLFLOW_TRACKING_URI']}/health"))
 
     def _start_ray(self) -> None:
-        port, board = free_port(), free_port()
-        ray = [str(BIN / "ray"), "start", "--block", "--disable-usage-stats"]
-        self.client["RAY_ADDRESS"] = f"http://127.0.0.1:{board}"
-        head = ["--head", "--port", str(port), "--dashboard-host", "127.0.0.1", "--dashboard-port", str(board)]
-        self._add(
-            "head",
-            [*ray, *self._own(0), *head, "--num-cpus", "0", "--ray-client-server-port", str(free_port())],
-            self._node(0),
-        )
+        port, board, head = free_port(), free_port(), self._addresses()[0]
+        self.client["RAY_ADDRESS"] = f"http://{head}:{board}"
+        words = ["--head", "--port", str(port), "--dashboard-host", head, "--dashboard-port", str(board)]
+        self._start_node(0, "head", [*words, "--num-cpus", "0", "--ray-client-server-port", str(free_port())])
         headers = {"Authorization": f"Bearer {self.client['RAY_AUTH_TOKEN']}"}
         self._until("head", lambda: _answers(f"{self.client['RAY_ADDRESS']}/api/version", headers))
         for number in range(1, NODES + 2):
             name, cpus = (f"node-{number}", 1) if number <= NODES else ("helpers", 0)
-            node = [*ray, *self._own(number), "--address", f"127.0.0.1:{port}", "--num-cpus", str(cpus)]
-            self._add(name, node, self._node(number))
+            self._start_node(number, name, ["--address", f"{head}:{port}", "--num-cpus", str(cpus)])
         nodes = f"{self.client['RAY_ADDRESS']}/nodes?view=summary"
         self._until("node", lambda: _answers(nodes, headers).count(b'"ALIVE"') > NODES + 1)
 
-    def _own(self, number: int) -> list[str]:
-        """What nodes of one machine must not share: a folder, and the port of the agent that starts jobs."""
-        return ["--temp-dir", str(self.folder / f"ray-{number}"), "--dashboard-agent-listen-port", str(free_port())]
+    def _start_node(self, number: int, name: str, words: list[str]) -> None:
+        # what nodes of one machine must not share: a folder, and the port of the agent that starts jobs
+        own = ["--temp-dir", str(self.folder / f"ray-{number}"), "--dashboard-agent-listen-port", str(free_port())]
+        command = [str(BIN / "ray"), "start", "--block", "--disable-usage-stats", *own, *words]
+        if self.network:
+            self.network.plug_in(number)
+            command = self.network.inside(number, [*command, "--node-ip-address", self.network.address(number)])
+        self._add(name, command, self._node(number))
+
+    def _addresses(self) -> list[str]:
+        """Of the nodes, the head first; where they are not apart, of this machine to itself."""
+        return [self.network.address(number) for number in range(NODES + 2)] if self.network else ["127.0.0.1"]
 
     def _keys(self) -> dict[str, str]:
         """What the services know: addresses and keys, as a cluster's machines would."""
@@ -148,6 +165,8 @@ class Cluster:
     def _node(self, number: int) -> dict[str, str]:
         home = self.folder / f"home-{number}"
         own = {"SSD_HOME": str(home), "PATH": f"{BIN}:{os.environ['PATH']}"}
+        if self.network:
+            own["GLOO_SOCKET_IFNAME"] = network.DEVICE  # the machine's name is the address of another network
         environment = {key: value for key, value in self._keys().items() if key not in ("RAY_ADDRESS", "STORAGE_URI")}
         return environment | own | {"OMP_NUM_THREADS": "1"}
 
@@ -186,15 +205,17 @@ class Cluster:
             end_tree(service.process.pid if service.process else None)
         if self.ceph is not None:
             self.ceph.stop()
+        if self.network:
+            self.network.close()
 
 
-def certificates(folder: Path) -> dict[str, str]:
-    """Make what Ray's nodes on this machine encrypt with; returns the variables that tell them so."""
+def certificates(folder: Path, addresses: Sequence[str] = ()) -> dict[str, str]:
+    """Make what Ray's nodes, at these addresses and this machine's own, encrypt with; the variables that say so."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outward:
         outward.connect(("192.0.2.1", 9))  # sends nothing; Ray finds a node's address in the same way
         address = outward.getsockname()[0]
     script = Path(__file__).parents[1] / "tls.sh"
-    subprocess.run([script, folder, address, socket.gethostname()], check=True, capture_output=True)
+    subprocess.run([script, folder, address, socket.gethostname(), *addresses], check=True, capture_output=True)
     files = {"CA_CERT": "ca.crt", "SERVER_CERT": "node.crt", "SERVER_KEY": "node.key"}
     return {"RAY_USE_TLS": "1"} | {f"RAY_TLS_{name}": str(folder / file) for name, file in files.items()}
 
@@ -208,9 +229,9 @@ def _answers(url: str, headers: dict[str, str] | None = None) -> bytes:
         return b""
 
 
-def supervise(folder: Path, tls: bool = False) -> None:
+def supervise(folder: Path, tls: bool = False, apart: bool = False) -> None:
     """Start the cluster and keep it up until SIGTERM."""
-    cluster = Cluster(folder, tls)
+    cluster = Cluster(folder, tls, apart)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     state = folder / "pids.json"
     try:
@@ -228,15 +249,17 @@ def supervise(folder: Path, tls: bool = False) -> None:
         state.unlink(missing_ok=True)
 
 
-def up(folder: Path, tls: bool = False) -> None:
+def up(folder: Path, tls: bool = False, apart: bool = False) -> None:
     """Start the supervisor in the background and wait until the cluster is there."""
+    if apart and (reason := network.missing()):
+        sys.exit(reason)
     if (folder / "pids.json").exists():
         sys.exit(f"{folder}: a cluster is there already; `make down` first")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     with open(folder / "supervisor.log", "wb") as log:
         command = [sys.executable, "-m", "infra.local.cluster", "supervise", "--folder", str(folder)]
-        command += ["--tls"] if tls else []
+        command += ["--tls"] * tls + ["--apart"] * apart
         supervisor = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     started = time.monotonic()
     while not (folder / "pids.json").exists():
@@ -256,6 +279,8 @@ def down(folder: Path) -> None:
         if started_at(pid, started):
             end_tree(pid, 60 if name == "supervisor" else 10)
     state.unlink(missing_ok=True)
+    if (name_file := folder / NETWORK).exists():
+        Network(name_file.read_text()).close()  # the supervisor has, unless it was killed
     print(f"down; logs and data are left in {folder}")
 
 
@@ -265,11 +290,12 @@ def main() -> None:
     parser.add_argument("what", choices=["up", "down", "supervise"])
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--tls", action="store_true", help="encrypt what Ray's processes say to each other")
+    parser.add_argument("--apart", action="store_true", help="each node in a network of its own (Linux, root, `ip`)")
     args = parser.parse_args()
     if args.what == "down":
         down(args.folder)
     else:
-        {"up": up, "supervise": supervise}[args.what](args.folder, args.tls)
+        {"up": up, "supervise": supervise}[args.what](args.folder, args.tls, args.apart)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ from ssd.design import design, fit
 from ssd.model import map_sizes
 
 SMALL_SIDE, SMALL_SIDE_OFTEN = 20, 26  # pixels of the input that a small object's shorter side shall have
-SIDES = (256, 512)  # of the input: below there is little to see, above a step takes too long
+SIDES = (256, 512)  # of the input: below there is little to see, above a step takes long
+# Where small objects would have fewer pixels than HARDLY, the input is larger than SIDES, up to LARGEST.
+HARDLY, LARGEST = 10, 1024
 GRID = 32  # of the input's sides
 GAIN = 0.01  # of recall, for which other anchors than the preset's are worth it
 
@@ -35,7 +37,8 @@ def image_size(params: Params, facts: Facts) -> Chosen:
     """So many pixels that a small object's shorter side has SMALL_SIDE of them.
 
     More where a network from ImageNet's weights sees each photograph often: it has learned then what there is to be
-    learned from fewer, while with few epochs the same minutes are better spent on more of them.
+    learned from fewer, while with few epochs the same minutes are better spent on more of them. Above SIDES only where
+    objects are hardly to be seen otherwise.
     """
     model = params.model
     if model.anchors.steps is not None or model.anchors.combine == "product":
@@ -44,6 +47,8 @@ def image_size(params: Params, facts: Facts) -> Chosen:
         return list(model.tile.size), "a tile's own"
     small = small_side(facts.ground)
     smallest, largest = SIDES
+    if is_fine_tuned(params):
+        largest = min(max(math.ceil(HARDLY / small / GRID) * GRID, largest), LARGEST)
     native = math.ceil(facts.native / GRID) * GRID  # more would only enlarge
     if native:
         largest = min(largest, max(native, GRID * 2))

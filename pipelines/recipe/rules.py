@@ -24,8 +24,9 @@ LONG = 30_000  # photographs seen in all, from which on their colours are change
 
 
 def batch_size(params: Params, facts: Facts) -> Chosen:
-    """The largest batch of which an epoch has STEPS_AN_EPOCH."""
-    fitting = [size for size in BATCHES if size * STEPS_AN_EPOCH <= facts.images]
+    """The largest batch of which an epoch has STEPS_AN_EPOCH; of very large images one that memory holds as well."""
+    room = BATCHES[-1] * network.SIDES[1] ** 2 / math.prod(params.model.image_size)
+    fitting = [size for size in BATCHES if size * STEPS_AN_EPOCH <= facts.images and size <= room]
     size = min(max(fitting, default=BATCHES[0]), max(facts.images, 1))
     return size, f"{_steps(facts.images, size)} steps an epoch of {facts.images} images"
 
@@ -33,10 +34,11 @@ def batch_size(params: Params, facts: Facts) -> Chosen:
 def epochs(params: Params, facts: Facts) -> Chosen:
     """So many that the network sees enough images, and each often enough.
 
-    Fewer of images that are larger than the least.
+    Fewer of images that are larger than the least; of those above the usual sizes so few that they take no longer.
     """
-    images, size = max(facts.images, 1), params.model.image_size
-    times = passes(params, facts, min(network.SIDES[0] / math.sqrt(math.prod(size)), 1.0))
+    images, side = max(facts.images, 1), math.sqrt(math.prod(params.model.image_size))
+    least, usual = network.SIDES
+    times = passes(params, facts, min(least / side, 1.0) * min(usual / side, 1.0))
     count = max(min(round(times), MOST_EPOCHS), 1)
     steps = count * _steps(images, params.train.batch_size)
     return (

@@ -141,6 +141,34 @@ def test_from_imagenets_weights_photographs_that_are_seen_often_are_seen_larger_
     assert (new.model.image_size, new.train.epochs) == ((320, 320), 61)
 
 
+@pytest.mark.parametrize(
+    ("width", "native", "side", "batch", "epochs"),
+    [
+        (0.02, 2000, 512, 32, 4),  # 10 / 0.02 = 500: enough to be seen
+        (0.0128, 2000, 800, 8, 4),  # 10 / 0.0128 = 781, to the next 32
+        (0.004, 2000, 1024, 8, 4),  # 10 / 0.004 = 2500: the most; batches of 32·(512 / 1024)²
+        (0.004, 700, 704, 16, 4),  # the photographs have no more
+    ],
+)
+def test_objects_that_are_hardly_to_be_seen_have_larger_inputs(draft, width, native, side, batch, epochs):
+    data = manifest(900)
+    data.splits["train"].box_sizes_pixels["0.50"] = 0.2 * native
+    lite0 = draft(model__preset="ssd320_efficientnet_lite0", train__weights="imagenet")
+    params = chosen(lite0, data, ground(width))
+    assert params.model.image_size == (side, side)
+    assert (params.train.batch_size, params.train.epochs) == (batch, epochs)
+    assert chosen(draft(), data, ground(width)).model.image_size == (512, 512)  # from random weights
+
+
+def test_of_large_images_so_few_are_seen_that_they_take_no_longer(draft):
+    """√1·6000 / 24 = 250 times at 256×256, half of it at 512, an eighth at 1024; at most 100."""
+    boxes, data = ground(0.004), manifest(24)
+    data.splits["train"].box_sizes_pixels["0.50"] = 0.2 * 2000
+    lite0 = {"model__preset": "ssd320_efficientnet_lite0", "train__weights": "imagenet"}
+    assert chosen(draft(**lite0), data, boxes).train.epochs == 31
+    assert chosen(draft(**lite0, model__image_size=[512, 512]), data, boxes).train.epochs == 100
+
+
 def test_small_photographs_are_not_enlarged(draft):
     small = manifest()
     small.splits["train"].box_sizes_pixels["0.50"] = 0.2 * 90

@@ -24,7 +24,7 @@ from ssd.calibration import Calibration
 from ssd.detection import DetectConfig
 from ssd.images import decode
 from ssd.model import ModelConfig
-from ssd.prediction import Detector, Prediction, keep_likely, prepare
+from ssd.prediction import PIXELS_AT_ONCE, Detector, Prediction, keep_likely, prepare
 
 PACKAGE, SUFFIX = "onnxruntime", ".onnx"
 DESCRIBED = ("class_names", "thresholds", "calibration", "detect", "image_size")  # in the metadata, after `ssd.`; JSON
@@ -97,9 +97,13 @@ class OnnxDetector:
         return self._run(image[None])[0]
 
     def _run(self, images: Tensor) -> list[Prediction]:
-        """Of images uint8 [N, 3, H, W]; boxes in their pixels."""
-        counts, *columns = self.session.run(None, {"images": np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())})
-        return [Prediction(*(column[row, :count] for column in columns)) for row, count in enumerate(counts)]
+        """Of images uint8 [N, 3, H, W], as many at once as a `Detector` takes; boxes in their pixels."""
+        found = []
+        for part in images.split(max(PIXELS_AT_ONCE // (images.shape[-2] * images.shape[-1]), 1)):
+            pixels = np.ascontiguousarray(part.permute(0, 2, 3, 1).numpy())
+            counts, *columns = self.session.run(None, {"images": pixels})
+            found += [Prediction(*(column[row, :count] for column in columns)) for row, count in enumerate(counts)]
+        return found
 
     def check_lowest(self, score_threshold: float | None) -> None:
         """Refuse a score that is lower than the file's own `detect.score_threshold`, below which it is silent.

@@ -20,6 +20,7 @@ from ssd.score_thresholds import is_likely, stored_thresholds
 from ssd.tiles import cut_tile, grid, merge
 
 TILES_AT_ONCE = 32  # that go through the network together, of one photograph or of several
+PIXELS_AT_ONCE = 32 * 512 * 512  # of its input: 32 images of 1024×1024 would take 9 GiB
 
 
 class Prediction(NamedTuple):
@@ -135,6 +136,10 @@ class Detector:
             sizes: (height, width) of the B images as they were before, in whose pixels the boxes are given.
             score_threshold: in place of that in `detect`.
         """
+        most = max(PIXELS_AT_ONCE // (batch.shape[-2] * batch.shape[-1]), 1)
+        if len(batch) > most:
+            parts = ((batch[at : at + most], sizes[at : at + most]) for at in range(0, len(batch), most))
+            return [one for part, its in parts for one in self.predict_batch(part, its, score_threshold)]
         config = self.detect if score_threshold is None else replace(self.detect, score_threshold=score_threshold)
         logits, offsets = self.forward(batch.to(self.device))
         scores = self.model.scores(logits)

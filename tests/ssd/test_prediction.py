@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ssd import prediction
 from ssd.anchors import AnchorConfig
 from ssd.boxes import OffsetCoder
 from ssd.calibration import Calibration
@@ -47,6 +48,21 @@ def test_the_files_settings_hold_until_overridden(detector):
     assert len(detector.predict(image)[0].scores) == 1
     assert len(detector.predict(image, score_threshold=0.8)[0].scores) == 0
     assert detector.predict(image, score_threshold=0.8)[0].boxes.shape == (0, 4)
+
+
+def test_many_large_images_go_through_the_network_in_parts(detector, monkeypatch):
+    images = torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    sizes, seen = [(64, 64 + number) for number in range(5)], []
+    monkeypatch.setattr(prediction, "PIXELS_AT_ONCE", 2 * 64 * 64 + 1)
+    forward = detector.forward
+    monkeypatch.setattr(detector, "forward", lambda batch: seen.append(len(batch)) or forward(batch))
+    found = detector.predict_batch(images, sizes, 0.1)
+    assert seen == [2, 2, 1]
+    monkeypatch.undo()
+    for number, one in enumerate(found):
+        (alone,) = detector.predict_batch(images[number : number + 1], sizes[number : number + 1], 0.1)
+        np.testing.assert_allclose(one.boxes, alone.boxes)
+        np.testing.assert_allclose(one.boxes, [[0.25 * (64 + number), 32, 0.75 * (64 + number), 64]], atol=1e-2)
 
 
 def test_no_images_no_predictions(detector):

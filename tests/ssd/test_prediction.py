@@ -56,11 +56,11 @@ def test_many_large_images_go_through_the_network_in_parts(detector, monkeypatch
     monkeypatch.setattr(prediction, "PIXELS_AT_ONCE", 2 * 64 * 64 + 1)
     forward = detector.forward
     monkeypatch.setattr(detector, "forward", lambda batch: seen.append(len(batch)) or forward(batch))
-    found = detector.predict_batch(images, sizes, 0.1)
+    found = detector.predict_batch(images, sizes, 0.3)
     assert seen == [2, 2, 1]
     monkeypatch.undo()
     for number, one in enumerate(found):
-        (alone,) = detector.predict_batch(images[number : number + 1], sizes[number : number + 1], 0.1)
+        (alone,) = detector.predict_batch(images[number : number + 1], sizes[number : number + 1], 0.3)
         np.testing.assert_allclose(one.boxes, alone.boxes)
         np.testing.assert_allclose(one.boxes, [[0.25 * (64 + number), 32, 0.75 * (64 + number), 64]], atol=1e-2)
 

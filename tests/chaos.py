@@ -29,6 +29,7 @@ import psutil
 import torch
 from mlflow import MlflowClient
 
+from infra.local import network
 from infra.local.cluster import NODES, Cluster
 from pipelines.params import load_params
 from pipelines.prepare.stage import prepare
@@ -83,9 +84,9 @@ class Supervised:
         """Pull the cable of a node that trains, and have it plugged in again after a while; whether there was one."""
         training = [n for n in range(1, NODES + 1) if self.below(f"node-{n}", "RayTrainWorker")]
         if training:
-            number, network = rng.choice(training), self.cluster.network
-            network.cut(number)
-            self.timers.append(threading.Timer(CABLES[victim], network.mend, [number]))
+            number, cables = rng.choice(training), self.cluster.network
+            cables.cut(number)
+            self.timers.append(threading.Timer(CABLES[victim], cables.mend, [number]))
             self.timers[-1].start()
         return bool(training)
 
@@ -302,6 +303,8 @@ def main():
     victims = args.victims or (*VICTIMS, *(CABLES if args.apart else ()))
     if not args.apart and set(victims) & set(CABLES):
         parser.error("cables are pulled with --apart alone")
+    if args.apart and (reason := network.missing()):
+        parser.error(reason)
     with tempfile.TemporaryDirectory(prefix="ssd-chaos-", ignore_cleanup_errors=True) as folder:
         prepare_data(Path(folder) / "data")
         planned = list(plans(args.rounds, args.seed, victims))

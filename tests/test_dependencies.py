@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 OURS = {"ssd", "pipelines", "benchmarks", "infra", "tests"}
-OPTIONAL = {"d2l", "ultralytics"}  # benchmarks compare with them where somebody has installed them
+OPTIONAL = {"d2l", "openvino", "ultralytics"}  # benchmarks compare with them where somebody has installed them
 
 
 def canonical(name):

@@ -43,14 +43,13 @@ class Cluster:
     """The services in one folder, in the order they are started in.
 
     Attributes:
-        tls: whether Ray's processes encrypt. network: of the nodes, where they are apart.
+        tls: whether Ray's processes encrypt. apart: whether nodes have networks of their own; `network` is theirs then.
         client: the variables that a client needs.
     """
 
     def __init__(self, folder: Path, tls: bool = False, apart: bool = False):
-        self.folder, self.tls = folder, tls
-        self.network = Network() if apart else None
-        self.host = self.network.host if self.network else "127.0.0.1"
+        self.folder, self.tls, self.apart = folder, tls, apart
+        self.network: Network | None = None
         self.ceph: Ceph | None = None
         self.services: list[Service] = []
         self.client: dict[str, str] = {}
@@ -59,11 +58,11 @@ class Cluster:
         """Start everything; returns when a client may come."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.client = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        if self.network:
+        if self.apart:
+            self.network = Network.make()
             (self.folder / NETWORK).write_text(self.network.name)
-            self.network.start()
         if self.tls:
-            self.client |= certificates(self.folder / "tls", self._addresses())
+            self.client |= certificates(self.folder / "tls", self._addresses() if self.apart else ())
         self._start_s3()
         self._start_mlflow(self._start_postgres())
         self._start_ray()
@@ -152,6 +151,11 @@ class Cluster:
             self.network.plug_in(number)
             command = self.network.inside(number, [*command, "--node-ip-address", self.network.address(number)])
         self._add(name, command, self._node(number))
+
+    @property
+    def host(self) -> str:
+        """The address at which MLflow and S3 listen."""
+        return self.network.host if self.network else "127.0.0.1"
 
     def _addresses(self) -> list[str]:
         """Of the nodes, the head first; where they are not apart, of this machine to itself."""

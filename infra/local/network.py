@@ -17,30 +17,35 @@ DEVICE = "eth0"  # in each node
 
 
 class Network:
-    """A bridge and the nodes at it, `start` to `close`.
+    """A bridge and the nodes at it, `make` to `close`.
 
     Attributes:
         subnet: the first three numbers of all addresses. name: of the bridge; by it `close` finds what is there.
     """
 
-    def __init__(self, name: str = ""):
-        """That of a name, which may be there already; by default one in the first 10.213.x.0/24 that is free.
-
-        Raises:
-            OSError: none is.
-        """
-        if not name:
-            known = _ip("-4", "addr").stdout
-            name = next((f"ssd{x}" for x in range(256) if f" 10.213.{x}." not in known), "")
-            if not name:
-                raise OSError("all networks from 10.213.0.0 to 10.213.255.0 are in use")
+    def __init__(self, name: str):
+        """That of a name, which is there already."""
         self.name, self.subnet = name, f"10.213.{name.removeprefix('ssd')}"
 
-    def start(self) -> None:
-        """Make the bridge."""
-        _ip("link", "add", self.name, "type", "bridge")
-        _ip("addr", "add", f"{self.host}/24", "dev", self.name)
-        _ip("link", "set", self.name, "up")
+    @classmethod
+    def make(cls) -> Network:
+        """A new one, in the first 10.213.x.0/24 that nobody has; of two who want it at once, one gets the next.
+
+        Raises:
+            OSError: none is free, or `missing`.
+        """
+        for x in range(256):
+            network = cls(f"ssd{x}")
+            if f" {network.subnet}." in ip("-4", "addr").stdout:
+                continue
+            done = ip("link", "add", network.name, "type", "bridge", check=False)
+            if done.returncode == 0:
+                ip("addr", "add", f"{network.host}/24", "dev", network.name)
+                ip("link", "set", network.name, "up")
+                return network
+            if "File exists" not in done.stderr:
+                raise OSError(f"no bridge: {done.stderr.strip()}")
+        raise OSError("all networks from 10.213.0.0 to 10.213.255.0 are in use")
 
     @property
     def host(self) -> str:
@@ -54,13 +59,13 @@ class Network:
     def plug_in(self, number: int) -> None:
         """Make a node and its cable."""
         node, cable = self._node(number), self._cable(number)
-        _ip("netns", "add", node)
-        _ip("link", "add", cable, "type", "veth", "peer", "name", DEVICE, "netns", node)
-        _ip("link", "set", cable, "master", self.name, "up")
-        _ip("-n", node, "link", "set", "lo", "up")
-        _ip("-n", node, "addr", "add", f"{self.address(number)}/24", "dev", DEVICE)
-        _ip("-n", node, "link", "set", DEVICE, "up")
-        _ip("-n", node, "route", "add", "default", "via", self.host)  # by it programs find their own address
+        ip("netns", "add", node)
+        ip("link", "add", cable, "type", "veth", "peer", "name", DEVICE, "netns", node)
+        ip("link", "set", cable, "master", self.name, "up")
+        ip("-n", node, "link", "set", "lo", "up")
+        ip("-n", node, "addr", "add", f"{self.address(number)}/24", "dev", DEVICE)
+        ip("-n", node, "link", "set", DEVICE, "up")
+        ip("-n", node, "route", "add", "default", "via", self.host)  # by it programs find their own address
 
     def inside(self, number: int, command: Sequence[str]) -> list[str]:
         """A command as one that runs in a node."""
@@ -68,20 +73,20 @@ class Network:
 
     def cut(self, number: int) -> None:
         """Pull a node's cable: nothing goes in or out, and nobody is told."""
-        _ip("link", "set", self._cable(number), "nomaster")
+        ip("link", "set", self._cable(number), "nomaster")
 
     def mend(self, number: int) -> None:
         """Plug it in again."""
-        _ip("link", "set", self._cable(number), "master", self.name)
+        ip("link", "set", self._cable(number), "master", self.name)
 
     def close(self) -> None:
         """Remove nodes, cables and bridge; a process that still runs in a node keeps that, cut off."""
-        for line in _ip("netns", "list").stdout.splitlines():
+        for line in ip("netns", "list").stdout.splitlines():
             node = line.split()[0]
             if node.startswith(f"{self.name}-"):
-                _ip("-n", node, "link", "del", DEVICE, check=False)
-                _ip("netns", "del", node, check=False)
-        _ip("link", "del", self.name, check=False)
+                ip("-n", node, "link", "del", DEVICE, check=False)
+                ip("netns", "del", node, check=False)
+        ip("link", "del", self.name, check=False)
 
     def _node(self, number: int) -> str:
         return f"{self.name}-node{number}"
@@ -98,14 +103,19 @@ def missing() -> str:
         return "networks of their own for the nodes need `ip` (apt-get install iproute2)"
     try:
         probe = f"ssd-probe-{os.getpid()}"
-        _ip("netns", "add", probe)
-        _ip("netns", "del", probe)
+        ip("netns", "add", probe)
+        ip("netns", "del", probe)
     except OSError as error:
         return f"networks of their own for the nodes are not allowed here: {error}"
     return ""
 
 
-def _ip(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+def ip(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run the program `ip`.
+
+    Raises:
+        OSError: it failed, and that is to be checked.
+    """
     done = subprocess.run(["ip", *words], capture_output=True, text=True)
     if check and done.returncode:
         raise OSError(f"ip {' '.join(words)}: {done.stderr.strip()}")

@@ -31,6 +31,7 @@ import psutil
 import torch
 import yaml
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from PIL import Image
 
 from benchmarks.paired import machine
@@ -193,17 +194,20 @@ def make_store(home: Path, network: str, versions: int = 2, kinds: Sequence[str]
     for seed in range(versions):
         weights = home / "model.pt"
         save(random_state(network, seed), weights)
-        run = client.create_run(experiment).info.run_id
-        model = client.create_logged_model(experiment, "ssd", run)
-        client.log_model_artifact(model.model_id, str(weights), "artifacts")
-        client.finalize_logged_model(model.model_id, "READY")
-        tags = {SHA256: sha256(weights), MODEL_ID: model.model_id}
-        with tracking(client):
-            source = f"models:/{model.model_id}"
-            version = client.create_model_version("ssd", source, run, tags, model_id=model.model_id)
-        add_formats(client, version, weights, kinds, home)
+        add_formats(client, log_version(client, experiment, weights), weights, kinds, home)
     client.set_registered_model_alias("ssd", "champion", "1")
     return client
+
+
+def log_version(client: MlflowClient, experiment: str, weights: Path) -> ModelVersion:
+    """A version of `ssd` of which MLflow keeps the weights file, as of `pipelines.tracking.registry.register`."""
+    run = client.create_run(experiment).info.run_id
+    model = client.create_logged_model(experiment, "ssd", run)
+    client.log_model_artifact(model.model_id, str(weights), "artifacts")
+    client.finalize_logged_model(model.model_id, "READY")
+    tags, source = {SHA256: sha256(weights), MODEL_ID: model.model_id}, f"models:/{model.model_id}"
+    with tracking(client):
+        return client.create_model_version("ssd", source, run, tags, model_id=model.model_id)
 
 
 async def swap(client: MlflowClient, seconds: float, pause: float, moves: list[str]) -> None:

@@ -7,11 +7,12 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
+from benchmarks.serving import log_version
 from pipelines.export.model import ExportError
 from pipelines.export.write import add_formats
 from pipelines.onnx_detector import open_onnx
 from pipelines.tracking import formats, runs
-from pipelines.tracking.registry import MODEL_ID, SHA256, RegistryError, load_version, sha256, tracking
+from pipelines.tracking.registry import MODEL_ID, SHA256, RegistryError, load_version, sha256
 from pipelines.verify.data import check_weights
 from pipelines.verify.links import BrokenLink
 from pipelines.verify.origin import Origin
@@ -24,17 +25,10 @@ pytest.importorskip("onnxruntime")
 
 
 def logged_version(client: MlflowClient, state, folder: Path):
-    """A version of which MLflow itself keeps the files, as of `pipelines.tracking.registry.register`."""
+    """The champion, of which MLflow itself keeps the files."""
     save(state, folder / "model.pt")
-    run = client.create_run(client.create_experiment("of its own"))
-    model = client.create_logged_model(run.info.experiment_id, "ssd", run.info.run_id)
-    client.log_model_artifact(model.model_id, str(folder / "model.pt"), "artifacts")
-    client.finalize_logged_model(model.model_id, "READY")
     client.create_registered_model("ssd")
-    tags = {SHA256: sha256(folder / "model.pt"), MODEL_ID: model.model_id}
-    source = f"models:/{model.model_id}"
-    with tracking(client):
-        version = client.create_model_version("ssd", source, run.info.run_id, tags, model_id=model.model_id)
+    version = log_version(client, client.create_experiment("of its own"), folder / "model.pt")
     client.set_registered_model_alias("ssd", "champion", version.version)
     return client.get_model_version("ssd", version.version)
 
